@@ -1,0 +1,1 @@
+"""Forecast neural activity from two-photon calcium recordings, and see why the model says so."""

@@ -1,0 +1,33 @@
+"""Errors a user can cause. Each message says what was expected, what was found and how to mend it."""
+
+
+class QfError(ValueError):
+    """Base of every error that bad input or bad use can cause; the command line prints it as one line."""
+
+
+class SessionError(QfError):
+    """A recording that breaks the schema of a Session."""
+
+
+class DamagedFileError(QfError):
+    """A file that was cut short, altered or written by something else."""
+
+
+class UnknownKeyError(QfError):
+    """A neuron, condition or session that the store or the model does not know."""
+
+
+class LeakageError(QfError):
+    """An evaluation on frames that the model saw in training."""
+
+
+def did_you_mean(name, known, most=5):
+    """A hint for an unknown `name`: the closest of `known`, or the first few of them."""
+    import difflib
+
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    shown = ", ".join(known[:most]) + (f", ... ({len(known)} in all)" if len(known) > most else "")
+    return f"known: {shown}"

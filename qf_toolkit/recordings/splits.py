@@ -1,0 +1,189 @@
+"""Train, validation and test parts that share no frame: by sub-session, chronological, or leaving one subject or stimulus out."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import QfError, UnknownKeyError, did_you_mean
+from .trials import Trials
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Three parts of one selection. Models learn on `train`, every choice is made on `validation`, `test` is touched once.
+
+    Attributes
+    ----------
+    train, validation, test : Trials
+    rule : str
+        How it was made, in words.
+    dropped : int
+        Trials left out because their window comes too near to another part.
+    """
+
+    train: Trials
+    validation: Trials
+    test: Trials
+    rule: str
+    dropped: int = 0
+
+    def __repr__(self):
+        return (
+            f"<Split {self.rule}: {len(self.train)} train, {len(self.validation)} validation, {len(self.test)} test, {self.dropped} dropped between>"
+        )
+
+    @property
+    def fitting(self):
+        """Train and validation together: what forecasters without a choice to make (naive rows) learn on."""
+        table = self.train.table.merge(self.validation.table, how="outer")
+        return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
+
+
+def split_blocks(trials, test=-1, validation=0.15):
+    """Train on all blocks (sub-sessions) but one, test on that one (paper 4.1).
+
+    Parameters
+    ----------
+    trials : Trials
+    test : int
+        Position of the test block among those of each session; -1 is the last.
+    validation : float
+        Share of each training block, its end, that becomes the validation part.
+
+    Returns
+    -------
+    Split
+        No window of one part shares a frame with a window of another; validation keeps a window's length from training.
+
+    Raises
+    ------
+    QfError
+        If a session has fewer than 2 blocks or a part comes out empty.
+    """
+    is_test = np.zeros(len(trials), bool)
+    for session, rows in trials.table.groupby("session"):
+        blocks = np.sort(rows["block"].unique())
+        if len(blocks) < 2:
+            raise QfError(
+                f"block: expected at least 2 blocks to split by in {session}, found {len(blocks)}. Use split_chronological (--split chronological)."
+            )
+        if not -len(blocks) <= test < len(blocks):
+            raise QfError(f"test: expected a block position from {-len(blocks)} to {len(blocks) - 1} in {session}, found {test}.")
+        is_test[rows.index[rows["block"] == blocks[test]]] = True
+    groups = trials.table["session"] + "#" + trials.table["block"].astype(str)
+    return _parts(trials, is_test, groups, validation, 0, f"by block (test block {test})")
+
+
+def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
+    """Train on the beginning of every session, test on its end.
+
+    Parameters
+    ----------
+    trials : Trials
+    test : float
+        Share of each session's trials, its end, that is tested.
+    validation : float
+        Share of the training trials, their end, that becomes the validation part.
+    gap_s : float, optional
+        Least seconds between a window of the training and one of the test part; a window's length where left out.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    QfError
+        If a part comes out empty.
+    """
+    if not 0 < test < 1:
+        raise QfError(f"test: expected a share between 0 and 1, found {test}.")
+    is_test = np.zeros(len(trials), bool)
+    for _, rows in trials.table.groupby("session"):
+        order = rows["onset_frame"].sort_values(kind="stable").index
+        is_test[order[len(order) - round(test * len(order)) :]] = True
+    gap = trials.window.baseline_s + trials.window.response_s if gap_s is None else gap_s
+    return _parts(trials, is_test, trials.table["session"], validation, gap, f"chronological (last {test:.0%}, gap {gap:g} s)")
+
+
+def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
+    """Test on all trials of one subject or of one stimulus category, train on the others (paper 4.2, Table 4).
+
+    Parameters
+    ----------
+    trials : Trials
+    subject, stimulus : str
+        Exactly one of the two.
+    validation : float
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    QfError
+        If not exactly one is named, it is unknown, or a part comes out empty.
+    """
+    if (subject is None) == (stimulus is None):
+        raise QfError("leave_one_out: expected either subject or stimulus. Name exactly one of the two.")
+    column, value = ("subject", subject) if stimulus is None else ("stimulus", stimulus)
+    known = sorted(trials.table[column].unique())
+    if value not in known:
+        raise UnknownKeyError(f"{column}: {value!r} has no trial here; {did_you_mean(value, known)}")
+    is_test = (trials.table[column] == value).to_numpy()
+    groups = trials.table["session"] + "#" + trials.table["block"].astype(str)
+    return _parts(trials, is_test, groups, validation, 0, f"leaving out {column} {value}")
+
+
+def _parts(trials, is_test, groups, validation, gap_s, rule):
+    """Cut the validation part off the end of each training group, then drop what comes too near."""
+    if not 0 < validation < 1:
+        raise QfError(f"validation: expected a share between 0 and 1, found {validation}.")
+    table = trials.table
+    is_validation = np.zeros(len(table), bool)
+    for _, rows in table[~is_test].groupby(groups[~is_test]):
+        order = rows["onset_frame"].sort_values(kind="stable").index
+        is_validation[order[len(order) - max(1, round(validation * len(order))) :]] = True
+    window_s = trials.window.baseline_s + trials.window.response_s
+    # test trials are never dropped: what is reported is a whole block; validation gives way to test, training to both
+    near_test = _near(trials, is_test, gap_s)
+    is_validation &= ~near_test
+    near_validation = _near(trials, is_validation, window_s)
+    is_train = ~is_test & ~is_validation & ~near_test & ~near_validation
+    parts = {"train": is_train, "validation": is_validation, "test": is_test}
+    for name, mask in parts.items():
+        if not mask.any():
+            raise QfError(
+                f"split: no trial is left in the {name} part ({rule}, {len(table)} trials, windows of {window_s:g} s). "
+                "Take more trials, shorter windows or another validation share."
+            )
+    made = {name: trials.subset(mask) for name, mask in parts.items()}
+    dropped = int((~(is_train | is_validation | is_test)).sum())
+    split = Split(**made, rule=rule, dropped=dropped)
+    if trials.window.signal == "zscore":
+        fit = split.fitting
+        split = replace(split, **{n: p.scaled_on(fit) for n, p in made.items()})
+    return split
+
+
+def _near(trials, mask, gap_s):
+    """Which trials have a window within `gap_s` of a window of the trials in `mask` (sharing a frame counts at any gap)."""
+    near = np.zeros(len(trials), bool)
+    for session in trials.sessions:
+        here = (trials.table["session"] == session).to_numpy()
+        windows = trials.intervals(session)
+        others = windows[mask[here]]
+        if not len(others):
+            continue
+        gap = int(np.ceil(gap_s * trials.source[session].attrs["rate_hz"]))
+        others = others[np.argsort(others[:, 0])]
+        # all windows of a session are equally long, so the nearest by start is the nearest by distance
+        at = np.searchsorted(others[:, 0], windows[:, 0])
+        left, right = others[np.clip(at - 1, 0, None)], others[np.clip(at, None, len(others) - 1)]
+        far = np.iinfo(int).max
+        after_left = np.where(at > 0, windows[:, 0] - left[:, 1], far)
+        before_right = np.where(at < len(others), right[:, 0] - windows[:, 1], far)
+        apart = np.minimum(after_left, before_right)
+        near[here] = apart < gap if gap else apart < 0
+    return near

@@ -1,0 +1,231 @@
+"""A store: a folder with one netCDF file a Session, and a flat index of the trials of all of them."""
+
+import os
+import re
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pandas as pd
+import xarray as xr
+
+from .._files import atomic_path
+from ..errors import DamagedFileError, QfError, SessionError, UnknownKeyError, did_you_mean
+from .session import session_key, signal_of, trial_table, validate
+from .trials import cut
+
+CACHED_SESSIONS = 4  # a full Visual Coding session is 115 MB
+
+
+class Store:
+    """A folder of Sessions.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+    create : bool
+        Make the folder where it is missing.
+
+    Raises
+    ------
+    QfError
+        If the folder is missing and `create` is False.
+
+    Examples
+    --------
+    >>> store = Store("my_store", create=True)  # doctest: +SKIP
+    >>> store.add(session)  # doctest: +SKIP
+    >>> store.trials(stimulus="drifting_gratings")  # doctest: +SKIP
+    """
+
+    def __init__(self, path, create=False):
+        self.path = Path(path)
+        if self.path.is_file():
+            raise QfError(f"store: expected a folder, found the file {self.path}. Give the folder that holds the .nc files.")
+        if not self.path.is_dir():
+            if not create:
+                raise QfError(f"store: expected a folder, found nothing at {self.path}. Make one with `qf import` or `qf simulate`.")
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise QfError(f"store: could not make the folder {self.path}: {e.strerror}. Choose a folder you can write to.") from e
+        self._cache = OrderedDict()
+        self._tables = {}
+
+    def __repr__(self):
+        keys = self.keys()
+        return f"<Store {self.path}: {len(keys)} sessions, {len(self.index)} trials>"
+
+    def keys(self):
+        """Keys of the Sessions, `subject/session`, sorted."""
+        return sorted(self._files())
+
+    def _files(self):
+        """{key: path}; the key is in the file's name, so that listing a store opens nothing."""
+        return {_key_of(p): p for p in self.path.glob("*.nc")}
+
+    def __contains__(self, key):
+        return key in self._files()
+
+    def file(self, key):
+        """Path of a Session's file.
+
+        Raises
+        ------
+        UnknownKeyError
+            If the store holds no such Session.
+        """
+        files = self._files()
+        if key not in files:
+            raise UnknownKeyError(f"session: {key!r} is not in {self.path}; {did_you_mean(key, sorted(files))}")
+        return files[key]
+
+    def add(self, session, overwrite=False):
+        """Write a Session, all of it or nothing.
+
+        Parameters
+        ----------
+        session : xarray.Dataset
+            A valid Session.
+        overwrite : bool
+            Replace a Session of the same key; the former file stays beside it as `*.previous`.
+
+        Returns
+        -------
+        str
+            The key.
+
+        Raises
+        ------
+        SessionError
+            If the Session is not valid.
+        QfError
+            If the key is there already and `overwrite` is False, or the disk is full.
+        """
+        validate(session)
+        key = session_key(session)
+        path = self.path / _file_name(key)
+        if path.exists() and not overwrite:
+            raise QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
+        with atomic_path(path) as tmp:
+            try:
+                session.to_netcdf(tmp, engine="h5netcdf")
+            except RuntimeError as e:  # HDF5 reports some failed writes this way
+                raise OSError(str(e)) from e
+            if path.exists():
+                previous = _previous(path)
+                previous.unlink(missing_ok=True)
+                os.link(path, previous)
+        self._cache.pop(key, None)
+        self._tables.pop(key, None)
+        return key
+
+    def __getitem__(self, key):
+        """A Session, loaded and validated; the last few stay in memory.
+
+        Raises
+        ------
+        UnknownKeyError, DamagedFileError, SessionError
+            If it is not there, can't be read, or is not valid.
+        """
+        if key not in self._cache:
+            ds = self._read(key, load=True)
+            self._cache[key] = ds
+            while len(self._cache) > CACHED_SESSIONS:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _read(self, key, load):
+        path = self.file(key)
+        try:
+            return _open(path, load)
+        except DamagedFileError as error:
+            if not _previous(path).exists():
+                raise
+            warnings.warn(f"{error} Using the previous version, {_previous(path).name}, instead.", stacklevel=3)
+            return _open(_previous(path), load)
+
+    def info(self, key):
+        """Attributes and sizes of a Session, without reading its traces.
+
+        Returns
+        -------
+        dict
+            The attrs, and neurons, frames, trials, minutes, flagged.
+        """
+        ds = self._read(key, load=False)
+        try:
+            flags = ds["flag"].values.astype(str)
+            return {
+                **ds.attrs,
+                "neurons": ds.sizes["neuron"],
+                "frames": ds.sizes["frame"],
+                "trials": ds.sizes["trial"],
+                "minutes": round(float(ds["frame_time"][-1] - ds["frame_time"][0]) / 60, 2),
+                "signal": signal_of(ds),
+                "flagged": {r: int((flags == r).sum()) for r in sorted(set(flags) - {""})},
+            }
+        finally:
+            ds.close()
+
+    @property
+    def index(self):
+        """Every trial of every Session, a row each: session, subject, trial, onset_frame, offset_frame, stimulus, condition, block, features."""
+        tables = []
+        for key in self.keys():
+            if key not in self._tables:
+                ds = self._read(key, load=False)
+                table = trial_table(ds)
+                table.insert(0, "session", key)
+                table.insert(1, "subject", ds.attrs["subject"])
+                ds.close()
+                self._tables[key] = table
+            tables.append(self._tables[key])
+        tables = [t for t in tables if len(t)]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "trial", "stimulus", "condition"])
+
+    def trials(self, stimulus=None, **options):
+        """Onset-aligned windows; see `qf_toolkit.recordings.trials.cut`, which takes the options."""
+        return cut(self, stimulus=stimulus, **options)
+
+
+def open_store(path):
+    """Open the store at `path`; see `Store`."""
+    return Store(path)
+
+
+def _open(path, load):
+    try:
+        ds = xr.load_dataset(path, engine="h5netcdf") if load else xr.open_dataset(path, engine="h5netcdf")
+    except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as e:
+        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise DamagedFileError(
+            f"{path}: can't be read ({reason}). The file is cut short or no Session. Delete it and import the recording again."
+        ) from e
+    try:
+        return validate(ds)
+    except SessionError as e:
+        ds.close()
+        raise type(e)(f"{path}: {e}") from e
+
+
+def _file_name(key):
+    """`subject/session` as a file name: the slash becomes two underscores, odd characters are percent-coded."""
+    return "__".join(_quote(p) for p in key.split("/")) + ".nc"
+
+
+def _quote(name):
+    # a single underscore stays readable; two in a row, or one at an end, would be taken for the slash
+    text = quote(name, safe=" +-")
+    return re.sub(r"(?<=_)_|^_|_$", "%5F", text)
+
+
+def _key_of(path):
+    return "/".join(unquote(p) for p in path.stem.split("__"))
+
+
+def _previous(path):
+    return path.with_suffix(".nc.previous")

@@ -1,0 +1,186 @@
+"""The one interface that every model and every naive row meets: `fit`, `predict`, `predict_arrays`, `save`/`load`, optionally `sample`."""
+
+import numpy as np
+import xarray as xr
+
+from ..errors import LeakageError, QfError
+from ..recordings.session import TRIAL_COORDS
+
+
+class Forecaster:
+    """Forecasts the response from what was recorded before the onset, the neuron and the condition.
+
+    Subclasses implement `fit` and `predict_arrays`; a probabilistic one `sample_arrays`, too.
+
+    Attributes
+    ----------
+    name : str
+        Name of its row in a table.
+    seen : dict
+        Frames that fitting has used; see `seen_frames`.
+    """
+
+    name = "forecaster"
+    probabilistic = False
+
+    def __init__(self):
+        self.seen = {}
+        self.n_response = None
+
+    def fit(self, split):
+        """Learn from a Split (train, and validation for choices); returns self."""
+        raise NotImplementedError
+
+    def predict_arrays(self, context, neurons, conditions):
+        """The forecast from arrays of one session: what `predict` and a stream call.
+
+        Parameters
+        ----------
+        context : float32 array, shape (trial, neuron, time)
+            The baseline in the units of the window's signal, 0 where missing.
+        neurons : list of str
+            Keys, a row of `context` each.
+        conditions : list of str
+            Keys, a trial each.
+
+        Returns
+        -------
+        float32 array, shape (trial, neuron, time)
+            The response, frame by frame from the onset on.
+        """
+        raise NotImplementedError
+
+    def sample_arrays(self, context, neurons, conditions, n_samples, seed):
+        """Draws from the forecast distribution, (sample, trial, neuron, time); only where `probabilistic`."""
+        raise NotImplementedError(f"{self.name} forecasts one number a frame and can't be sampled.")
+
+    def prepare(self, trials):
+        """The trials as this forecaster wants them (its own z-scores, say); raises where they don't fit."""
+        return trials
+
+    def predict(self, trials):
+        """Forecast the response of every neuron in every trial.
+
+        Parameters
+        ----------
+        trials : Trials
+
+        Returns
+        -------
+        xarray.Dataset
+            `forecast` (trial, neuron, time) float32 in the units of the window's signal, NaN where the baseline can't be used; time in
+            seconds from the onset. Several sessions are joined on outer coords; for many large ones go through `trials.by_session()`.
+        """
+        return self._labelled(trials, lambda *a: {"forecast": (("trial", "neuron", "time"), self.predict_arrays(*a))})
+
+    def sample(self, trials, n_samples=100, seed=0):
+        """Draws from the forecast distribution: `samples` (sample, trial, neuron, time)."""
+        dims = ("sample", "trial", "neuron", "time")
+        return self._labelled(trials, lambda *a: {"samples": (dims, self.sample_arrays(*a, n_samples=n_samples, seed=seed))})
+
+    def _labelled(self, trials, call):
+        parts = []
+        for part in self.prepare(trials).by_session():
+            ds = part.dataset()
+            n = ds.attrs["n_baseline"]
+            context = ds[part.window.signal].values[..., :n]
+            usable = np.isfinite(context).all(-1)
+            neurons, conditions = [str(k) for k in ds["neuron"].values], [str(c) for c in ds["condition"].values]
+            out = xr.Dataset(
+                call(np.nan_to_num(context), neurons, conditions),
+                {"trial": ds["trial"], "neuron": ds["neuron"], "time": ds["time"].values[n:], **{c: ds[c] for c in TRIAL_COORDS}},
+            )
+            out = out.where(xr.DataArray(usable, dims=("trial", "neuron")))
+            if len(trials.sessions) > 1:  # trials are numbered anew in each session
+                session = part.sessions[0]
+                out = out.assign_coords(trial=[f"{session}/{t}" for t in out["trial"].values], session=("trial", [session] * out.sizes["trial"]))
+            parts.append(out)
+        out = parts[0] if len(parts) == 1 else xr.concat(parts, "trial", join="outer")
+        return out.assign_attrs(forecaster=self.name, signal=trials.window.signal)
+
+    def check_unseen(self, trials):
+        """Refuse trials whose windows share a frame with what fitting has used.
+
+        Raises
+        ------
+        LeakageError
+            Naming the session and the number of trials.
+        """
+        check_unseen(self.seen, trials, self.name)
+
+
+def seen_frames(*parts):
+    """The frames inside the windows of some Trials, as merged intervals.
+
+    Returns
+    -------
+    dict
+        {session: {"fingerprint": str, "intervals": [[first, one past last], ...]}}
+    """
+    seen = {}
+    for trials in parts:
+        for session in trials.sessions:
+            entry = seen.setdefault(session, {"fingerprint": str(trials.source[session].attrs.get("fingerprint", "")), "intervals": []})
+            entry["intervals"] = _merge([*entry["intervals"], *trials.intervals(session).tolist()])
+    return seen
+
+
+def join_seen(*maps):
+    """Several maps of seen frames as one."""
+    out = {}
+    for seen in maps:
+        for session, entry in seen.items():
+            mine = out.setdefault(session, {"fingerprint": entry["fingerprint"], "intervals": []})
+            mine["intervals"] = _merge([*mine["intervals"], *entry["intervals"]])
+    return out
+
+
+def _merge(intervals):
+    merged = []
+    for start, stop in sorted(map(tuple, intervals)):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], int(stop))
+        else:
+            merged.append([int(start), int(stop)])
+    return merged
+
+
+def check_unseen(seen, trials, name):
+    """Raise LeakageError where a window of `trials` shares a frame with `seen`, also if the recording was renamed."""
+    by_print = {entry["fingerprint"]: entry for entry in seen.values() if entry["fingerprint"]}
+    for session in trials.sessions:
+        entry = seen.get(session) or by_print.get(str(trials.source[session].attrs.get("fingerprint", "")))
+        if entry is None:
+            continue
+        used = np.array(entry["intervals"])
+        windows = trials.intervals(session)
+        # the merged intervals are disjoint and sorted: the last one that starts before a window's end is the one to look at
+        at = np.searchsorted(used[:, 0], windows[:, 1], side="left") - 1
+        overlap = (at >= 0) & (used[np.clip(at, 0, None), 1] > windows[:, 0])
+        if overlap.any():
+            raise LeakageError(
+                f"{name} saw {int(overlap.sum())} of these {len(windows)} trials of {session} in training. "
+                "Evaluate on the test part of the split it was trained with (split.test), or train again without these trials."
+            )
+
+
+def check_keys(kind, wanted, known, hint):
+    """Raise UnknownKeyError naming what is not known."""
+    from ..errors import UnknownKeyError, did_you_mean
+
+    missing = [k for k in dict.fromkeys(wanted) if k not in known]
+    if missing:
+        raise UnknownKeyError(
+            f"{kind}: {missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''} unknown to the model; "
+            f"{did_you_mean(missing[0], known)} {hint}"
+        )
+
+
+def check_rate(rate_hz, trials):
+    """Raise QfError where a session's rate differs from the model's by more than 2 %."""
+    for session in trials.sessions:
+        rate = float(trials.source[session].attrs["rate_hz"])
+        if abs(rate / rate_hz - 1) > 0.02:
+            raise QfError(
+                f"rate_hz: expected {rate_hz:g} Hz, the model's, found {rate:g} Hz in {session}. Train a model at that rate, or resample the recording."
+            )

@@ -1,0 +1,62 @@
+# `make demo` and `make test` are all a newcomer needs; each sets up .venv first where that is missing.
+PYTHON ?= python3
+SIZE ?= full
+DEMO ?= demo
+BIN := .venv/bin
+STAMP := .venv/.installed
+LOG := .venv/install.log
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.PHONY: demo test test-slow lint notebooks clean setup help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       simulate, train, forecast, evaluate: the table and the figures in $(DEMO)/ (SIZE=full|small|tiny)"
+	@echo "make test       the tests          make test-slow  the long ones, too"
+	@echo "make lint       ruff and pyright   make notebooks  run the notebooks headless"
+	@echo "make clean      remove what the above made, .venv apart"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "qf_toolkit: needs Python 3.11 or newer, found '$$($(PYTHON) --version 2>&1 | head -n 1)' as $(PYTHON). Name another: make PYTHON=python3.12 demo" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "qf_toolkit: $(PYTHON) lacks the venv or ensurepip module. Install it (on Debian and Ubuntu: python3-venv), or name another: make PYTHON=python3.12 demo" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; \
+	  echo "qf_toolkit: could not make .venv in $$(basename "$$PWD"). Is the folder writable, and is there space on the disk?" >&2; exit 1; }
+	@echo "qf_toolkit: setting up .venv (some minutes, about 2 GB)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[nwb,notebooks,dev]' >$(LOG) 2>&1 || { \
+	  if grep -qi 'no space left' $(LOG); then echo "qf_toolkit: the disk is full; free about 2 GB and run the same again." >&2; \
+	  elif grep -qiE 'failed to establish|name resolution|connection (error|refused|timed out|broken)|max retries|NewConnectionError|network is unreachable|ProxyError' $(LOG); \
+	  then echo "qf_toolkit: the packages can't be fetched; is there a network? Details in $(LOG); run the same again." >&2; \
+	  else echo "qf_toolkit: pip failed: $$(grep -i '^error' $(LOG) | head -n 1). Details in $(LOG)" >&2; fi; exit 1; }
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/qf demo --out $(DEMO) --size $(SIZE)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+# each notebook is run into build/, so that the committed one stays without outputs
+notebooks: $(STAMP)
+	@mkdir -p build/notebooks
+	@for n in $(NOTEBOOKS); do \
+	  $(BIN)/jupytext --quiet --to py:percent --opt notebook_metadata_filter=-all --output build/notebooks/pair.py $$n && \
+	  $(BIN)/jupytext --quiet --to py:percent --opt notebook_metadata_filter=-all --output build/notebooks/text.py $${n%.ipynb}.py && \
+	  cmp -s build/notebooks/pair.py build/notebooks/text.py || { echo "$$n and $${n%.ipynb}.py differ: run jupytext --sync $$n" >&2; exit 1; }; \
+	  $(BIN)/papermill --kernel python3 --cwd notebooks -p FAST True $$n build/notebooks/$$(basename $$n) || exit 1; \
+	done
+
+clean:
+	@rm -rf $(DEMO) build .pytest_cache .ruff_cache .hypothesis
+	@find qf_toolkit tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,370 @@
+"""Scores of forecasts and classifications, in two named families: ours, and the paper's as its tables define them (quirks included).
+
+Arrays are `forecast`, `truth` and `mask`, shape (trial, neuron, time); a window is one (trial, neuron). `mask` is False where a frame must not
+count. All sums run in float64.
+
+The paper's family (`paper_*`, `smape`, `corr_abs`, `ssim_global`) takes whole windows only: one with a masked frame is left out, since a sum of
+absolute differences or a global SSIM over a gap means nothing.
+"""
+
+import numpy as np
+from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
+
+from ..errors import QfError
+
+FLAT = 1e-6  # a window whose range is below this share of its largest value is constant: float32 rounding alone makes that much
+
+
+def _arrays(forecast, truth, mask):
+    forecast, truth = np.asarray(forecast, np.float64), np.asarray(truth, np.float64)
+    if forecast.shape != truth.shape:
+        raise QfError(f"forecast: expected the shape of the truth, {truth.shape}, found {forecast.shape}. Align them by trial, neuron and time.")
+    mask = np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
+    # NaN times a False mask is still NaN, so what does not count becomes 0
+    return np.where(mask, forecast, 0.0), np.where(mask, truth, 0.0), mask
+
+
+def _mean(values, mask, per_neuron):
+    """Pooled over everything that counts, or per neuron (axis 1); NaN where nothing does."""
+    axes = (0, 2) if per_neuron else None
+    n = mask.sum(axis=axes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out = values.sum(axis=axes) / np.where(n > 0, n, np.nan)
+    return out if per_neuron else float(out)
+
+
+def mse(forecast, truth, mask=None, per_neuron=False):
+    """Mean squared error over all frames that count.
+
+    Parameters
+    ----------
+    forecast, truth : array, shape (trial, neuron, time)
+    mask : bool array, broadcast to their shape, optional
+    per_neuron : bool
+        Return an array (neuron,), NaN for a neuron without a frame.
+
+    Returns
+    -------
+    float or array, in squared units of the signal
+
+    Raises
+    ------
+    QfError
+        If the shapes differ.
+    """
+    f, t, mask = _arrays(forecast, truth, mask)
+    return _mean((f - t) ** 2, mask, per_neuron)
+
+
+def mae(forecast, truth, mask=None, per_neuron=False):
+    """Mean absolute error over all frames that count; arguments as for `mse`."""
+    f, t, mask = _arrays(forecast, truth, mask)
+    return _mean(np.abs(f - t), mask, per_neuron)
+
+
+def _constant(x, mask):
+    high = np.where(mask, x, -np.inf).max(-1, initial=-np.inf)
+    low = np.where(mask, x, np.inf).min(-1, initial=np.inf)
+    return ~(high - low > FLAT * np.maximum(np.abs(high), np.abs(low)))
+
+
+def constant_windows(truth, mask=None):
+    """Windows in which the truth does not change (silent): Pearson's r is not defined there.
+
+    Returns
+    -------
+    bool array, shape (trial, neuron)
+        False where fewer than 2 frames count: such a window is missing, not silent.
+    """
+    _, t, mask = _arrays(truth, truth, mask)
+    return _constant(t, mask) & (mask.sum(-1) >= 2)
+
+
+def window_r(forecast, truth, mask=None):
+    """Signed Pearson correlation of every window.
+
+    Returns
+    -------
+    array, shape (trial, neuron)
+        NaN where the truth is constant or fewer than 2 frames count; 0 where only the forecast is constant: it says nothing of the course.
+    """
+    f, t, mask = _arrays(forecast, truth, mask)
+    n = np.maximum(mask.sum(-1, keepdims=True), 1)
+    fc = np.where(mask, f - f.sum(-1, keepdims=True) / n, 0.0)
+    tc = np.where(mask, t - t.sum(-1, keepdims=True) / n, 0.0)
+    flat = _constant(f, mask)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = (fc * tc).sum(-1) / np.sqrt((fc**2).sum(-1) * (tc**2).sum(-1))
+    r = np.where(flat, 0.0, r)
+    return np.where(_constant(t, mask) | (mask.sum(-1) < 2), np.nan, r)
+
+
+def pearson(forecast, truth, mask=None, per_neuron=False):
+    """Mean over windows of the signed Pearson correlation; windows with constant truth are left out (count them: `constant_windows`).
+
+    Returns
+    -------
+    float, or array (neuron,) under `per_neuron`; NaN where no window counts
+    """
+    return _window_mean(window_r(forecast, truth, mask), per_neuron)
+
+
+def _window_mean(values, per_neuron=False):
+    counts = ~np.isnan(values)
+    axis = 0 if per_neuron else None
+    n = counts.sum(axis)
+    out = np.where(counts, values, 0.0).sum(axis) / np.where(n > 0, n, np.nan)
+    return out if per_neuron else float(out)
+
+
+def crps_samples(samples, truth, mask=None):
+    """Continuous ranked probability score of an ensemble, the fair (unbiased in the number of samples) estimator.
+
+    mean |x - y| - sum_ij |x_i - x_j| / (2 S (S - 1)), averaged over frames; for one sample it is the absolute error.
+
+    Parameters
+    ----------
+    samples : array, shape (sample, trial, neuron, time)
+    truth : array, shape (trial, neuron, time)
+    mask : bool array, optional
+
+    Returns
+    -------
+    float, in units of the signal
+    """
+    samples = np.asarray(samples)
+    truth = np.asarray(truth)
+    if samples.shape[1:] != truth.shape:
+        raise QfError(f"samples: expected shape (sample, {', '.join(map(str, truth.shape))}), found {samples.shape}.")
+    mask = np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
+    x, y = samples[:, mask].astype(np.float64), truth[mask].astype(np.float64)
+    if y.size == 0:
+        return float("nan")
+    s = len(x)
+    error = np.abs(x - y).mean(0)
+    if s > 1:
+        # sum_{i<j} |x_i - x_j| is a weighted sum of the sorted samples: no S x S array
+        weight = 2 * np.arange(s) - s + 1
+        error = error - np.tensordot(weight, np.sort(x, 0), 1) / (s * (s - 1))
+    return float(error.mean())
+
+
+def coverage(samples, truth, level=0.9, mask=None):
+    """Share of the frames inside the central interval of the samples; a calibrated forecast scores `level`.
+
+    Quantiles at k / (S + 1) (Weibull), with which exchangeable samples cover exactly `level`; below about 2 / (1 - level) samples (20 for 90 %)
+    the interval ends at the extreme samples and covers less.
+
+    Parameters
+    ----------
+    samples : array, shape (sample, trial, neuron, time)
+    truth : array, shape (trial, neuron, time)
+    level : float
+        Between 0 and 1.
+    mask : bool array, optional
+
+    Returns
+    -------
+    float
+    """
+    if not 0 < level < 1:
+        raise QfError(f"level: expected a share between 0 and 1, found {level}.")
+    samples, truth = np.asarray(samples), np.asarray(truth)
+    mask = np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
+    if not mask.any():
+        return float("nan")
+    low, high = np.quantile(samples[:, mask], [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
+    y = truth[mask]
+    return float(((y >= low) & (y <= high)).mean())
+
+
+def explained_share(mse_model, mse_zero, mse_ceiling):
+    """E = (MSE_0 - MSE) / (MSE_0 - MSE_ceiling): 0 for the forecast dF/F = 0, 1 for the best that can be known; NaN where nothing is explainable."""
+    explainable = mse_zero - mse_ceiling
+    return (mse_zero - mse_model) / explainable if explainable > 0 else float("nan")
+
+
+# --- the paper's family ---
+
+
+def _whole(forecast, truth, mask):
+    """Whole windows as rows, (window, time)."""
+    f, t, mask = _arrays(forecast, truth, mask)
+    keep = mask.all(-1)
+    return f[keep], t[keep]
+
+
+def paper_normalise(x):
+    """A signal divided by the sum of its absolute differences (paper, appendix III); a constant one becomes inf, as the paper says.
+
+    Parameters
+    ----------
+    x : array, shape (..., time)
+    """
+    x = np.asarray(x, np.float64)
+    scale = np.abs(np.diff(x, axis=-1)).sum(-1, keepdims=True)
+    flat = _constant(x, np.ones(x.shape, bool))[..., None]
+    return np.where(flat, np.inf, x / np.where(flat, 1.0, scale))
+
+
+def _normalised(forecast, truth, mask):
+    """Normalised windows whose truth is not constant (its own normalisation would be inf whatever the forecast)."""
+    f, t = _whole(forecast, truth, mask)
+    keep = ~constant_windows(t)
+    return paper_normalise(f[keep]), paper_normalise(t[keep])
+
+
+def paper_mse(forecast, truth, mask=None):
+    """MSE of normalised signals (Table 2); inf as soon as one forecast window is constant. Windows of constant truth are left out."""
+    f, t = _normalised(forecast, truth, mask)
+    return float(((f - t) ** 2).mean()) if t.size else float("nan")
+
+
+def paper_mae(forecast, truth, mask=None):
+    """MAE of normalised signals (Table A-1); inf as soon as one forecast window is constant. Windows of constant truth are left out."""
+    f, t = _normalised(forecast, truth, mask)
+    return float(np.abs(f - t).mean()) if t.size else float("nan")
+
+
+def smape(forecast, truth, mask=None):
+    """Mean of |p - t| / ((|p| + |t|) / 2), between 0 and 2; 0 where both are 0, and 2, its limit, for an infinite (normalised constant) p."""
+    f, t, mask = _arrays(forecast, truth, mask)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.abs(f - t) / ((np.abs(f) + np.abs(t)) / 2)
+    ratio = np.where((f == 0) & (t == 0), 0.0, np.where(np.isinf(f) & np.isfinite(t), 2.0, ratio))
+    return _mean(np.where(mask, ratio, 0.0), mask, False)
+
+
+def paper_smape(forecast, truth, mask=None):
+    """SMAPE of normalised signals (Table 2); a constant forecast window scores 2."""
+    f, t = _normalised(forecast, truth, mask)
+    return smape(f, t)
+
+
+def corr_abs(forecast, truth, mask=None):
+    """Mean of abs(r) over windows, the released code's Corr: an anti-correlated forecast scores 1."""
+    r = window_r(forecast, truth, mask)
+    whole = np.ones(r.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), np.shape(truth)).all(-1)
+    return _window_mean(np.where(whole, np.abs(r), np.nan))
+
+
+def ssim_global(forecast, truth, mask=None, reference_bias=True, data_range=1.0):
+    """Structural similarity by the global formula (one window, the whole signal), averaged over observations.
+
+    Parameters
+    ----------
+    forecast, truth : array, shape (trial, neuron, time)
+    mask : bool array, optional
+    reference_bias : bool
+        The released code's quirk: unbiased variances with a biased covariance, so that identical signals score (T - 1) / T, 0.975 at T = 40.
+        False takes both unbiased, and identical signals score 1.
+    data_range : float
+        Sets the stabilising constants (0.01 L)^2 and (0.03 L)^2; 1 for dF/F as a fraction.
+
+    Returns
+    -------
+    float
+    """
+    f, t = _whole(forecast, truth, mask)
+    if not t.size:
+        return float("nan")
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mf, mt = f.mean(-1), t.mean(-1)
+    n = t.shape[-1]
+    covariance = ((f - mf[:, None]) * (t - mt[:, None])).sum(-1) / (n if reference_bias else n - 1)
+    luminance = (2 * mf * mt + c1) / (mf**2 + mt**2 + c1)
+    structure = (2 * covariance + c2) / (f.var(-1, ddof=1) + t.var(-1, ddof=1) + c2)
+    return float((luminance * structure).mean())
+
+
+# --- classification ---
+
+
+def classification_scores(active, predicted):
+    """Balanced accuracy, precision, recall and F1 of the class "active", and the fraction of active observations.
+
+    Parameters
+    ----------
+    active, predicted : bool array, any one shape
+
+    Returns
+    -------
+    dict of float
+        balanced_accuracy NaN where only one class is there; precision 0 where nothing is predicted active.
+    """
+    active, predicted = np.asarray(active, bool).ravel(), np.asarray(predicted, bool).ravel()
+    if active.shape != predicted.shape:
+        raise QfError(f"predicted: expected {active.size} labels, found {predicted.size}.")
+    both = active.any() and not active.all()
+    precision, recall, f1, _ = precision_recall_fscore_support(active, predicted, labels=[True], average="macro", zero_division=0)
+    return {
+        "balanced_accuracy": float(balanced_accuracy_score(active, predicted)) if both else float("nan"),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "active_fraction": float(active.mean()) if active.size else float("nan"),
+    }
+
+
+def choose_threshold(probability, active):
+    """The threshold with the greatest balanced accuracy; choose it on the validation part only.
+
+    Parameters
+    ----------
+    probability : float array, any shape
+    active : bool array, same shape
+
+    Returns
+    -------
+    float
+        Predict active where probability >= threshold; midway between two observed probabilities, 0.5 where only one class is there.
+    """
+    p, a = np.asarray(probability, np.float64).ravel(), np.asarray(active, bool).ravel()
+    if p.shape != a.shape:
+        raise QfError(f"active: expected {p.size} labels, found {a.size}.")
+    if not a.any() or a.all():
+        return 0.5
+    levels, at = np.unique(p, return_inverse=True)
+    hits = np.bincount(at, weights=a, minlength=len(levels))
+    alarms = np.bincount(at, weights=~a, minlength=len(levels))
+    # predicting active from level i on: recall and false alarms are sums over the levels at or above it
+    recall, false = hits[::-1].cumsum()[::-1] / a.sum(), alarms[::-1].cumsum()[::-1] / (~a).sum()
+    best = int(np.argmax(recall - false))
+    return float(levels[best] if best == 0 else (levels[best - 1] + levels[best]) / 2)
+
+
+def paired_bootstrap(a, b, n=10_000, seed=0):
+    """Mean of a - b over neurons and its 95 % bootstrap interval (percentiles), neurons drawn with replacement.
+
+    Parameters
+    ----------
+    a, b : float array, shape (neuron,)
+        A score of two forecasters for the same neurons; a neuron with a NaN in either is left out.
+    n : int
+        Draws.
+    seed : int
+
+    Returns
+    -------
+    (mean, low, high) : tuple of float
+
+    Raises
+    ------
+    QfError
+        If the shapes differ or no neuron has both scores.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise QfError(f"paired_bootstrap: expected two arrays (neuron,) of one length, found {a.shape} and {b.shape}.")
+    difference = (a - b)[np.isfinite(a - b)]
+    if not difference.size:
+        raise QfError("paired_bootstrap: expected a neuron with both scores, found none. Score both forecasters on the same trials.")
+    rng = np.random.default_rng(seed)
+    size = len(difference)
+    means = np.concatenate([difference[rng.integers(0, size, (k, size))].mean(1) for k in _chunks(n, 500)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(difference.mean()), float(low), float(high)
+
+
+def _chunks(total, most):
+    return [most] * (total // most) + ([total % most] if total % most else [])

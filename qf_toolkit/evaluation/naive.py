@@ -1,0 +1,326 @@
+"""Naive forecasters, the rows that every table of forecasts holds.
+
+All but the ridges learn on train and validation together (they have no choice to make, so the more data is the stronger, more honest row).
+The ridges choose their penalty on validation and are then fitted again on both.
+
+Only observations (trial, neuron) whose baseline and response are whole are learnt from.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from ..errors import QfError
+from ..recordings.store import Store
+from ..recordings.trials import as_fluorescence, gather
+from ..training.forecaster import Forecaster, check_keys, check_rate, seen_frames
+
+HINT = "Fit on trials of these neurons, or choose the neurons it knows."
+
+
+class _Naive(Forecaster):
+    """What the naive rows share: the window they were fitted with, and the session-wise reading of arrays."""
+
+    def fit(self, split):
+        """Learn from a Split; returns self.
+
+        Raises
+        ------
+        QfError
+            If the sessions' windows differ in frames (rates more than 2 % apart).
+        """
+        self._remember(split.fitting)
+        self.seen = seen_frames(split.train, split.validation)
+        self._learn(split)
+        return self
+
+    def _remember(self, trials):
+        self.rate_hz, self.window, self.scaling = trials.rate_hz, trials.window, trials.scaling
+        check_rate(self.rate_hz, trials)
+        self.n_context, self.n_response = self.window.frames(self.rate_hz)[:2]
+
+    def _learn(self, split):
+        """Nothing to learn where the context is all that is used."""
+
+    def prepare(self, trials):
+        """The same trials with the z-scores of the training part; raises QfError where window or rate are not those of `fit`."""
+        if self.n_response is None:
+            raise QfError(f"{self.name}: not fitted yet. Call fit(split) first.")
+        ours, theirs = (tuple(getattr(w, n) for n in ("baseline_s", "response_s", "f0_s", "signal")) for w in (self.window, trials.window))
+        if ours != theirs:
+            raise QfError(f"{self.name}: expected windows (baseline_s, response_s, f0_s, signal) = {ours}, as fitted, found {theirs}. Cut them alike.")
+        check_rate(self.rate_hz, trials)
+        return replace(trials, scaling=self.scaling) if self.window.signal == "zscore" else trials
+
+    def _observations(self, trials):
+        """For each session: neurons, conditions, context and response float64 (trial, neuron, time; 0 where missing), whole (trial, neuron)."""
+        for part in trials.by_session():
+            ds = part.dataset()
+            x = ds[part.window.signal].values.astype(np.float64)
+            if (ds.attrs["n_baseline"], x.shape[-1]) != (self.n_context, self.n_context + self.n_response):
+                raise QfError(
+                    f"{self.name}: expected {self.n_context} + {self.n_response} frames a window, found {ds.attrs['n_baseline']} + "
+                    f"{x.shape[-1] - ds.attrs['n_baseline']} in {part.sessions[0]}. Take sessions of one rate."
+                )
+            whole = np.isfinite(x).all(-1)
+            x = np.nan_to_num(x)
+            yield part.neurons_of(part.sessions[0]), [str(c) for c in ds["condition"].values], x[..., : self.n_context], x[..., self.n_context :], whole
+
+
+class Zero(_Naive):
+    """The constant forecast 0 (for dF/F: the response stays at F0): the zero of the explained share E."""
+
+    name = "zero"
+
+    def predict_arrays(self, context, neurons, conditions):
+        """See `Forecaster.predict_arrays`."""
+        return np.zeros((*context.shape[:2], self.n_response), np.float32)
+
+
+class CopyLast(_Naive):
+    """The last frame of the baseline, held."""
+
+    name = "copy last"
+
+    def predict_arrays(self, context, neurons, conditions):
+        """See `Forecaster.predict_arrays`."""
+        return np.repeat(context[..., -1:], self.n_response, -1)
+
+
+class ContextMean(_Naive):
+    """The mean of the whole baseline, held."""
+
+    name = "mean of the context"
+
+    def predict_arrays(self, context, neurons, conditions):
+        """See `Forecaster.predict_arrays`."""
+        return np.repeat(context.mean(-1, keepdims=True), self.n_response, -1)
+
+
+class _Means(_Naive):
+    """Time-resolved response means per neuron, neuron x stimulus category, neuron x condition."""
+
+    def _learn(self, split):
+        trials = split.fitting
+        self.neurons = {n: i for i, n in enumerate(trials.neurons)}
+        levels = {"condition": trials.conditions, "category": sorted({_category(c) for c in trials.conditions}), "neuron": [""]}
+        self.levels = {level: {k: i for i, k in enumerate(keys)} for level, keys in levels.items()}
+        sums = {level: np.zeros((len(keys), len(self.neurons), self.n_response)) for level, keys in levels.items()}
+        counts = {level: np.zeros((len(keys), len(self.neurons))) for level, keys in levels.items()}
+        for neurons, conditions, _, response, whole in self._observations(trials):
+            columns = np.array([self.neurons[n] for n in neurons])
+            total = np.where(whole[..., None], response, 0.0)
+            for level, index in self.levels.items():
+                rows = np.array([index[_at(level, c)] for c in conditions])
+                for row in np.unique(rows):
+                    sums[level][row, columns] += total[rows == row].sum(0)
+                    counts[level][row, columns] += whole[rows == row].sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {level: sums[level] / counts[level][..., None] for level in levels}
+        # a neuron without one whole observation says nothing: 0, the baseline itself
+        means["neuron"] = np.nan_to_num(means["neuron"])
+        means["category"] = np.where(np.isnan(means["category"]), means["neuron"], means["category"])
+        self.means = {level: m.astype(np.float32) for level, m in means.items()}
+
+    def _columns(self, neurons):
+        check_keys("neuron", neurons, self.neurons, HINT)
+        return np.array([self.neurons[n] for n in neurons])
+
+
+class TrainingMean(_Means):
+    """The mean response of each neuron over all trials and frames of the training part.
+
+    Parameters
+    ----------
+    time_resolved : bool
+        Keep the mean's course over the response instead of one number a neuron.
+    """
+
+    name = "training mean"
+
+    def __init__(self, time_resolved=False):
+        super().__init__()
+        self.time_resolved = time_resolved
+
+    def predict_arrays(self, context, neurons, conditions):
+        """See `Forecaster.predict_arrays`; raises UnknownKeyError for a neuron it never saw."""
+        mean = self.means["neuron"][0, self._columns(neurons)]
+        if not self.time_resolved:
+            mean = np.repeat(mean.mean(-1, keepdims=True), self.n_response, -1)
+        return np.repeat(mean[None], len(conditions), 0)
+
+
+class StimulusMean(_Means):
+    """The mean course of each neuron for each condition (PSTH).
+
+    A condition that was not in training (or of which that neuron has no whole observation) takes the mean of its stimulus category, and
+    where that is new, too, the neuron's mean.
+    """
+
+    name = "stimulus mean (PSTH)"
+
+    def predict_arrays(self, context, neurons, conditions):
+        """See `Forecaster.predict_arrays`; raises UnknownKeyError for a neuron it never saw."""
+        columns = self._columns(neurons)
+        out = np.empty((len(conditions), len(neurons), self.n_response), np.float32)
+        for i, condition in enumerate(conditions):
+            for level in ("condition", "category", "neuron"):
+                row = self.levels[level].get(_at(level, condition))
+                if row is not None:
+                    break
+            mean = self.means[level][row, columns]
+            if level == "condition" and np.isnan(mean).any():
+                mean = np.where(np.isnan(mean), self.means["category"][self.levels["category"][_category(condition)], columns], mean)
+            out[i] = mean
+        return out
+
+
+def _category(condition):
+    return condition.split("/")[0]
+
+
+def _at(level, condition):
+    """The key under which a condition is averaged at that level."""
+    return {"condition": condition, "category": _category(condition), "neuron": ""}[level]
+
+
+class FrequencyClassifier(_Naive):
+    """How often a neuron was active for a condition in training: the naive row of activation.
+
+    Parameters
+    ----------
+    shrinkage : float
+        Weight, in trials, of the neuron's own frequency (by Laplace's rule) in that of the condition; a condition that was never seen gets the
+        neuron's.
+    """
+
+    name = "frequency of activation"
+
+    def __init__(self, shrinkage=2.0):
+        super().__init__()
+        if not shrinkage > 0:
+            raise QfError(f"shrinkage: expected trials above 0, found {shrinkage}.")
+        self.shrinkage = shrinkage
+
+    def _learn(self, split):
+        trials = split.fitting
+        self.neurons = {n: i for i, n in enumerate(trials.neurons)}
+        self.conditions = {c: i for i, c in enumerate(trials.conditions)}
+        hits, total = (np.zeros((len(self.conditions), len(self.neurons))) for _ in range(2))
+        for part in trials.by_session():
+            ds = part.dataset()
+            known = scored(ds).all(-1)
+            columns = np.array([self.neurons[n] for n in part.neurons_of(part.sessions[0])])
+            rows = np.array([self.conditions[str(c)] for c in ds["condition"].values])
+            at = np.ix_(rows, columns)
+            np.add.at(hits, at, ds["active"].values & known)
+            np.add.at(total, at, known)
+        self.own = (hits.sum(0) + 1) / (total.sum(0) + 2)
+        self.frequency = (hits + self.shrinkage * self.own) / (total + self.shrinkage)
+
+    def predict_probability(self, trials):
+        """Probability of being active.
+
+        Returns
+        -------
+        xarray.DataArray
+            (trial, neuron), for the trials of one session.
+
+        Raises
+        ------
+        UnknownKeyError
+            For a neuron it never saw.
+        QfError
+            If the trials are of several sessions; go through `trials.by_session()`.
+        """
+        trials = self.prepare(trials)
+        if len(trials.sessions) != 1:
+            raise QfError(f"predict_probability: expected trials of one session, found {len(trials.sessions)}. Go through trials.by_session().")
+        neurons = trials.neurons_of(trials.sessions[0])
+        check_keys("neuron", neurons, self.neurons, HINT)
+        columns = np.array([self.neurons[n] for n in neurons])
+        p = np.stack([self.frequency[self.conditions[c], columns] if c in self.conditions else self.own[columns] for c in trials.table["condition"]])
+        coords = {"trial": trials.table["trial"].to_numpy(), "neuron": np.array(neurons, dtype=object)}
+        return xr.DataArray(p, coords, ("trial", "neuron"), name="probability")
+
+
+def scored(ds):
+    """Which frames of the response are scored: valid, inside the first `n_score`, after a baseline without a gap.
+
+    Returns
+    -------
+    bool array, shape (trial, neuron, n_score)
+    """
+    n, k = ds.attrs["n_baseline"], ds.attrs["n_score"]
+    valid = ds["valid"].values
+    return valid[..., n : n + k] & valid[..., :n].all(-1)[..., None]
+
+
+class SimulatorCeiling(Forecaster):
+    """The best forecast there is for simulated data: the expected fluorescence given everything up to the onset, by Monte Carlo on the simulator.
+
+    Parameters
+    ----------
+    n_samples : int
+        Monte Carlo samples a trial.
+    seed : int
+    """
+
+    name = "ceiling (simulator's truth)"
+
+    def __init__(self, n_samples=64, seed=0):
+        super().__init__()
+        self.n_samples, self.seed = n_samples, seed
+
+    def fit(self, split):
+        """Nothing to learn; returns self."""
+        return self
+
+    def predict(self, trials):
+        """See `Forecaster.predict`.
+
+        Raises
+        ------
+        QfError
+            If the trials are not from a store of simulated sessions.
+        """
+        from ..recordings.simulate import conditional_mean
+
+        if not isinstance(trials.source, Store):
+            raise QfError("ceiling: expected trials from a Store, where the simulator keeps its truth, found sessions in memory. Use `qf simulate`.")
+        parts = []
+        for part in trials.by_session():
+            session = part.sessions[0]
+            ds = part.source[session]
+            if str(ds.attrs.get("source", "")) != "simulation":
+                raise QfError(f"ceiling: expected a simulated recording, found source {ds.attrs.get('source', '')!r} in {session}. Pass ceiling=False.")
+            n_baseline, n_response, n_f0, _ = part.window.frames(float(ds.attrs["rate_hz"]))
+            rows, onsets = part.rows[session], part.table["onset_frame"].to_numpy()
+            expected = np.asarray(conditional_mean(part.source, session, onsets, n_response, self.n_samples, self.seed))[:, rows]
+            traces, floor = as_fluorescence(ds)
+            baseline = gather(traces, rows, onsets - n_baseline, n_baseline)
+            f0 = baseline[..., n_baseline - n_f0 :].mean(-1)
+            usable = np.isfinite(baseline).all(-1) & (f0 > floor[rows])
+            if part.window.signal == "zscore":
+                mean, sd = part.scale_of(session)
+                forecast = (expected - mean[:, None]) / sd[:, None]
+            else:
+                safe = np.where(usable, f0, 1.0)[..., None]
+                forecast = (expected - safe) / safe
+            coords = {
+                "trial": part.table["trial"].to_numpy() if len(trials.sessions) == 1 else [f"{session}/{t}" for t in part.table["trial"]],
+                "neuron": np.array(part.neurons_of(session), dtype=object),
+                "time": np.arange(n_response) / float(ds.attrs["rate_hz"]),
+            }
+            values = np.where(usable[..., None], forecast, np.nan).astype(np.float32)
+            parts.append(xr.Dataset({"forecast": (("trial", "neuron", "time"), values)}, coords))
+        out = parts[0] if len(parts) == 1 else xr.concat(parts, "trial", join="outer")
+        return out.assign_attrs(forecaster=self.name, signal=trials.window.signal)
+
+
+def naive_forecasters():
+    """The six naive rows, not yet fitted."""
+    from .ridge import RidgeOwn, RidgePopulation
+
+    return [CopyLast(), ContextMean(), TrainingMean(), StimulusMean(), RidgeOwn(), RidgePopulation()]

@@ -1,0 +1,304 @@
+"""QuantFormer: a vector-quantised masked auto-encoder, an activation classifier and a response forecaster.
+
+Source: the QuantFormer paper, sections 3.2 to 3.4, equations 1 to 4. Shapes: B observations (trial x neuron), T frames, P patches of
+L frames, D model width, K codes, S tokens.
+
+Deviations and choices, each an option:
+- a mask that hides nothing is drawn again, else eq. 2 has no masked term (the paper draws Bernoulli and says no more);
+- padding: zeros before the baseline and after the response, so that the onset falls on the edge of a patch; padding enters no loss;
+- the patches of a forecast's input are coded from the baseline alone, the response being [MASK]ed (the paper leaves this open);
+- `decode="soft"` and `"sample"` beside the paper's argmax: argmax throws the distribution away;
+- `expectation_weight`: adds the squared error of the soft decoding to eq. 4; 0 is the paper.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import QfError
+from .batch import Batch
+from .quantizer import Quantizer
+from .transformer import Transformer
+
+
+@dataclass(frozen=True)
+class QuantFormerConfig:
+    """Sizes and constants; the defaults are the paper's (4.2), or the released code's where it is silent."""
+
+    rate_hz: float = 30.0  # frames a second
+    n_baseline: int = 90  # frames; padded to a whole number of patches
+    n_response: int = 60
+    patch_frames: int = 16
+    codes: int = 32
+    width: int = 128
+    layers: int = 6  # of the encoder, and of the decoder
+    heads: int = 8
+    mask_ratio: float = 0.2
+    alpha: float = 2.0  # weight of the masked part in eq. 2
+    dropout: float = 0.0
+    norm: str = "post"
+    residual_attention: bool = False
+    quantizer_beta: float = 0.25
+    affine_lr: float = 10.0
+    sync: float = 0.2
+    replace_every: int = 20
+    stim_token: str = "condition"  # or "category"
+
+    def __post_init__(self):
+        L = self.patch_frames
+        if L < 1 or self.n_baseline < L or self.n_response < L:
+            raise QfError(
+                f"patch_frames: expected at most the frames of the baseline ({self.n_baseline}) and of the response ({self.n_response}) at "
+                f"{self.rate_hz:g} Hz, found {L}. Take a smaller patch_frames or a longer window."
+            )
+        if self.width % self.heads:
+            raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
+        if not 0 < self.mask_ratio < 1:
+            raise QfError(f"mask_ratio: expected between 0 and 1, found {self.mask_ratio}.")
+        if self.codes < 2:
+            raise QfError(f"codes: expected at least 2, found {self.codes}.")
+        for name, known in {"norm": ("post", "pre"), "stim_token": ("condition", "category")}.items():
+            if getattr(self, name) not in known:
+                raise QfError(f"{name}: expected one of {known}, found {getattr(self, name)!r}.")
+
+    @property
+    def baseline_patches(self):
+        return -(-self.n_baseline // self.patch_frames)
+
+    @property
+    def response_patches(self):
+        return -(-self.n_response // self.patch_frames)
+
+    @property
+    def patches(self):
+        return self.baseline_patches + self.response_patches
+
+    def stack(self):
+        return Transformer(
+            width=self.width, heads=self.heads, layers=self.layers, dropout=self.dropout,
+            norm=self.norm, residual_attention=self.residual_attention,
+        )  # fmt: skip
+
+
+class Encoder(nn.Module):
+    """Patches -> tokens -> transformer, with room for learned tokens in front."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.project = nn.Linear(config.patch_frames, config.width)
+        self.position = nn.Parameter(0.02 * torch.randn(config.patches, config.width))
+        self.mask_token = nn.Parameter(0.02 * torch.randn(config.width))
+        self.stack = config.stack()
+
+    def forward(self, patches, mask=None, prompts=None, need_maps=False):
+        """Encode.
+
+        Parameters
+        ----------
+        patches : tensor, shape (B, P', L)
+            All P patches, or those of the baseline alone.
+        mask : bool tensor, shape (B, P'), optional
+            Places taken by [MASK] (eq. 3).
+        prompts : tensor, shape (B, S', D), optional
+            Learned tokens in front.
+        need_maps : bool
+
+        Returns
+        -------
+        tensor, shape (B, S' + P', D); with `need_maps` also the maps (B, layers, H, S, S)
+        """
+        tokens = self.project(patches)
+        if mask is not None:
+            tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
+        tokens = tokens + self.position[: tokens.shape[1]]
+        if prompts is not None:
+            tokens = torch.cat([prompts.to(tokens.dtype), tokens], 1)
+        return self.stack(tokens, need_maps)
+
+
+class QuantFormer(nn.Module):
+    """The vector-quantised masked auto-encoder (paper 3.3)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantizer = Quantizer(
+            codes=config.codes, width=config.width, beta=config.quantizer_beta, affine_lr=config.affine_lr,
+            sync=config.sync, replace_every=config.replace_every,
+        )  # fmt: skip
+        self.decoder_position = nn.Parameter(0.02 * torch.randn(config.patches, config.width))
+        self.decoder = config.stack()
+        self.to_patch = nn.Linear(config.width, config.patch_frames)
+
+    def patchify(self, x):
+        """(B, T) -> (B, P, L): whole windows, or baselines alone."""
+        c = self.config
+        x = F.pad(x, (c.baseline_patches * c.patch_frames - c.n_baseline, 0))
+        return F.pad(x, (0, -x.shape[1] % c.patch_frames)).unflatten(1, (-1, c.patch_frames))
+
+    def unpatchify(self, patches):
+        """(B, P, L) -> (B, T), padding removed."""
+        c = self.config
+        start = c.baseline_patches * c.patch_frames - c.n_baseline
+        return patches.flatten(1)[:, start : start + c.n_baseline + c.n_response]
+
+    def draw_mask(self, n, device):
+        """Bernoulli masks (n, P), each hiding at least one patch."""
+        shape, ratio = (n, self.config.patches), self.config.mask_ratio
+        mask = torch.rand(shape, device=device) < ratio
+        while (empty := ~mask.any(1)).any():
+            mask[empty] = torch.rand((int(empty.sum()), shape[1]), device=device) < ratio
+        return mask
+
+    def codes(self, x):
+        """Codes (B, P) of whole windows (B, T), unmasked."""
+        return self.quantizer.nearest(self.encoder(self.patchify(x)))
+
+    def baseline_codes(self, x):
+        """Codes (B, P_b) of baselines (B, T_b), the response hidden."""
+        c = self.config
+        patches = F.pad(self.patchify(x[:, : c.n_baseline]), (0, 0, 0, c.response_patches))
+        mask = (torch.arange(c.patches, device=x.device) >= c.baseline_patches).expand(len(x), -1)
+        return self.quantizer.nearest(self.encoder(patches, mask)[:, : c.baseline_patches])
+
+    def decode_vectors(self, vectors):
+        """Code vectors (B, P, D), exact or expected ones, -> windows (B, T)."""
+        return self.unpatchify(self.to_patch(self.decoder(vectors + self.decoder_position)))
+
+    def decode(self, codes):
+        """Codes (B, P) -> windows (B, T); `decode(codes(x)) == forward(x)[0]` bit for bit in eval."""
+        return self.decode_vectors(self.quantizer.vectors[codes])
+
+    def forward(self, x, mask=None):
+        """Reconstruct: windows (B, T) -> (reconstruction (B, T), codes (B, P), quantiser loss)."""
+        vectors, codes, loss = self.quantizer(self.encoder(self.patchify(x), mask))
+        return self.decode_vectors(vectors), codes, loss
+
+    def loss(self, batch: Batch, active, beta):
+        """Equation 2 plus the quantiser's losses.
+
+        Parameters
+        ----------
+        batch : Batch
+        active : float tensor, shape (B N,)
+        beta : float
+            inactive / active of the training part; 0 under balance="sample".
+
+        Returns
+        -------
+        tensor, scalar
+        """
+        x, valid, _, _ = batch.folded()
+        mask = self.draw_mask(len(x), x.device)
+        out, _, quantizer_loss = self(x, mask)
+        hidden = self.unpatchify(mask[..., None].expand(-1, -1, self.config.patch_frames)) & valid
+        shown = valid & ~hidden
+        error = (out.float() - x).square()
+        # the weights (1 + a beta) are divided by their mean, so that lr means the same at every beta
+        weight = 1 + beta * active
+        weight = weight / weight.mean()
+        masked = (error * hidden).sum(1) / hidden.sum(1).clamp(min=1)
+        unmasked = (error * shown).sum(1) / shown.sum(1).clamp(min=1)
+        return (weight * (self.config.alpha * masked + unmasked)).mean() + quantizer_loss
+
+
+class Tokens(nn.Module):
+    """One learned token for each key of a table."""
+
+    def __init__(self, n, width):
+        super().__init__()
+        self.table = nn.Embedding(n, width)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, ids):
+        """(B,) -> (B, 1, D)."""
+        return self.table(ids)[:, None]
+
+    @torch.no_grad()
+    def grow(self, n):
+        """Add `n` tokens, each the mean of the known ones plus a little noise."""
+        old = self.table.weight
+        new = old.mean(0) + 0.02 * torch.randn(n, old.shape[1], device=old.device)
+        self.table = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
+
+
+class ActivationClassifier(nn.Module):
+    """[CLS] [NEURON]_n [STIM]_s and the baseline's patches -> active or not (paper 3.4.1). Never sees the response."""
+
+    def __init__(self, autoencoder, n_neurons, n_stimuli):
+        super().__init__()
+        config = autoencoder.config
+        self.config, self.encoder = config, Encoder(config)
+        self.encoder.load_state_dict(autoencoder.encoder.state_dict())
+        self.cls = nn.Parameter(0.02 * torch.randn(config.width))
+        self.neurons, self.stimuli = Tokens(n_neurons, config.width), Tokens(n_stimuli, config.width)
+        self.head = nn.Linear(config.width, 2)
+        self.patchify = autoencoder.patchify
+
+    def forward(self, x, neuron, stimulus, need_maps=False):
+        """(B, T_b), (B,), (B,) -> logits (B, 2); with `need_maps` also the maps."""
+        cls = self.cls.expand(len(x), 1, -1)
+        prompts = torch.cat([cls, self.neurons(neuron), self.stimuli(stimulus)], 1)
+        h = self.encoder(self.patchify(x[:, : self.config.n_baseline]), None, prompts, need_maps)
+        return (self.head(h[0][:, 0]), h[1]) if need_maps else self.head(h[:, 0])
+
+
+class ResponseForecaster(nn.Module):
+    """[NEURON]_n [STIM]_s, the baseline's patches and M [MASK]s -> distributions over codes -> the frozen decoder (paper 3.4.2)."""
+
+    def __init__(self, autoencoder, n_neurons, n_stimuli):
+        super().__init__()
+        config = autoencoder.config
+        self.config, self.autoencoder = config, autoencoder.requires_grad_(False)
+        self.encoder = Encoder(config)
+        self.encoder.load_state_dict(autoencoder.encoder.state_dict())
+        self.neurons, self.stimuli = Tokens(n_neurons, config.width), Tokens(n_stimuli, config.width)
+        self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, config.codes))
+
+    def train(self, mode=True):
+        """The auto-encoder stays in eval: its codebook and decoder are frozen."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def forward(self, x, neuron, stimulus, need_maps=False):
+        """(B, T_b), (B,), (B,) -> logits (B, M, K) of the response's codes; with `need_maps` also the maps."""
+        c = self.config
+        patches = F.pad(self.autoencoder.patchify(x[:, : c.n_baseline]), (0, 0, 0, c.response_patches))
+        mask = (torch.arange(c.patches, device=x.device) >= c.baseline_patches).expand(len(x), -1)
+        prompts = torch.cat([self.neurons(neuron), self.stimuli(stimulus)], 1)
+        h = self.encoder(patches, mask, prompts, need_maps)
+        h, maps = h if need_maps else (h, None)
+        logits = self.head(h[:, -c.response_patches :])
+        return (logits, maps) if need_maps else logits
+
+    def decode(self, baseline_codes, logits, how="argmax", temperature=1.0):
+        """Forecasts from a distribution over codes.
+
+        Parameters
+        ----------
+        baseline_codes : long tensor, shape (B, P_b)
+        logits : tensor, shape (B, M, K)
+        how : {"argmax", "soft", "sample"}
+            The likeliest codes (paper), the expected code vector of each place, or one draw of each place.
+        temperature : float
+
+        Returns
+        -------
+        tensor, shape (B, T_f)
+        """
+        vectors = self.autoencoder.quantizer.vectors
+        logits = logits.float() / temperature
+        if how == "argmax":
+            response = vectors[logits.argmax(-1)]
+        elif how == "soft":
+            response = logits.softmax(-1) @ vectors
+        else:
+            draw = torch.distributions.Categorical(logits=logits).sample()
+            response = vectors[draw]
+        whole = self.autoencoder.decode_vectors(torch.cat([vectors[baseline_codes], response], 1))
+        return whole[:, self.config.n_baseline :]

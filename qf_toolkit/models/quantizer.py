@@ -1,0 +1,101 @@
+"""The codebook: nearest code (paper eq. 1), straight-through gradients, and the improvements of Huh et al. 2023 that the paper names.
+
+Affine re-parametrisation: the code vectors are e * (1 + affine_lr * scale) + affine_lr * bias, with learned scale and bias, so that
+rarely used codes move with the others. Synchronised update: the reconstruction's gradient also reaches the chosen code vectors, times
+`sync`. Codes unused for `replace_every` steps are replaced by encoder outputs of the current batch. Values are the released code's.
+
+Deviation from the published straight-through formula z + sg(e - z): the autograd function returns the code vectors themselves, bit for
+bit, so that decoding the codes gives exactly what the forward pass gave.
+"""
+
+import torch
+from torch import nn
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z, vectors, sync):
+        ctx.sync = sync
+        return vectors.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        return grad, ctx.sync * grad, None
+
+
+class Quantizer(nn.Module):
+    """K code vectors of D dimensions.
+
+    Parameters
+    ----------
+    codes, width : int
+        K and D.
+    beta : float
+        The loss is (1 - beta) * |z - sg(e)|^2 + beta * |sg(z) - e|^2.
+    affine_lr, sync : float
+    replace_every : int
+        Steps; 0 never replaces.
+    """
+
+    last_used: torch.Tensor
+    step: torch.Tensor
+
+    def __init__(self, *, codes, width, beta=0.25, affine_lr=10.0, sync=0.2, replace_every=20):
+        super().__init__()
+        self.beta, self.affine_lr, self.sync, self.replace_every = beta, affine_lr, sync, replace_every
+        self.codebook = nn.Parameter(torch.randn(codes, width))
+        self.scale, self.bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("last_used", torch.zeros(codes, dtype=torch.long))
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    @property
+    def vectors(self):
+        """The code vectors after the affine map, (K, D): the only ones that are ever compared with or decoded."""
+        return self.codebook * (1 + self.affine_lr * self.scale) + self.affine_lr * self.bias
+
+    def nearest(self, z):
+        """Codes of the nearest vectors, long (...), for z (..., D); distances always in float32."""
+        with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+            z, e = z.float(), self.vectors.float()
+            return (e.square().sum(-1) - 2 * z @ e.T).argmin(-1)
+
+    def forward(self, z, used=None):
+        """Quantise.
+
+        Parameters
+        ----------
+        z : tensor, shape (B, P, D)
+        used : bool tensor, shape (B, P), optional
+            Places that hold signal; the loss and the replacement leave the others out.
+
+        Returns
+        -------
+        vectors : tensor, shape (B, P, D)
+        codes : long tensor, shape (B, P)
+        loss : tensor, scalar; 0 in eval
+        """
+        codes = self.nearest(z)
+        if not self.training:
+            return self.vectors[codes], codes, z.new_zeros(())
+        e = self.vectors[codes]
+        weight = torch.ones_like(codes, dtype=z.dtype) if used is None else used.to(z.dtype)
+        each = (1 - self.beta) * (z - e.detach()).square().mean(-1) + self.beta * (z.detach() - e).square().mean(-1)
+        loss = (each * weight).sum() / weight.sum().clamp(min=1)
+        out = _StraightThrough.apply(z, e.to(z.dtype), self.sync)
+        self._replace_unused(z.detach(), codes, weight > 0)
+        return out, codes, loss
+
+    @torch.no_grad()
+    def _replace_unused(self, z, codes, used):
+        self.step += 1
+        self.last_used[codes[used]] = self.step
+        if not self.replace_every or int(self.step) % self.replace_every:
+            return
+        dead = torch.nonzero(self.last_used <= self.step - self.replace_every).flatten()
+        pool = z[used].float()
+        if not len(dead) or not len(pool):
+            return
+        new = pool[torch.randint(len(pool), (len(dead),), device=pool.device)]
+        self.codebook[dead] = ((new - self.affine_lr * self.bias) / (1 + self.affine_lr * self.scale)).to(self.codebook.dtype)
+        self.last_used[dead] = self.step

@@ -1,0 +1,313 @@
+"""Importing plain arrays (.npy, .npz) and trial tables (.csv)."""
+
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
+from .session import TRIAL_COORDS, new_session
+
+ORIENTATIONS = ("neuron,frame", "frame,neuron")
+ON_THE_FRAME = 0.01  # of a frame: times written with few decimals still belong to the frame they name
+_COUNTERS = re.compile(r"(?i)^(trial|trial_?(id|index|no|num|number)|id|index|unnamed.*)$")
+
+
+def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, trials=None, **options):
+    """Build a Session from arrays in memory.
+
+    Parameters
+    ----------
+    traces : array, shape (neuron, frame)
+        Fluorescence (positive arbitrary units) or dF/F (fraction).
+    subject, session : str
+        Names without a slash.
+    rate_hz : float, optional
+        Frames a second; taken from `frame_time` where left out.
+    frame_time : array, shape (frame,), optional
+        Seconds.
+    trials : str, Path or pandas.DataFrame, optional
+        A trial table, or the CSV file that holds it; see `read_trials_csv` for its columns. None makes a continuous recording.
+    **options
+        signal, cells, matched, neuron_coords, indicator, area, source, provenance: see `new_session`.
+
+    Returns
+    -------
+    xarray.Dataset
+        A Session.
+
+    Raises
+    ------
+    SessionError
+        If the arrays or the table break the schema.
+    QfError
+        If the CSV file can't be read.
+    """
+    trials = as_trials(trials, rate_hz, frame_time)
+    return new_session(traces, subject=subject, session=session, rate_hz=rate_hz, frame_time=frame_time, trials=trials, **options)
+
+
+def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=None, subject=None, session=None, **options):
+    """Import traces from a .npy or .npz file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; it holds one array of 2 dims, or `key` names one of several.
+    rate_hz : float
+        Frames a second.
+    signal : {"fluorescence", "dff"}
+        What the array holds; dF/F as a fraction.
+    key : str, optional
+        Name of the array inside an .npz file.
+    orientation : {"neuron,frame", "frame,neuron"}, optional
+        Order of the dims; where left out, the longer one is taken for the frames.
+    trials : str, Path or pandas.DataFrame, optional
+        See `read_trials_csv`.
+    subject, session : str, optional
+        The file's name without its suffix, where left out.
+    **options
+        frame_time, cells, matched, neuron_coords, indicator, area, provenance: see `new_session`.
+
+    Returns
+    -------
+    xarray.Dataset
+        A Session.
+
+    Raises
+    ------
+    DamagedFileError
+        If the file is cut short or is no such file.
+    SessionError
+        If the array or the trials break the schema.
+    """
+    path = Path(path)
+    x, key = _choose_array(path, key)
+    if x.ndim != 2 or x.dtype.kind not in "fiu":
+        raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found {x.dtype} of shape {x.shape}. Save the traces alone.")
+    if orientation is None:
+        if x.shape[0] == x.shape[1]:
+            raise SessionError(f"{path}: expected more frames than neurons, found shape {x.shape}. Pass orientation='neuron,frame' or 'frame,neuron'.")
+        orientation = ORIENTATIONS[0] if x.shape[1] > x.shape[0] else ORIENTATIONS[1]
+    if orientation not in ORIENTATIONS:
+        raise QfError(f"orientation: expected one of {ORIENTATIONS}, found {orientation!r}.")
+    if orientation == "frame,neuron":
+        x = x.T
+    options.setdefault("provenance", f"{path.name}{f', key {key}' if key else ''}, stored as ({orientation})")
+    with_name = {"subject": subject or path.stem, "session": session or path.stem}
+    return naming(path, from_arrays, x, rate_hz=rate_hz, signal=signal, trials=trials, source="arrays", **with_name, **options)
+
+
+def _choose_array(path, key):
+    loaded = load_npy(path)
+    if isinstance(loaded, np.ndarray):
+        if key is not None:
+            raise QfError(f"key: expected none for {path}, a file of one array, found {key!r}. Leave key out.")
+        return loaded, None
+    with loaded:
+        keys = list(loaded.files)
+        if key is None:
+            if len(keys) != 1:
+                raise QfError(f"{path}: expected one array, found {len(keys)}: {', '.join(keys) or 'none'}. Pass key=... to choose one.")
+            key = keys[0]
+        if key not in keys:
+            raise QfError(f"key: {key!r} is not in {path}; {did_you_mean(key, keys)}")
+        return _reading(path, lambda: loaded[key]), key
+
+
+def load_npy(path):
+    """Load a .npy or .npz file, never unpickling.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    array or numpy.lib.npyio.NpzFile
+
+    Raises
+    ------
+    QfError
+        If there is no such file.
+    DamagedFileError
+        If it is cut short, or is no numpy file, or holds Python objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise QfError(f"{path}: expected a .npy or .npz file, found {'a folder' if path.is_dir() else 'nothing'}. Check the path.")
+    return _reading(path, lambda: np.load(path, allow_pickle=False))
+
+
+def _reading(path, read):
+    try:
+        return read()
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        raise DamagedFileError(
+            f"{path}: expected a whole numpy file of numbers, found one that can't be read ({reason}). It is cut short or no such file: copy it again."
+        ) from e
+
+
+def read_trials_csv(path, rate_hz, frame_time=None):
+    """Read a trial table.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV (comma, semicolon or tab) with a header. `onset_frame`, or else `onset_s`, is needed. `offset_frame`, `offset_s` or
+        `duration_s`, `stimulus`, `condition` and `block` are used where there. Counters (trial, id, index) and other times (`*_s`) are
+        left out; every other column is a feature of the condition.
+    rate_hz : float
+        Frames a second, for onset_s.
+    frame_time : array, shape (frame,), optional
+        Seconds; a trial starts in the first frame at or after its onset. Where left out, frame / rate_hz.
+
+    Returns
+    -------
+    pandas.DataFrame
+        onset_frame, offset_frame (int64) and the other columns.
+
+    Raises
+    ------
+    QfError
+        If the file is missing or no table.
+    SessionError
+        If a column is missing, or onsets are no numbers or outside the recording.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise QfError(f"{path}: expected a CSV file of trials, found {'a folder' if path.is_dir() else 'nothing'}. Check the path.")
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            header = f.readline()
+        # spreadsheets of many countries write semicolons
+        separator = max(",;\t", key=header.count)
+        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        raise DamagedFileError(f"{path}: expected a CSV table with a header, found one that can't be read ({reason}). Save it as CSV again.") from e
+    return naming(path, as_trials, table, rate_hz, frame_time)
+
+
+def as_trials(trials, rate_hz, frame_time=None):
+    """A trial table in frames, from a CSV file or a DataFrame; None stays None. Columns and errors as in `read_trials_csv`."""
+    if trials is None:
+        return None
+    if not isinstance(trials, pd.DataFrame):
+        return read_trials_csv(trials, rate_hz, frame_time)
+    table = trials.rename(columns=lambda c: str(c).strip())
+    out = pd.DataFrame(index=table.index)
+    if "onset_frame" in table:
+        out["onset_frame"] = _whole(table["onset_frame"], "onset_frame")
+    elif "onset_s" in table:
+        seconds = _numbers(table["onset_s"], "onset_s")
+        _check_inside(seconds, frame_time)
+        out["onset_frame"] = frames_at(seconds, rate_hz, frame_time)
+    else:
+        raise SessionError(f"trials: expected a column onset_frame or onset_s, found {', '.join(table.columns) or 'none'}. Rename the column of onsets.")
+    if "offset_frame" in table:
+        out["offset_frame"] = _whole(table["offset_frame"], "offset_frame")
+    elif "offset_s" in table:
+        out["offset_frame"] = frames_at(_numbers(table["offset_s"], "offset_s"), rate_hz, frame_time)
+    elif "duration_s" in table:
+        duration = _numbers(table["duration_s"], "duration_s")
+        if "onset_s" in table:
+            out["offset_frame"] = frames_at(_numbers(table["onset_s"], "onset_s") + duration, rate_hz, frame_time)
+        else:
+            out["offset_frame"] = out["onset_frame"] + np.maximum(1, np.round(duration * _rate(rate_hz, frame_time))).astype(np.int64)
+    else:
+        out["offset_frame"] = out["onset_frame"] + 1
+    if "block" in table:
+        out["block"] = _whole(table["block"], "block")
+    for name in table.columns:
+        if name not in TRIAL_COORDS and not name.endswith("_s") and not _COUNTERS.match(name):
+            out[name] = table[name]
+    for name in ("stimulus", "condition"):
+        if name in table:
+            if table[name].isna().any():
+                raise SessionError(f"trials: expected a {name} in every row, found {int(table[name].isna().sum())} empty. Fill them in.")
+            out[name] = table[name].astype(str)
+    return out.reset_index(drop=True)
+
+
+def frames_at(seconds, rate_hz, frame_time=None):
+    """The first frame at or after each time.
+
+    Parameters
+    ----------
+    seconds : array, shape (n,)
+    rate_hz : float or None
+        Frames a second; may be None where `frame_time` is given.
+    frame_time : array, shape (frame,), optional
+        Seconds.
+
+    Returns
+    -------
+    int64 array, shape (n,)
+        The number of frames, for a time after the last one.
+    """
+    rate = _rate(rate_hz, frame_time)
+    if frame_time is None:
+        return np.ceil(np.asarray(seconds) * rate - ON_THE_FRAME).astype(np.int64)
+    return np.searchsorted(np.asarray(frame_time), np.asarray(seconds) - ON_THE_FRAME / rate, side="left").astype(np.int64)
+
+
+def _rate(rate_hz, frame_time):
+    if rate_hz is None and frame_time is not None and len(frame_time) > 1:
+        rate_hz = 1 / np.median(np.diff(frame_time))
+    if rate_hz is None or not np.isfinite(rate_hz) or rate_hz <= 0:
+        raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate_hz!r}. Pass rate_hz (--rate).")
+    return float(rate_hz)
+
+
+def _check_inside(seconds, frame_time):
+    if frame_time is None or len(frame_time) < 2:
+        return
+    check_times(seconds, np.asarray(frame_time), "onset_s")
+
+
+def check_times(seconds, frame_time, name):
+    """Refuse onsets more than a frame before the first frame, or after the last one.
+
+    Raises
+    ------
+    SessionError
+        Naming how many and the first.
+    """
+    period = np.median(np.diff(frame_time))
+    first, last = frame_time[0] - period, frame_time[-1] + ON_THE_FRAME * period
+    outside = ~((seconds > first) & (seconds <= last))
+    if outside.any():
+        raise SessionError(
+            f"{name}: expected {frame_time[0]:g} to {frame_time[-1]:g} s, the span of the recording, found {int(outside.sum())} of {len(seconds)} onsets outside, "
+            f"first {seconds[outside][0]:g}. Are they in seconds, on the clock of the frames? Mend or remove those trials."
+        )
+
+
+def _numbers(column, name):
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise SessionError(f"trials: expected numbers in {name}, found {column.iloc[row]!r} in row {row} ({int(bad.sum())} such rows). Mend or remove them.")
+    return numbers
+
+
+def _whole(column, name):
+    numbers = _numbers(column, name)
+    if (numbers != np.round(numbers)).any():
+        row = int(np.argmax(numbers != np.round(numbers)))
+        raise SessionError(f"trials: expected whole numbers in {name}, found {numbers[row]:g} in row {row}. Give seconds in a column onset_s instead.")
+    return numbers.astype(np.int64)
+
+
+def naming(path, function, *args, **kwargs):
+    """Call `function`, and put the name of the file at the head of any SessionError."""
+    try:
+        return function(*args, **kwargs)
+    except SessionError as e:
+        raise type(e)(f"{path}: {e}") from e

@@ -1,0 +1,143 @@
+"""Observations on the device: traces stored once, windows gathered by index, no worker and no per-item Python."""
+
+import numpy as np
+import torch
+
+from ..errors import QfError
+from ..models.batch import Batch
+from ..recordings.session import signal_of
+from ..recordings.trials import as_fluorescence, label_active, window_dff
+
+CHUNK = 8192  # observations looked at together where every window is visited once
+
+
+def pick_device(device="auto"):
+    """`device` as a torch.device; "auto" takes CUDA, then MPS, then the CPU."""
+    if str(device) != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+class Bank:
+    """Every usable observation (trial x neuron) of some Trials.
+
+    Parameters
+    ----------
+    trials : Trials
+    neurons : dict
+        {neuron key: position in the model's table}.
+    stimuli : dict
+        {key of the stimulus token: position}.
+    stim_token : {"condition", "category"}
+    device : torch.device
+    scale : dict, optional
+        {neuron key: divisor of its signal}; 1 where left out.
+
+    Attributes
+    ----------
+    neuron, condition, session : long tensors (n,)
+    active : float tensor (n,)
+    unusable, unknown : int
+        Observations left out: something missing in the window, or a condition without a token.
+    """
+
+    def __init__(self, trials, neurons, stimuli, stim_token, device, scale=None):
+        self.window, self.device = trials.window, device
+        self.n_baseline, self.n_response, self.n_f0, self.n_score = trials.window.frames(trials.rate_hz)
+        self.length = self.n_baseline + self.n_response
+        flat, first, self.unknown, self.unusable = [], [], 0, 0
+        columns = {name: [] for name in ("neuron", "condition", "session")}
+        per_neuron = {name: [] for name in ("floor", "mean", "sd", "scale")}
+        offset = rows_before = 0
+        for position, session in enumerate(trials.sessions):
+            ds, rows = trials.source[session], trials.rows[session]
+            fluorescence, floor = as_fluorescence(ds)
+            zscored = trials.window.signal == "zscore"
+            traces = (ds[signal_of(ds)].values if zscored else fluorescence)[rows]
+            mean, sd = trials.scale_of(session) if zscored else (np.zeros(len(rows), np.float32), np.ones(len(rows), np.float32))
+            keys = trials.neurons_of(session)
+            table = trials.table[trials.table["session"] == session]
+            token = table["condition" if stim_token == "condition" else "stimulus"].map(stimuli)
+            self.unknown += int(token.isna().sum()) * len(rows)
+            table, token = table[token.notna()], token[token.notna()].to_numpy(dtype=np.int64)
+            starts = table["onset_frame"].to_numpy() - self.n_baseline
+            first.append((offset + starts[:, None] + np.arange(len(rows)) * traces.shape[1]).ravel())
+            columns["neuron"].append(np.tile([neurons[k] for k in keys], len(table)))
+            columns["condition"].append(np.repeat(token, len(rows)))
+            columns["session"].append(np.full(len(table) * len(rows), position))
+            per_neuron["floor"].append(floor[rows])
+            per_neuron["mean"].append(mean)
+            per_neuron["sd"].append(sd)
+            per_neuron["scale"].append(np.array([(scale or {}).get(k, 1.0) for k in keys], np.float32))
+            columns.setdefault("row", []).append(np.tile(np.arange(len(rows)) + rows_before, len(table)))
+            flat.append(traces.ravel())
+            offset += traces.size
+            rows_before += len(rows)
+        self.flat = torch.from_numpy(np.concatenate(flat)).to(device)
+        for name, parts in columns.items():
+            setattr(self, name, torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device))
+        self.first = torch.from_numpy(np.concatenate(first).astype(np.int64)).to(device)
+        self.floor, self.mean, self.sd, self.scale = (
+            torch.from_numpy(np.concatenate(per_neuron[n]).astype(np.float32)).to(device) for n in ("floor", "mean", "sd", "scale")
+        )
+        self._frames = torch.arange(self.length, device=device)
+        self.active = torch.zeros(len(self.first), device=device)
+        self._keep_usable()
+
+    def __len__(self):
+        return len(self.first)
+
+    def _keep_usable(self):
+        keep = torch.zeros(len(self.first), dtype=torch.bool, device=self.device)
+        for at in torch.arange(len(self.first), device=self.device).split(CHUNK):
+            windows = self.flat[self.first[at, None] + self._frames]
+            x, usable = self._signal(at)
+            keep[at] = usable & torch.isfinite(x).all(1)
+            if self.window.signal == "zscore":  # the label is always a gain in fluorescence
+                windows = windows + 1 if (self.floor[0] < 1).all() else windows
+            dff, _ = window_dff(windows, self.n_baseline, self.n_f0, self.floor[self.row[at]])
+            scored = dff[:, self.n_baseline : self.n_baseline + self.n_score]
+            self.active[at] = label_active(scored, self.window).float()
+        self.unusable = int((~keep).sum())
+        for name in ("first", "neuron", "condition", "session", "row", "active"):
+            setattr(self, name, getattr(self, name)[keep])
+        if not len(self.first):
+            raise QfError("trials: no usable observation is left (values missing, or F0 too small). Look at the recording with `qf info`.")
+
+    def _signal(self, at):
+        windows = self.flat[self.first[at, None] + self._frames]
+        row = self.row[at]
+        if self.window.signal == "zscore":
+            return (windows - self.mean[row, None]) / self.sd[row, None], torch.ones_like(row, dtype=torch.bool)
+        return window_dff(windows, self.n_baseline, self.n_f0, self.floor[row])
+
+    def signal(self, at):
+        """Windows (b, T) of the observations `at` in units of the window's signal (dF/F, or z-scores)."""
+        return self._signal(at)[0]
+
+    def batch(self, at):
+        """The observations `at` as a Batch with N = 1, divided by each neuron's scale."""
+        x = (self._signal(at)[0] / self.scale[self.row[at], None])[:, None]
+        return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron[at, None], self.condition[at], self.session[at])
+
+    def beta(self):
+        """inactive / active (paper 3.3), capped at 100 and finite without actives."""
+        actives = float(self.active.sum())
+        return min((len(self) - actives) / max(actives, 1.0), 100.0)
+
+    def spread(self):
+        """Standard deviation of each row's signal over its windows, and the row's neuron: float and long tensors (row,)."""
+        n = len(self.scale)
+        total, squares, count = (torch.zeros(n, device=self.device, dtype=torch.float64) for _ in range(3))
+        neuron = torch.zeros(n, dtype=torch.long, device=self.device)
+        for at in torch.arange(len(self), device=self.device).split(CHUNK):
+            x = self.signal(at).double()
+            row = self.row[at]
+            total.index_add_(0, row, x.sum(1))
+            squares.index_add_(0, row, x.square().sum(1))
+            count.index_add_(0, row, torch.full_like(row, x.shape[1], dtype=torch.float64))
+            neuron[row] = self.neuron[at]
+        mean = total / count.clamp(min=1)
+        return (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt().float(), neuron, count > 0

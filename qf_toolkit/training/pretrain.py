@@ -1,0 +1,254 @@
+"""Pre-training: the masked auto-encoder over all observations, neuron and stimulus ignored (paper 3.3)."""
+
+from dataclasses import asdict, fields
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..errors import QfError
+from ..models.quantformer import QuantFormer, QuantFormerConfig
+from ..recordings.trials import Window
+from .bank import CHUNK, Bank, pick_device
+from .forecaster import check_rate, check_unseen, seen_frames
+from .loop import LoopConfig, run
+from .saving import read_model, write_model
+
+
+class Autoencoder:
+    """A pre-trained QuantFormer auto-encoder with what it needs to be used again.
+
+    Attributes
+    ----------
+    module : QuantFormer
+    window : Window
+    normalise : str
+        "neuron" or "global": by what each neuron's signal is divided.
+    scale : dict
+        {neuron key: divisor}; "" is the pooled one.
+    seen : dict
+        Frames it was trained or validated on.
+    history : list of dict
+    scaling : dict or None
+        {neuron key: (mean, sd)} under signal="zscore".
+    """
+
+    kind = "autoencoder"
+    name = "QuantFormer auto-encoder"
+
+    def __init__(self, module, window, normalise, scale, seen, history, scaling=None):
+        self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
+        self.seen, self.history, self.scaling = seen, history, scaling
+
+    @property
+    def config(self):
+        """The QuantFormerConfig."""
+        return self.module.config
+
+    @property
+    def device(self):
+        return next(self.module.parameters()).device
+
+    def divisor(self, neuron):
+        """What the signal of a neuron is divided by; the pooled one for a neuron not seen in training."""
+        return self.scale.get(neuron, self.scale[""])
+
+    def prepare(self, trials):
+        """Check that trials fit (rate, window, signal) and give them this model's z-scores."""
+        return prepare(trials, self.config, self.window, self.scaling)
+
+    def codes(self, trials):
+        """Codes and reconstructions of whole windows of one session, unmasked.
+
+        Parameters
+        ----------
+        trials : Trials
+            Of one session.
+
+        Returns
+        -------
+        xarray.Dataset
+            `code` (trial, neuron, patch) int64, -1 where the window isn't whole; `reconstruction` (trial, neuron, time), units of the signal.
+        """
+        ds = self.prepare(trials).dataset()
+        x = ds[self.window.signal].values
+        whole = np.isfinite(x).all(-1)
+        divisor = np.array([self.divisor(str(n)) for n in ds["neuron"].values], np.float32)[:, None]
+        codes = np.full((*whole.shape, self.config.patches), -1)
+        out = np.full_like(x, np.nan)
+        flat = torch.from_numpy((x / divisor)[whole])
+        with torch.no_grad():
+            parts = [self.module(part.to(self.device)) for part in flat.split(CHUNK)]
+        if parts:
+            codes[whole] = torch.cat([p[1] for p in parts]).cpu().numpy()
+            out[whole] = torch.cat([p[0] for p in parts]).cpu().numpy()
+        dims = ("trial", "neuron")
+        return xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), out * divisor)}, ds.coords, ds.attrs)
+
+    def code_usage(self, trials):
+        """Share of the patches that each code takes.
+
+        Returns
+        -------
+        xarray.DataArray (code,)
+            attrs: perplexity, and codes_used (those with 0.2 % of the patches or more).
+        """
+        counts = np.zeros(self.config.codes)
+        for part in trials.by_session():
+            codes = self.codes(part)["code"].values
+            counts += np.bincount(codes[codes >= 0], minlength=self.config.codes)
+        share = counts / max(counts.sum(), 1)
+        perplexity = float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))
+        return xr.DataArray(share, dims="code", name="usage", attrs={"perplexity": perplexity, "codes_used": int((share >= 0.002).sum())})
+
+    def check_unseen(self, trials):
+        """Raise LeakageError where `trials` share a frame with pre-training."""
+        check_unseen(self.seen, trials, self.name)
+
+    def note(self):
+        """What goes into config.json."""
+        return {
+            "model": asdict(self.config), "window": asdict(self.window), "normalise": self.normalise, "scale": self.scale,
+            "seen": self.seen, "history": self.history, "scaling": self.scaling,
+        }  # fmt: skip
+
+    def save(self, folder):
+        """Write config.json and model.safetensors into `folder`."""
+        write_model(folder, self.kind, self.note(), self.module)
+
+    @classmethod
+    def load(cls, folder, device="auto"):
+        """Read what `save` wrote."""
+        note, tensors = read_model(folder, cls.kind)
+        return cls.from_note(note, tensors, pick_device(device))
+
+    @classmethod
+    def from_note(cls, note, tensors, device):
+        """Build from the content of config.json and the weights."""
+        module = QuantFormer(QuantFormerConfig(**note["model"]))
+        module.load_state_dict(tensors)
+        return cls(
+            module.to(device), Window(**note["window"]), note["normalise"], note["scale"], note["seen"], note["history"], note["scaling"]
+        )
+
+
+def prepare(trials, config, window, scaling):
+    """Trials checked against a model's rate and window, with the model's z-scores."""
+    check_rate(config.rate_hz, trials)
+    for name in ("baseline_s", "response_s", "f0_s", "signal"):
+        mine, theirs = getattr(window, name), getattr(trials.window, name)
+        if (abs(mine - theirs) > 1e-6) if not isinstance(mine, str) else mine != theirs:
+            raise QfError(f"{name}: expected {mine}, the model's, found {theirs}. Cut the trials with {name}={mine!r}.")
+    return trials if scaling is None else type(trials)(**{**vars(trials), "scaling": scaling})
+
+
+def pretrain(
+    split,
+    *,
+    config=None,
+    epochs=50,
+    batch_size=512,
+    lr=1e-4,
+    schedule="constant",
+    patience=0,
+    balance="weight",
+    normalise="neuron",
+    seed=0,
+    device="auto",
+    checkpoint=None,
+    resume=True,
+    progress=True,
+    **overrides,
+):
+    """Pre-train the vector-quantised masked auto-encoder on the training part, choosing the epoch on the validation part.
+
+    Parameters
+    ----------
+    split : Split
+    config : QuantFormerConfig, optional
+        rate_hz, n_baseline and n_response are always taken from the trials.
+    epochs, batch_size, lr, schedule, patience, seed
+        See `LoopConfig`; batch_size in observations.
+    balance : {"weight", "sample"}
+        Against the rarity of activations: the loss weight 1 + a beta of eq. 2 (paper), or as many inactive as active observations an
+        epoch (released code).
+    normalise : {"neuron", "global"}
+        Divide each neuron's signal by its own standard deviation over the training part, or all by the pooled one.
+    device : str
+    checkpoint : str or Path, optional
+        Folder from which an interrupted run goes on.
+    resume, progress : bool
+    **overrides
+        Fields of the config (patch_frames, codes, width, layers...).
+
+    Returns
+    -------
+    Autoencoder
+
+    Raises
+    ------
+    QfError
+        If sessions differ in rate, a setting is out of range, or no observation is left.
+    """
+    device = pick_device(device)
+    window, rate = split.train.window, split.train.rate_hz
+    n_baseline, n_response, _, _ = window.frames(rate)
+    known = {f.name for f in fields(QuantFormerConfig)}
+    if unknown := sorted(set(overrides) - known):
+        raise QfError(f"{unknown[0]}: no setting of pretrain or QuantFormerConfig; known: {', '.join(sorted(known))}.")
+    if balance not in ("weight", "sample"):
+        raise QfError(f"balance: expected 'weight' or 'sample', found {balance!r}.")
+    if normalise not in ("neuron", "global"):
+        raise QfError(f"normalise: expected 'neuron' or 'global', found {normalise!r}.")
+    base = asdict(config) if config else {}
+    config = QuantFormerConfig(**{**base, **overrides, "rate_hz": rate, "n_baseline": n_baseline, "n_response": n_response})
+    for part in (split.train, split.validation):
+        check_rate(rate, part)
+    scale = _scales(split.train, normalise, device)
+    everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
+    tokens = {s: 0 for p in (split.train, split.validation) for s in p.table["stimulus"]}
+    pooled = {n: scale.get(n, scale[""]) for n in everything}
+    train, validation = (Bank(p, everything, tokens, "category", device, pooled) for p in (split.train, split.validation))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = QuantFormer(config).to(device)
+    beta = train.beta() if balance == "weight" else 0.0
+    actives, others = (torch.nonzero(train.active == a).flatten() for a in (1, 0))
+
+    def draw():
+        if balance == "weight" or not len(actives):
+            return torch.randperm(len(train), device=device)
+        chosen = torch.cat([actives, others[torch.randperm(len(others), device=device)[: len(actives)]]])
+        return chosen[torch.randperm(len(chosen), device=device)]
+
+    def validate():
+        torch.manual_seed(0)  # the same masks every epoch
+        total = 0.0
+        for at in torch.arange(len(validation), device=device).split(CHUNK):
+            total += float(module.loss(validation.batch(at), validation.active[at], beta)) * len(at)
+        return {"score": total / len(validation)}
+
+    history = run(
+        module, draw, lambda at: module.loss(train.batch(at), train.active[at], beta), validate,
+        LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, patience=patience, seed=seed),
+        settings={"model": asdict(config), "window": asdict(window), "balance": balance, "normalise": normalise, "data": seen_frames(split.train)},
+        checkpoint=checkpoint, resume=resume, progress=progress, label="pre-training",
+    )  # fmt: skip
+    return Autoencoder(module, window, normalise, scale, seen_frames(split.train, split.validation), history, split.train.scaling)
+
+
+def _scales(trials, normalise, device):
+    """{neuron key: divisor} of the training part; "" is the pooled one."""
+    keys = trials.neurons
+    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(trials.table["stimulus"], 0), "category", device)
+    spread, neuron, counted = bank.spread()
+    spread, neuron = spread[counted].cpu().numpy(), neuron[counted].cpu().numpy()
+    pooled = float(np.sqrt(np.mean(np.square(spread)))) or 1.0
+    scale = {"": pooled}
+    if normalise == "global":
+        return {**scale, **dict.fromkeys(keys, pooled)}
+    for i, n in enumerate(keys):
+        mine = spread[neuron == i]
+        # a nearly silent neuron would otherwise have its noise blown up to the size of the others' responses
+        scale[n] = max(float(np.sqrt(np.mean(np.square(mine)))), 0.1 * pooled) if len(mine) else pooled
+    return scale

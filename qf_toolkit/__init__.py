@@ -1,1 +1,75 @@
-"""Forecast neural activity from two-photon calcium recordings, and see why the model says so."""
+"""Forecast neural activity from two-photon calcium recordings, and see why the model says so.
+
+Names are imported when first used, so that `import qf_toolkit` is quick and needs neither pynwb nor matplotlib.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .errors import QfError
+
+if TYPE_CHECKING:  # for editors and the type checker
+    from .evaluation.table import evaluate, evaluate_classifier, show
+    from .models.quantformer import QuantFormerConfig
+    from .recordings.arrays import from_arrays
+    from .recordings.nwb import read_nwb
+    from .recordings.session import new_session
+    from .recordings.simulate import simulate
+    from .recordings.splits import leave_one_out, split_blocks, split_chronological
+    from .recordings.store import Store, open_store
+    from .recordings.suite2p import read_suite2p
+    from .training.downstream import fit_classifier, fit_forecaster
+    from .training.pretrain import pretrain
+    from .training.saving import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "QfError",
+    "QuantFormerConfig",
+    "Store",
+    "__version__",
+    "evaluate",
+    "evaluate_classifier",
+    "fit_classifier",
+    "fit_forecaster",
+    "from_arrays",
+    "leave_one_out",
+    "load",
+    "new_session",
+    "open_store",
+    "pretrain",
+    "read_nwb",
+    "read_suite2p",
+    "show",
+    "simulate",
+    "split_blocks",
+    "split_chronological",
+]
+
+_HOME = {
+    "recordings.store": ("Store", "open_store"),
+    "recordings.session": ("new_session",),
+    "recordings.simulate": ("simulate",),
+    "recordings.arrays": ("from_arrays",),
+    "recordings.nwb": ("read_nwb",),
+    "recordings.suite2p": ("read_suite2p",),
+    "recordings.splits": ("split_blocks", "split_chronological", "leave_one_out"),
+    "models.quantformer": ("QuantFormerConfig",),
+    "training.pretrain": ("pretrain",),
+    "training.downstream": ("fit_forecaster", "fit_classifier"),
+    "training.saving": ("load",),
+    "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULE_OF})

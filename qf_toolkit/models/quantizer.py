@@ -75,25 +75,26 @@ class Quantizer(nn.Module):
         codes : long tensor, shape (B, P)
         loss : tensor, scalar; 0 in eval
         """
+        if self.training:
+            self._replace_unused(z.detach(), used)  # before the graph is built: autograd must not see the codebook change
         codes = self.nearest(z)
         if not self.training:
             return self.vectors[codes], codes, z.new_zeros(())
+        self.last_used[codes if used is None else codes[used]] = self.step
         e = self.vectors[codes]
         weight = torch.ones_like(codes, dtype=z.dtype) if used is None else used.to(z.dtype)
         each = (1 - self.beta) * (z - e.detach()).square().mean(-1) + self.beta * (z.detach() - e).square().mean(-1)
         loss = (each * weight).sum() / weight.sum().clamp(min=1)
         out = _StraightThrough.apply(z, e.to(z.dtype), self.sync)
-        self._replace_unused(z.detach(), codes, weight > 0)
         return out, codes, loss
 
     @torch.no_grad()
-    def _replace_unused(self, z, codes, used):
+    def _replace_unused(self, z, used):
         self.step += 1
-        self.last_used[codes[used]] = self.step
         if not self.replace_every or int(self.step) % self.replace_every:
             return
         dead = torch.nonzero(self.last_used <= self.step - self.replace_every).flatten()
-        pool = z[used].float()
+        pool = (z.flatten(0, -2) if used is None else z[used]).float()
         if not len(dead) or not len(pool):
             return
         new = pool[torch.randint(len(pool), (len(dead),), device=pool.device)]

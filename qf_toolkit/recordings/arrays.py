@@ -90,7 +90,9 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
         raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found {x.dtype} of shape {x.shape}. Save the traces alone.")
     if orientation is None:
         if x.shape[0] == x.shape[1]:
-            raise SessionError(f"{path}: expected more frames than neurons, found shape {x.shape}. Pass orientation='neuron,frame' or 'frame,neuron'.")
+            raise SessionError(
+                f"{path}: expected more frames than neurons, found shape {x.shape}. Pass orientation='neuron,frame' or 'frame,neuron'."
+            )
         orientation = ORIENTATIONS[0] if x.shape[1] > x.shape[0] else ORIENTATIONS[1]
     if orientation not in ORIENTATIONS:
         raise QfError(f"orientation: expected one of {ORIENTATIONS}, found {orientation!r}.")
@@ -208,7 +210,9 @@ def as_trials(trials, rate_hz, frame_time=None):
         _check_inside(seconds, frame_time)
         out["onset_frame"] = frames_at(seconds, rate_hz, frame_time)
     else:
-        raise SessionError(f"trials: expected a column onset_frame or onset_s, found {', '.join(table.columns) or 'none'}. Rename the column of onsets.")
+        raise SessionError(
+            f"trials: expected a column onset_frame or onset_s, found {', '.join(table.columns) or 'none'}. Rename the column of onsets."
+        )
     if "offset_frame" in table:
         out["offset_frame"] = _whole(table["offset_frame"], "offset_frame")
     elif "offset_s" in table:
@@ -293,7 +297,9 @@ def _numbers(column, name):
     bad = ~np.isfinite(numbers)
     if bad.any():
         row = int(np.argmax(bad))
-        raise SessionError(f"trials: expected numbers in {name}, found {column.iloc[row]!r} in row {row} ({int(bad.sum())} such rows). Mend or remove them.")
+        raise SessionError(
+            f"trials: expected numbers in {name}, found {column.iloc[row]!r} in row {row} ({int(bad.sum())} such rows). Mend or remove them."
+        )
     return numbers
 
 
@@ -301,7 +307,9 @@ def _whole(column, name):
     numbers = _numbers(column, name)
     if (numbers != np.round(numbers)).any():
         row = int(np.argmax(numbers != np.round(numbers)))
-        raise SessionError(f"trials: expected whole numbers in {name}, found {numbers[row]:g} in row {row}. Give seconds in a column onset_s instead.")
+        raise SessionError(
+            f"trials: expected whole numbers in {name}, found {numbers[row]:g} in row {row}. Give seconds in a column onset_s instead."
+        )
     return numbers.astype(np.int64)
 
 

@@ -59,7 +59,11 @@ def condition_key(stimulus, features):
     for name, value in features.items():
         if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
             continue
-        text = f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
+        if isinstance(value, int | float | np.number):
+            # six digits hide the rounding of stored floats, but would make one of two large ids
+            text = str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else f"{value:g}"
+        else:
+            text = str(value)
         parts.append(f"{name}={text}")
     return f"{stimulus}/{','.join(parts) or 'blank'}"
 
@@ -128,6 +132,8 @@ def new_session(
             raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate_hz!r}. Pass rate_hz or frame_time.")
         frame_time = np.arange(n_frames) / float(rate_hz)
     frame_time = np.asarray(frame_time, dtype=np.float64)
+    if frame_time.shape != (n_frames,):
+        raise SessionError(f"frame_time: expected {n_frames} seconds, one a frame, found shape {frame_time.shape}. Are the traces transposed?")
     if rate_hz is None and len(frame_time) > 1:
         rate_hz = 1.0 / np.median(np.diff(frame_time))
     cells = [str(c) for c in (range(n_neurons) if cells is None else cells)]
@@ -191,7 +197,7 @@ def _trial_coords(trials):
         values = table[name]
         numeric = pd.to_numeric(values, errors="coerce")
         is_text = numeric.isna() & values.notna()
-        coords[name] = ("trial", values.astype(str).to_numpy(dtype=object) if is_text.any() else numeric.to_numpy(dtype=np.float64))
+        coords[name] = ("trial", values.where(values.notna(), "").astype(str).to_numpy(dtype=object) if is_text.any() else numeric.to_numpy(dtype=np.float64))
     return coords
 
 

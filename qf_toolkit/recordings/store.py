@@ -110,10 +110,8 @@ class Store:
         if path.exists() and not overwrite:
             raise QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
         with atomic_path(path) as tmp:
-            try:
-                session.to_netcdf(tmp, engine="h5netcdf")
-            except RuntimeError as e:  # HDF5 reports some failed writes this way
-                raise OSError(str(e)) from e
+            # built in memory first: HDF5 crashes the interpreter at its exit when the disk fills up under an open file
+            tmp.write_bytes(session.to_netcdf(engine="h5netcdf"))
             if path.exists():
                 previous = _previous(path)
                 previous.unlink(missing_ok=True)

@@ -66,12 +66,16 @@ def read_suite2p(
         raise SessionError(f"{folder}: expected at least 1 cell, found none among the ROIs by iscell.npy. Pass iscell=False to keep all ROIs.")
     if rate_hz is None:
         if max(rates) > 1.02 * min(rates):
-            raise SessionError(f"{folder}: expected planes of one rate, found fs {min(rates):g} to {max(rates):g} Hz in ops.npy. Pass plane=... for one of them.")
+            raise SessionError(
+                f"{folder}: expected planes of one rate, found fs {min(rates):g} to {max(rates):g} Hz in ops.npy. Pass plane=... for one of them."
+            )
         rate_hz = rates[0]
     lengths = [p.shape[1] for p in parts]
     # the planes are scanned in turn, so that the last sweep may miss the later ones
     if max(lengths) - min(lengths) > 1:
-        raise SessionError(f"{folder}: expected planes of equal length, found {min(lengths)} to {max(lengths)} frames. Pass plane=... for one of them.")
+        raise SessionError(
+            f"{folder}: expected planes of equal length, found {min(lengths)} to {max(lengths)} frames. Pass plane=... for one of them."
+        )
     traces = np.concatenate([p[:, : min(lengths)] for p in parts])
     name = _recording_name(folder)
     kept = f"{len(cells)} ROIs, {'cells by iscell.npy' if iscell else 'iscell.npy not used'}"
@@ -120,7 +124,9 @@ def _read_plane(path, neuropil, iscell):
             raise QfError(f"{path}: expected iscell.npy, found none. Pass iscell=False to keep all ROIs.")
         table = load_npy(path / "iscell.npy")
         if table.ndim not in (1, 2) or len(table) != len(f):
-            raise SessionError(f"{path}: expected {len(f)} rows in iscell.npy, as in F.npy, found shape {table.shape}. They are of two runs: run suite2p again.")
+            raise SessionError(
+                f"{path}: expected {len(f)} rows in iscell.npy, as in F.npy, found shape {table.shape}. They are of two runs: run suite2p again."
+            )
         keep = (table if table.ndim == 1 else table[:, 0]).astype(bool)
     traces = f[keep].astype(np.float32)
     if neuropil:
@@ -146,7 +152,7 @@ class _OpsUnpickler(pickle.Unpickler):
     SAFE = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
 
     def find_class(self, module, name):
-        if module.startswith("numpy") and name in self.SAFE:
+        if module.split(".")[0] == "numpy" and name in self.SAFE:
             # numpy 1 wrote numpy.core, numpy 2 reads numpy._core
             return super().find_class(re.sub(r"^numpy\.core\b", "numpy._core", module), name)
         allowed = {("_codecs", "encode"), ("collections", "OrderedDict"), ("builtins", "set"), ("builtins", "slice"), ("builtins", "complex")}
@@ -154,7 +160,7 @@ class _OpsUnpickler(pickle.Unpickler):
             return super().find_class(module, name)
         if module.startswith("pathlib") and name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"):
             return lambda *parts: "/".join(map(str, parts))  # a Windows path can't be built elsewhere, and none is needed
-        if module == "datetime":
+        if module == "datetime" and name in ("datetime", "date", "time", "timedelta"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} is not read, as it could run code")
 

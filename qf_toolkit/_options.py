@@ -1,0 +1,145 @@
+"""The options of `qf`, with an example under every --help."""
+
+import argparse
+
+from . import __version__
+
+# one option a line reads better than what the formatter makes of it
+# fmt: off
+
+
+def build_parser(readers, run):
+    """The parser of `qf`.
+
+    Parameters
+    ----------
+    readers : sequence of str
+        Kinds of recordings that can be imported.
+    run : mapping of str to callable
+        Command to the function that runs it, which lands in `run` of the parsed options.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    top = argparse.ArgumentParser(
+        prog="qf", description="Forecast neural activity from two-photon calcium recordings.", formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  qf simulate store\n  qf pretrain store --out runs/base\n"
+        "  qf fit store --pretrained runs/base --task forecast --out runs/forecast\n  qf evaluate store --model runs/forecast --out table.csv",
+    )
+    top.add_argument("--version", action="version", version=f"qf {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, text, example):
+        p = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        p.set_defaults(run=run[name])
+        p.add_argument("--quiet", action="store_true", help="no progress bars")
+        return p
+
+    p = command("simulate", "record a simulated visual cortex with known truth", "qf simulate data/sim --neurons 40 --sessions A B --seed 1")
+    p.add_argument("store", metavar="STORE", help="folder, made where missing")
+    p.add_argument("--sessions", nargs="+", choices=("A", "B", "C"), default=["A"], help="A drifting gratings; B images, static gratings; C noise")
+    p.add_argument("--neurons", dest="n_neurons", type=int, metavar="N", help="how many (60)")
+    p.add_argument("--repeats", type=int, metavar="N", help="repeats of a drifting grating (15)")
+    p.add_argument("--directions", type=int, metavar="N", help="directions of the drifting gratings (8)")
+    p.add_argument("--temporal-frequencies", type=int, metavar="N", help="temporal frequencies of the drifting gratings (5)")
+    p.add_argument("--image-repeats", type=int, metavar="N", help="repeats of an image or static grating (50)")
+    p.add_argument("--subject", default="sim1", help="another name is another mouse (sim1)")
+    p.add_argument("--seed", type=int, default=0, help="the same seed gives the same bits (0)")
+
+    p = command("import", "import recordings into a store", "qf import nwb recordings/*.nwb --store data/store")
+    p.add_argument("kind", choices=tuple(readers), metavar="{" + ",".join(readers) + "}", help="what the sources are")
+    p.add_argument("sources", nargs="+", metavar="SOURCE", help="NWB 2 files or folders of them; suite2p folder; .npy or .npz")
+    p.add_argument("--store", required=True, help="folder, made where missing")
+    p.add_argument("--rate", dest="rate_hz", type=float, metavar="HZ", help="frames a second (suite2p, arrays)")
+    p.add_argument("--trials", metavar="CSV", help="a row a trial, onset_frame or onset_s; for nwb the name of a table, where there are several")
+    p.add_argument("--subject", help="name of the animal")
+    p.add_argument("--session", help="name of the recording")
+    p.add_argument("--signal", choices=("fluorescence", "dff"), help="arrays: what they are (fluorescence); nwb: which, where both are there")
+    p.add_argument("--neuropil", type=float, metavar="FACTOR", help="suite2p: F - FACTOR * Fneu (0.7)")
+    p.add_argument("--stimulus", help="nwb: stimulus category of all trials")
+    p.add_argument("--condition-columns", nargs="+", metavar="COLUMN", help="nwb: columns of the trial table that make the condition")
+    p.add_argument("--plane", help="nwb, suite2p: one of several planes")
+    p.add_argument("--key", help="arrays: name of the array inside an .npz file")
+    p.add_argument("--matched", action="store_true", default=None, help="nwb, arrays: a cell of that name is the same cell in every session")
+    p.add_argument("--overwrite", action="store_true", help="replace sessions that are in the store")
+
+    p = command("info", "show what a store or one session holds", "qf info data/store mouse1/day1")
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("session", nargs="?", metavar="SESSION", help="key subject/session")
+
+    p = command("pretrain", "train the auto-encoder on the training part", "qf pretrain data/store --out runs/base --f0 1 --epochs 20")
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("--out", required=True, metavar="MODEL_DIR")
+    _add_window(p)
+    _add_training(p)
+    g = p.add_argument_group("model")
+    g.add_argument("--patch-frames", type=int, metavar="N", help="frames a patch (16)")
+    g.add_argument("--layers", type=int, metavar="N", help="of encoder and decoder (6)")
+    g.add_argument("--width", type=int, metavar="N", help="of the model (128)")
+    g.add_argument("--heads", type=int, metavar="N", help="of attention (8)")
+    g.add_argument("--codes", type=int, metavar="N", help="in the codebook (32)")
+    g.add_argument("--stim-token", choices=("condition", "category"), help="what has a token; category where a condition is shown once")
+
+    p = command("fit", "fit a forecaster or an activation classifier", "qf fit data/store --pretrained runs/base --task forecast --out runs/forecast")
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("--pretrained", required=True, metavar="DIR", help="what `qf pretrain` saved")
+    p.add_argument("--task", choices=("forecast", "activation"), default="forecast")
+    p.add_argument("--out", required=True, metavar="MODEL_DIR")
+    p.add_argument("--tuning", choices=("prompt", "fine"), help="prompt: tokens and head alone; fine: the encoder, too (fine)")
+    _add_window(p)
+    _add_training(p)
+
+    p = command("forecast", "write a model's predictions as netCDF", "qf forecast data/store --model runs/forecast --out forecasts.nc --part test")
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("--model", required=True, metavar="DIR")
+    p.add_argument("--out", required=True, metavar="FILE")
+    p.add_argument("--part", choices=("test", "validation", "train", "all"), default="test")
+    p.add_argument("--decode", choices=("soft", "argmax", "sample"), help="how codes become traces; the model's own where left out")
+    _add_window(p)
+
+    p = command("evaluate", "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast")
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("--model", required=True, nargs="+", metavar="DIR", help="one or several; the first one's window and split are used")
+    p.add_argument("--out", metavar="CSV", help="write the table")
+    p.add_argument("--figures", metavar="DIR", help="write forecasts beside the truth, svg and png")
+    p.add_argument("--ceiling", action="store_true", help="add the best possible forecast (simulated data alone)")
+    _add_window(p)
+
+    p = command("demo", "simulate, train, forecast and evaluate, in some minutes", "qf demo --out demo --size small")
+    p.add_argument("--out", default="demo", metavar="DIR")
+    p.add_argument("--size", choices=("full", "small", "tiny"), default="full")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda...")
+    return top
+
+
+def _add_window(p):
+    g = p.add_argument_group("window and split", "Left out, they are those the model was trained with; for `pretrain` the value in brackets.")
+    g.add_argument("--stimulus", nargs="+", metavar="NAME", help="stimulus categories (all)")
+    g.add_argument("--session", nargs="+", metavar="KEY", help="sessions, subject/session (all)")
+    g.add_argument("--subject", nargs="+", metavar="NAME", help="subjects (all)")
+    g.add_argument("--baseline", dest="baseline_s", type=float, metavar="S", help="seconds before the onset (3)")
+    g.add_argument("--response", dest="response_s", type=float, metavar="S", help="seconds from the onset on (2)")
+    g.add_argument("--f0", dest="f0_s", type=float, metavar="S", help="F0 is the mean of the baseline's last S seconds (2)")
+    g.add_argument("--score", dest="score_s", type=float, metavar="S", help="part of the response that is labelled and scored (all of it)")
+    g.add_argument("--signal", choices=("dff", "zscore"), help="what is forecast (dff)")
+    g.add_argument("--split", choices=("blocks", "chronological"), help="test on a block, or on the end of every session (blocks)")
+    g.add_argument("--test", type=float, metavar="X", help="position of the test block (-1, the last), or share of the trials (1/3)")
+    g.add_argument("--validation", type=float, metavar="SHARE", help="end of each training block (0.15)")
+    g.add_argument("--gap", dest="gap_s", type=float, metavar="S", help="chronological: seconds between training and test (a window)")
+
+
+def _add_training(p):
+    g = p.add_argument_group("training")
+    g.add_argument("--epochs", type=int, metavar="N")
+    g.add_argument("--batch", dest="batch_size", type=int, metavar="N", help="observations a step (512)")
+    g.add_argument("--lr", type=float, metavar="RATE")
+    g.add_argument("--seed", type=int, default=0)
+    g.add_argument("--device", default="auto", help="auto, cpu, cuda...")
+    how = g.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on from a checkpoint in --out where there is one (this is the default)")
+    how.add_argument("--fresh", action="store_true", help="start anew")

@@ -1,0 +1,363 @@
+"""`qf`: the library from a shell. Thin: every command reads its options, calls the library and prints what came of it.
+
+Exit codes: 0 well, 1 some of several recordings could not be imported, 2 bad input or use, 130 stopped with Ctrl-C.
+"""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from . import __version__
+from ._files import atomic_path, write_text
+from ._options import build_parser
+from .errors import DamagedFileError, QfError
+
+# what `pretrain` takes where an option is left out; `fit`, `forecast` and `evaluate` take what the model was trained with
+TRIALS = {
+    "stimulus": None, "session": None, "subject": None, "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff",
+}  # fmt: skip
+SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
+CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "stim_token")
+READERS = {
+    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched"},
+    "suite2p": {"rate_hz", "trials", "subject", "session", "neuropil", "plane"},
+    "arrays": {"rate_hz", "signal", "trials", "subject", "session", "key", "matched"},
+}
+
+
+def main(argv=None):
+    """Run `qf`.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments, those of the process where left out.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    args = build_parser(READERS, RUN).parse_args(argv)
+    with warnings.catch_warnings():
+        # a library's notes to its programmers are none of the user's business; all others are one line each
+        for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        warnings.showwarning = _one_line
+        try:
+            code = args.run(args)
+            sys.stdout.flush()
+            return code or 0
+        except KeyboardInterrupt:
+            print("qf: stopped; the same command again goes on from the last checkpoint, where there is one.", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # whoever read our output has closed it (`qf info | head`): nobody is left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (QfError, OSError) as error:
+            print(f"qf: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except ModuleNotFoundError as error:
+            print(
+                f"qf: {error.name} is not installed. Install it: pip install 'qf_toolkit[nwb]' (pynwb) or pip install {error.name}", file=sys.stderr
+            )
+            return 2
+
+
+def _one_line(message, category, filename, lineno, file=None, line=None):
+    print(f"qf: note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def _simulate(args):
+    from .recordings.simulate import simulate
+
+    sizes = {
+        n: getattr(args, n) for n in ("n_neurons", "repeats", "directions", "temporal_frequencies", "image_repeats") if getattr(args, n) is not None
+    }
+    store = simulate(args.store, sessions=tuple(args.sessions), seed=args.seed, subject=args.subject, **sizes)
+    _print_store(store)
+
+
+def _import(args):
+    from .recordings.store import Store
+
+    options = _options(args, sorted(set().union(*READERS.values())))
+    wrong = sorted(set(options) - READERS[args.kind])
+    if wrong:
+        flag = {n: "--" + n.removesuffix("_hz").replace("_", "-") for n in options | dict.fromkeys(READERS[args.kind])}
+        known = ", ".join(flag[n] for n in sorted(READERS[args.kind]))
+        raise QfError(f"{flag[wrong[0]]}: expected an option of import {args.kind}, which are {known}. Leave it out.")
+    sources = [p for s in args.sources for p in _sources(args.kind, Path(s))]
+    if len(sources) > 1 and args.session is not None:
+        raise QfError(f"--session: expected one recording to name so, found {len(sources)}. Import them one by one, or leave it out.")
+    store = Store(args.store, create=True)
+    failed = []
+    for path in _progress(sources, args, "import"):
+        try:
+            sessions = _read(args.kind, path, options)
+            # a reader of several planes gives several Sessions
+            for ds in sessions if isinstance(sessions, list | tuple) else [sessions]:
+                key = store.add(ds, overwrite=args.overwrite)
+                info = store.info(key)
+                flagged = ", ".join(f"{n} {why}" for why, n in info["flagged"].items()) or "none"
+                size = f"{info['neurons']} neurons, {info['frames']} frames at {info['rate_hz']:.4g} Hz, {info['trials']} trials"
+                _say(f"{key}: {size}, flagged: {flagged}")
+        except (QfError, OSError) as error:
+            failed.append((path, error))
+    for path, error in failed:
+        text = " ".join(str(error).split())
+        print(f"qf: {text if str(path) in text else f'{path}: {text}'}", file=sys.stderr)
+    if failed:
+        print(f"qf: {len(failed)} of {len(sources)} recordings were not imported.", file=sys.stderr)
+    return 0 if not failed else 1 if len(failed) < len(sources) else 2
+
+
+def _sources(kind, path):
+    if not path.exists():
+        raise QfError(f"{path}: expected a file or folder, found nothing there. Check the path.")
+    if kind == "nwb" and path.is_dir():
+        files = sorted(path.rglob("*.nwb"))
+        if not files:
+            raise QfError(f"{path}: expected .nwb files in the folder, found none. Give the files themselves.")
+        return files
+    return [path]
+
+
+def _read(kind, path, options):
+    if kind == "nwb":
+        from .recordings.nwb import read_nwb
+
+        return read_nwb(path, **options)
+    if kind == "suite2p":
+        from .recordings.suite2p import read_suite2p
+
+        return read_suite2p(path, **options)
+    from .recordings.arrays import read_arrays
+
+    if "rate_hz" not in options:
+        raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30.")
+    return read_arrays(path, **{"signal": "fluorescence", **options})
+
+
+def _info(args):
+    from .recordings.store import Store
+
+    store = Store(args.store)
+    if args.session is None:
+        return _print_store(store)
+    info = store.info(args.session)
+    for name, value in info.items():
+        if name == "flagged":
+            value = ", ".join(f"{n} {why}" for why, n in value.items()) or "none"
+        print(f"{name:16} {value}")
+    rows = store.index
+    rows = rows[rows["session"] == args.session]
+    if len(rows):
+        print()
+        table = rows.groupby("stimulus").agg(trials=("trial", "size"), conditions=("condition", "nunique"), blocks=("block", "nunique"))
+        print(table.to_string())
+    return 0
+
+
+def _print_store(store):
+    import pandas as pd
+
+    rows, damaged = [], []
+    for key in sorted(store.keys()):
+        try:
+            info = store.info(key)
+            flagged = ", ".join(f"{n} {why}" for why, n in info["flagged"].items()) or "-"
+            rows.append([key, info["neurons"], info["minutes"], f"{info['rate_hz']:.4g}", info["signal"], info["trials"], flagged])
+        except (DamagedFileError, QfError) as error:
+            damaged.append(error)
+    if rows:
+        print(pd.DataFrame(rows, columns=["session", "neurons", "minutes", "Hz", "signal", "trials", "flagged"]).to_string(index=False))
+    elif not damaged:
+        print(f"{store.path} holds no session yet.")
+    for error in damaged:
+        print(f"qf: {error}", file=sys.stderr)
+    if damaged:
+        return 2
+    index = store.index
+    if len(index):
+        table = index.groupby("stimulus").agg(sessions=("session", "nunique"), trials=("trial", "size"), conditions=("condition", "nunique"))
+        print(f"\n{table.to_string()}")
+    return 0
+
+
+# ---------------------------------------------------------------- models
+
+
+def _settings(args, base):
+    """The window and split options: those given, over those in `base`."""
+    return {n: getattr(args, n) if getattr(args, n) is not None else default for n, default in base.items()}
+
+
+def make_split(store, settings):
+    """Trials of a store and their split, from the options that `run.json` keeps.
+
+    Parameters
+    ----------
+    store : str or Path
+    settings : dict
+        Keys of TRIALS and SPLIT.
+
+    Returns
+    -------
+    Split
+    """
+    from .recordings.splits import split_blocks, split_chronological
+    from .recordings.store import Store
+
+    trials = Store(store).trials(**{n: settings[n] for n in TRIALS})
+    test, validation = settings["test"], settings["validation"]
+    if settings["split"] == "chronological":
+        return split_chronological(trials, 1 / 3 if test is None else test, validation, settings["gap_s"])
+    if settings["gap_s"] is not None:
+        raise QfError("--gap: expected only with --split chronological; blocks are apart as recorded. Leave it out.")
+    if test is not None and test != int(test):
+        raise QfError(f"--test: expected the position of a block with --split blocks, found {test:g}. Give a whole number, -1 is the last.")
+    return split_blocks(trials, -1 if test is None else int(test), validation)
+
+
+def _run_of(folder):
+    """The options a saved model was trained with."""
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise QfError(f"{folder}: expected a model saved by `qf pretrain` or `qf fit`, found no run.json in it. Check the folder.")
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return {n: run["settings"][n] for n in (*TRIALS, *SPLIT)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path}: can't be read ({error}). Train the model again into that folder.") from error
+
+
+def _finish(model, out, settings):
+    model.save(out)
+    write_text(Path(out) / "run.json", json.dumps({"qf_toolkit": __version__, "settings": settings}, indent=2) + "\n")
+    print(f"saved in {out}")
+
+
+def _options(args, names):
+    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+
+
+def _how(args):
+    """What every training takes: seed, where to go on from."""
+    return {"seed": args.seed, "checkpoint": Path(args.out) / "checkpoint", "resume": not args.fresh, "progress": not args.quiet}
+
+
+def _pretrain(args):
+    from .training.pretrain import pretrain
+
+    settings = _settings(args, {**TRIALS, **SPLIT})
+    split = make_split(args.store, settings)
+    print(split)
+    options = _options(args, (*CONFIG, "epochs", "batch_size", "lr"))
+    model = pretrain(split, device=args.device, **options, **_how(args))
+    _finish(model, args.out, settings)
+
+
+def _fit(args):
+    from .training.downstream import fit_classifier, fit_forecaster
+    from .training.saving import load
+
+    settings = _settings(args, _run_of(args.pretrained))
+    split = make_split(args.store, settings)
+    print(split)
+    fit = fit_forecaster if args.task == "forecast" else fit_classifier
+    options = _options(args, ("epochs", "batch_size", "lr", "tuning"))
+    model = fit(load(args.pretrained, device=args.device), split, **options, **_how(args))
+    _finish(model, args.out, settings)
+
+
+def _part(split, part):
+    if part != "all":
+        return getattr(split, part)
+    table = split.fitting.table.merge(split.test.table, how="outer")
+    from dataclasses import replace
+
+    return replace(split.fitting, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
+
+
+def _forecast(args):
+    from .training.saving import load
+
+    model = load(args.model)
+    if args.decode is not None:
+        if not hasattr(model, "decode"):
+            raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
+        model.decode = args.decode
+    trials = _part(make_split(args.store, _settings(args, _run_of(args.model))), args.part)
+    write_forecasts(model.predict(trials), args.out)
+    print(f"{len(trials)} trials forecast: {args.out}")
+
+
+def write_forecasts(ds, path):
+    """Write what `predict` returned as netCDF, all of it or nothing.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+    path : str or Path
+
+    Raises
+    ------
+    QfError
+        If the disk is full or the folder can't be written.
+    """
+    with atomic_path(path) as tmp:
+        try:
+            ds.to_netcdf(tmp, engine="h5netcdf")
+        except RuntimeError as e:  # HDF5 reports some failed writes this way
+            raise OSError(str(e)) from e
+
+
+def _evaluate(args):
+    from .demo import report
+    from .training.saving import load
+
+    models = [load(folder) for folder in args.model]
+    split = make_split(args.store, _settings(args, _run_of(args.model[0])))
+    print(split)
+    report(models, split, out=args.out, figures=args.figures, ceiling=args.ceiling)
+
+
+def _demo(args):
+    from .demo import demo
+
+    demo(args.out, size=args.size, seed=args.seed, device=args.device, progress=not args.quiet)
+
+
+def _progress(items, args, label):
+    from tqdm.auto import tqdm
+
+    return tqdm(items, desc=label, unit="file", disable=args.quiet or len(items) < 2)
+
+
+def _say(text):
+    from tqdm.auto import tqdm
+
+    tqdm.write(text)  # does not break the bar
+
+
+RUN = {
+    "simulate": _simulate,
+    "import": _import,
+    "info": _info,
+    "pretrain": _pretrain,
+    "fit": _fit,
+    "forecast": _forecast,
+    "evaluate": _evaluate,
+    "demo": _demo,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The demo: a simulated mouse is recorded, a model is trained on it, and its forecasts are laid beside the truth."""
+
+import json
+import shutil
+from pathlib import Path
+
+from . import __version__
+from ._files import atomic_path, write_text
+from .errors import QfError
+
+# full: at most 5 minutes on 2 CPU cores; small: what .ci/run does, under 2; tiny: for the tests
+SIZES = {
+    "full": {
+        "simulate": {"n_neurons": 40, "repeats": 15, "directions": 8, "temporal_frequencies": 2},
+        "config": {"width": 64, "layers": 2, "heads": 4, "patch_frames": 10},
+        "pretrain": {"epochs": 10},
+        "forecaster": {"epochs": 8},
+        "classifier": {"epochs": 4},
+    },
+    "small": {
+        "simulate": {"n_neurons": 20, "repeats": 12, "directions": 4, "temporal_frequencies": 2},
+        "config": {"width": 32, "layers": 2, "heads": 4, "patch_frames": 10},
+        "pretrain": {"epochs": 6},
+        "forecaster": {"epochs": 6},
+        "classifier": {"epochs": 3},
+    },
+    "tiny": {
+        "simulate": {"n_neurons": 5, "repeats": 15, "directions": 2, "temporal_frequencies": 1, "gap_s": 6.0},
+        "config": {"width": 16, "layers": 1, "heads": 2, "patch_frames": 15, "codes": 8},
+        "pretrain": {"epochs": 1},
+        "forecaster": {"epochs": 1},
+        "classifier": {"epochs": 1},
+    },
+}
+MADE = ("store", "autoencoder", "forecaster", "classifier", "figures")
+MARK = "demo.json"
+
+
+def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
+    """Run the demo, printing as it goes. Interrupted, the same call goes on where it was.
+
+    Parameters
+    ----------
+    out : str or Path
+        Folder of everything it makes; a former demo in it is replaced.
+    size : {"full", "small", "tiny"}
+    seed : int
+        Of the simulation and of the training.
+    device : str
+    progress : bool
+        Show bars.
+
+    Returns
+    -------
+    list of Path
+        The table of the forecasts, that of the activations, and the figures.
+
+    Raises
+    ------
+    QfError
+        If the folder holds something else, or can't be written.
+    """
+    from .recordings.simulate import simulate
+    from .recordings.store import Store
+    from .training.downstream import fit_classifier, fit_forecaster
+    from .training.pretrain import pretrain
+
+    if size not in SIZES:
+        raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
+    out, plan = Path(out), SIZES[size]
+    _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "plan": plan})
+    common = {"seed": seed, "progress": progress}
+
+    print(f"1. a simulated mouse sees drifting gratings (size {size}, seed {seed})")
+    store = Store(out / "store", create=True)
+    if "sim1/A" not in store:
+        store = simulate(out / "store", sessions=("A",), seed=seed, **plan["simulate"])
+    split = _split(store)
+    print(f"   {split.train}\n   {split}")
+    print("2. pre-training: the auto-encoder learns a code book of activity patterns")
+    model = pretrain(split, checkpoint=out / "autoencoder" / "checkpoint", device=device, **plan["config"], **plan["pretrain"], **common)
+    model.save(out / "autoencoder")
+    print("3. fitting the forecaster and the activation classifier")
+    forecaster = fit_forecaster(model, split, checkpoint=out / "forecaster" / "checkpoint", **plan["forecaster"], **common)
+    forecaster.save(out / "forecaster")
+    classifier = fit_classifier(model, split, checkpoint=out / "classifier" / "checkpoint", **plan["classifier"], **common)
+    classifier.save(out / "classifier")
+    print("4. forecasts of the last block, which no model has seen\n")
+    paths = report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True)
+    write_text(out / MARK, json.dumps({**json.loads((out / MARK).read_text(encoding="utf-8")), "done": True}, indent=2) + "\n")
+    return paths
+
+
+def _split(store):
+    """Gratings are 3 s apart, so F0 is taken from the grey second before each. A blank sweep too rare to be in every block is left out."""
+    from .recordings.splits import split_blocks
+
+    table = store.index
+    blocks = table.groupby("condition")["block"].nunique()
+    known = sorted(blocks.index[blocks == table["block"].nunique()])
+    return split_blocks(store.trials(stimulus="drifting_gratings", condition=known, baseline_s=3.0, response_s=2.0, f0_s=1.0))
+
+
+def _prepare(out, settings):
+    """An interrupted demo of the same settings is gone on with; a finished or other one makes room; anything else is left alone."""
+    mark = out / MARK
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not mark.is_file()):
+        raise QfError(f"{out}: expected a new folder or that of a former demo, found something else. Choose another with --out.")
+    if mark.is_file():
+        if mark.read_text(encoding="utf-8") == json.dumps(settings, indent=2) + "\n":
+            print("going on with the interrupted demo")
+            return
+        for name in MADE:
+            shutil.rmtree(out / name, ignore_errors=True)
+    write_text(mark, json.dumps(settings, indent=2) + "\n")
+
+
+def report(models, split, *, out=None, figures=None, ceiling=False):
+    """Evaluate models on the test part: print the tables, write them and the figures.
+
+    Parameters
+    ----------
+    models : list of QuantFormerForecaster and QuantFormerClassifier
+        Each kind gets a table of its own, with the naive rows.
+    split : Split
+    out : str or Path, optional
+        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`.
+    figures : str or Path, optional
+        Folder.
+    ceiling : bool
+        Add the best possible forecast, where the data are simulated.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    from .evaluation.table import evaluate, evaluate_classifier, show
+    from .training.downstream import QuantFormerClassifier
+
+    classifiers = [m for m in models if isinstance(m, QuantFormerClassifier)]
+    forecasters = [m for m in models if not isinstance(m, QuantFormerClassifier)]
+    paths = []
+    if forecasters:
+        table = evaluate(forecasters, split, naive=True, ceiling=ceiling)
+        print(show(table))
+        paths += _write_table(table, out)
+        if figures is not None:
+            paths += _figures(forecasters, split, table, Path(figures))
+    if classifiers:
+        table = evaluate_classifier(classifiers, split)
+        print(f"\n{show(table)}")
+        paths += _write_table(table, None if out is None else Path(out).with_name(f"{Path(out).stem}_activation.csv") if forecasters else out)
+    if paths:
+        print("\nwritten:")
+        for path in paths:
+            print(f"  {path}")
+    return paths
+
+
+def _write_table(table, path):
+    if path is None:
+        return []
+    with atomic_path(path) as tmp:
+        table.to_csv(tmp)
+    return [Path(path)]
+
+
+def _figures(forecasters, split, table, folder):
+    import matplotlib as mpl
+
+    # drawn to files: a screen is neither needed nor opened
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from .plots.forecasts import figure_forecasts, figure_table
+    from .plots.style import save_figure
+
+    shown = {m.name: m.predict(split.test) for m in forecasters}
+    paths = []
+    figs = {"forecasts": figure_forecasts(split.test, shown), "mse": figure_table(table, "mse")}
+    if "E" in table and table["E"].notna().any():
+        figs["explained"] = figure_table(table, "E")
+    for name, fig in figs.items():
+        paths += save_figure(fig, folder / name)
+        plt.close(fig)
+    return paths

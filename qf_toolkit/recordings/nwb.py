@@ -1,0 +1,432 @@
+"""Importing NWB 2 files: one Session from the fluorescence or dF/F of a file, and its trials from any table of intervals.
+
+Only the chosen series is read; the rest of the file (movies, behaviour) stays on disk.
+"""
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
+from .arrays import check_times, frames_at, naming
+from .session import condition_key, new_session
+
+INSTALL = "pip install 'qf_toolkit[nwb]'"
+_DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
+_OTHER = re.compile(r"(?i)neuropil|deconv|spike|event|background")  # kept as RoiResponseSeries too, but no trace of a cell's calcium
+_OUTCOME = re.compile(
+    r"(?i)reward|outcome|response|correct|lick|hit|miss|false_alarm|choice|reaction|aborted|engaged|running|pupil|(_|^)(time|id|index)$|latency|^tags$|_s$"
+)
+_BLOCKS = ("block", "stimulus_block", "session_block")
+_CATEGORIES = ("stimulus_name", "stimulus", "stimulus_type", "stimulus_category")
+# names under which labs keep what was shown; a suffix for the unit may follow
+_FEATURE = re.compile(
+    r"(?i)^(trial_type|stim(ulus)?_(id|type|name)|cue|odou?r|tone|sound|whisker|texture|side|orientation|direction|angle|contrast|"
+    r"temporal_frequency|spatial_frequency|frequency|phase|speed|coherence|amplitude|intensity|size|diameter|color|colour|"
+    r"x_position|y_position|pos_x|pos_y|position|image(_name|_id|_index)?|frame|movie_frame(_index)?|scene|mask|is_change|omitted)"
+    r"(_(deg|degrees|hz|khz|db|cpd|ms|percent|um|mm))?$"
+)
+_RESERVED = {"trial", "onset_frame", "offset_frame", "stimulus", "condition", "block", "neuron", "frame", "frame_time", "flag", "plane"}
+
+
+@dataclass
+class _Series:
+    """A RoiResponseSeries and where it lies."""
+
+    series: object
+    container: str  # module/container
+    plane: str
+
+    @property
+    def path(self):
+        return f"{self.container}/{self.series.name}"
+
+    @property
+    def is_dff(self):
+        return bool(_DFF.search(self.path.split("/", 1)[-1])) or "DfOverF" in self.container.split("/")
+
+    @property
+    def names(self):
+        return {self.plane, self.series.name, self.container, self.container.split("/")[-1], self.path, self.series.rois.table.name}
+
+
+def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stimulus=None, condition_columns=None, plane=None, matched=False):
+    """Import an NWB 2 file as a Session.
+
+    Parameters
+    ----------
+    path : str or Path
+        The .nwb file.
+    subject, session : str, optional
+        The file's own subject_id and session_id where left out; its name where it has none.
+    signal : {"fluorescence", "dff"}, optional
+        Which traces; fluorescence where there is any, else dF/F.
+    trials : str, list of str or False, optional
+        Tables of intervals to take as trials. Where left out: `trials`, or every `*_presentations` table. False makes a continuous recording.
+    stimulus : str, optional
+        Stimulus category of all trials; where left out, from a column stimulus_name or stimulus, or the table's name (without `_presentations`).
+    condition_columns : list of str, optional
+        Columns that make the condition. Where left out: `condition`, or the columns of known features (orientation, trial_type, image...),
+        or all that repeat over the trials and are no outcome.
+    plane : str, optional
+        One of several planes or series, by the name of its imaging plane, its series, its container or its ROI table.
+    matched : bool
+        Whether an ROI of that id is the same cell in every session of the subject.
+
+    Returns
+    -------
+    xarray.Dataset
+        A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron).
+
+    Raises
+    ------
+    QfError
+        If pynwb is missing, or there is no such file, table, column or plane.
+    DamagedFileError
+        If the file is cut short or no HDF5 file.
+    SessionError
+        If it is no NWB 2 file, holds no ROI traces, or breaks the schema.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise QfError(f"{path}: expected an NWB file, found {'a folder' if path.is_dir() else 'nothing'}. Check the path.")
+    if signal not in (None, "fluorescence", "dff"):
+        raise QfError(f"signal: expected 'fluorescence' or 'dff', found {signal!r}.")
+    try:
+        from pynwb import NWBHDF5IO
+    except ImportError as e:
+        raise QfError(f"pynwb: needed to read {path}, found none. Install it: {INSTALL}") from e
+    _check_nwb2(path)
+    with warnings.catch_warnings():
+        # files carry the schema they were written with; pynwb says so for each one older than its own
+        warnings.filterwarnings("ignore", message="(?s).*(gnoring|namespace)")
+        try:
+            io = NWBHDF5IO(str(path), "r", load_namespaces=True)
+        except Exception as e:
+            raise SessionError(
+                f"{path}: expected an NWB 2 file, found one whose schema pynwb can't load ({_reason(e)}). Write it again with pynwb."
+            ) from e
+        with io:
+            try:
+                file = io.read()
+            except Exception as e:  # pynwb lets anything through, of h5py's errors up to KeyError and its own
+                raise SessionError(
+                    f"{path}: expected an NWB 2 file, found one that pynwb can't read ({_reason(e)}). Check it with `nwbinspector`."
+                ) from e
+            try:
+                return naming(path, _session, path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched)
+            except OSError as e:
+                raise DamagedFileError(f"{path}: expected a whole NWB file, found data that can't be read ({_reason(e)}). Copy it again.") from e
+
+
+def _check_nwb2(path):
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as f:
+            version = f.attrs.get("nwb_version", f["nwb_version"][()] if "nwb_version" in f and isinstance(f["nwb_version"], h5py.Dataset) else None)
+    except (OSError, RuntimeError, KeyError) as e:
+        kind = "one that is cut short" if "truncated" in str(e) else "one that can't be opened"
+        raise DamagedFileError(f"{path}: expected an NWB file (HDF5), found {kind} ({_reason(e)}). Copy it again.") from e
+    version = np.asarray(version).ravel()[0] if version is not None else None
+    version = version.decode(errors="replace") if isinstance(version, bytes) else version
+    if version is None:
+        raise SessionError(f"{path}: expected an NWB 2 file, found HDF5 without nwb_version. Is it another format? Use the importer for it.")
+    if not str(version).startswith("2"):
+        raise SessionError(f"{path}: expected NWB 2, found version {version!r}. Convert it to NWB 2, or import its traces with read_arrays.")
+
+
+def _reason(e):
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
+
+
+def _session(path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched):
+    signal, chosen = _choose_series(file, signal, plane)
+    traces, frame_time, rate = _read_planes(chosen)
+    provenance = [s.path for s in chosen]
+    if signal == "dff" and all(str(s.series.unit).lower() in ("percent", "%") for s in chosen):
+        traces = traces / np.float32(100)
+        provenance.append("percent by its unit, divided by 100")
+    several = len(chosen) > 1
+    cells = [f"{s.plane}-{i}".replace("/", "_") if several else i for s in chosen for i in _roi_ids(s.series)]
+    optical = getattr(chosen[0].series.rois.table, "imaging_plane", None)
+    return new_session(
+        traces,
+        subject=subject or _key(file.subject.subject_id if file.subject else None) or _from_name(path, "sub"),
+        session=session or _key(file.session_id) or _from_name(path, "ses"),
+        rate_hz=rate, signal=signal, frame_time=frame_time, cells=cells, matched=matched,
+        trials=_trials(file, frame_time, trials, stimulus, condition_columns),
+        neuron_coords={"plane": np.array([s.plane for s in chosen for _ in _roi_ids(s.series)], dtype=object)},
+        indicator=str(getattr(optical, "indicator", None) or "unknown"), area=str(getattr(optical, "location", None) or "unknown"),
+        source="nwb", provenance=f"{path.name}: {', '.join(provenance)}",
+    )  # fmt: skip
+
+
+def _key(name):
+    """A name that can be a key, None where there is none."""
+    return str(name).strip().replace("/", "-") or None if name is not None else None
+
+
+def _from_name(path, entity):
+    """`0301` of `sub-0301_ses-1.nwb`; the whole name of another file."""
+    match = re.search(rf"(?:^|_){entity}-([^_]+)", path.stem)
+    return match[1] if match else path.stem.strip()
+
+
+# --- traces
+
+
+def _all_series(file):
+    from pynwb.ophys import DfOverF, Fluorescence, RoiResponseSeries
+
+    groups = {
+        **{f"processing/{n}": m.data_interfaces for n, m in file.processing.items()},
+        "acquisition": file.acquisition,
+        "analysis": file.analysis,
+    }
+    for group, interfaces in groups.items():
+        for name, item in interfaces.items():
+            if isinstance(item, RoiResponseSeries):
+                yield _Series(item, group, _plane_of(item))
+            elif isinstance(item, DfOverF | Fluorescence):
+                # a DfOverF may have any name: its type is put into the path
+                container = f"{group}/{name}" + ("/DfOverF" if isinstance(item, DfOverF) and name != "DfOverF" else "")
+                for series in item.roi_response_series.values():
+                    yield _Series(series, container, _plane_of(series))
+
+
+def _plane_of(series):
+    optical = getattr(series.rois.table, "imaging_plane", None)
+    return str(optical.name if optical is not None else series.name)
+
+
+def _choose_series(file, signal, plane):
+    """The signal and the series to be read, one a plane."""
+    every = list(_all_series(file))
+    found = [s for s in every if s.is_dff or not _OTHER.search(f"{s.container}/{s.series.name}")]
+    if not found:
+        also = f" ({', '.join(s.path for s in every)} can't be used)" if every else ""
+        raise SessionError(
+            f"traces: expected a RoiResponseSeries in Fluorescence or DfOverF, found none{also}. "
+            "Extract the ROI traces first (for example with suite2p), or import them with read_arrays."
+        )
+    if signal is None:
+        signal = "dff" if all(s.is_dff for s in found) else "fluorescence"
+    kind = [s for s in found if s.is_dff == (signal == "dff")]
+    if not kind:
+        raise QfError(
+            f"signal: expected {signal} traces, found only {', '.join(s.path for s in found)}. Pass signal={'fluorescence' if signal == 'dff' else 'dff'!r}."
+        )
+    if plane is not None:
+        named = [s for s in kind if str(plane) in s.names]
+        if not named:
+            raise QfError(f"plane: {plane!r} is not here; {did_you_mean(plane, sorted({n for s in kind for n in (s.plane, s.series.name)}))}")
+        kind = named
+    else:
+        corrected = [s for s in kind if "correct" in s.path.lower()]
+        kind = corrected or kind
+    # two series of the same ROIs are two versions of one signal; which one is meant is for the user to say
+    seen = {}
+    for s in kind:
+        ids = (id(s.series.rois.table), tuple(np.asarray(s.series.rois.data[:]).tolist()))
+        if ids in seen:
+            raise QfError(f"plane: expected one series of the same ROIs, found {seen[ids]} and {s.path}. Pass plane='{s.path}' to choose one.")
+        seen[ids] = s.path
+    if len({s.plane for s in kind}) < len(kind):
+        for s in kind:  # several sets of ROIs in one imaging plane
+            s.plane = s.series.name if len({k.series.name for k in kind}) == len(kind) else s.series.rois.table.name
+    return signal, kind
+
+
+def _read_planes(chosen):
+    """Traces (neuron, frame) of all planes, the time of the frames and the rate."""
+    parts = [_read_one(s) for s in chosen]
+    (x, time, rate), first = parts[0], chosen[0]
+    for (other, other_time, other_rate), s in zip(parts[1:], chosen[1:], strict=True):
+        period = 1 / rate
+        if other.shape[1] != x.shape[1] or abs(other_rate / rate - 1) > 0.02 or np.abs(other_time - time).max() > period:
+            raise SessionError(
+                f"planes: expected one rate and length, found {x.shape[1]} frames at {rate:.4g} Hz from {time[0]:g} s in {first.path} and {other.shape[1]} "
+                f"at {other_rate:.4g} Hz from {other_time[0]:g} s in {s.path}. Pass plane={s.plane!r} or another for one of them."
+            )
+    return np.concatenate([p[0] for p in parts]), time, rate
+
+
+def _read_one(s):
+    series, n_rois = s.series, len(s.series.rois.data)
+    timestamps = None if series.timestamps is None else np.asarray(series.timestamps[:], dtype=np.float64)
+    x = np.asarray(series.data[:])
+    if x.dtype.kind not in "fiu" or x.ndim > 2 or x.size == 0:
+        raise SessionError(f"{s.path}: expected numbers (frame, ROI), found {x.dtype} of shape {x.shape}.")
+    x = x[:, None] if x.ndim == 1 else x
+    # the standard says (frame, ROI), but files of the other order exist: the number of ROIs, then of the timestamps, tells
+    fits = [x.shape[1 - axis] == n_rois and (timestamps is None or x.shape[axis] == len(timestamps)) for axis in (0, 1)]
+    if not any(fits):
+        times = "" if timestamps is None else f" and {len(timestamps)} timestamps"
+        raise SessionError(
+            f"{s.path}: expected data (frame, ROI) for {n_rois} ROIs{times}, found shape {x.shape}. Mend the file, or use read_arrays."
+        )
+    x = (x.T if fits[0] else x).astype(np.float32)
+    conversion, offset = float(series.conversion or 1.0), float(getattr(series, "offset", 0.0) or 0.0)
+    if conversion != 1.0 or offset != 0.0:
+        x = x * np.float32(conversion) + np.float32(offset)
+    if timestamps is None:
+        if series.rate is None or not series.rate > 0:
+            raise SessionError(f"{s.path}: expected timestamps or a rate above 0, found rate {series.rate}. Mend the file, or use read_arrays.")
+        rate = float(series.rate)
+        return x, float(series.starting_time or 0.0) + np.arange(x.shape[1]) / rate, rate
+    if len(timestamps) < 2 or not np.all(np.diff(timestamps) > 0):
+        raise SessionError(f"{s.path}: expected increasing timestamps, found {len(timestamps)} that are not. Mend the file, or use read_arrays.")
+    return x, timestamps, 1.0 / float(np.median(np.diff(timestamps)))
+
+
+def _roi_ids(series):
+    """Names of the ROIs of a series; their row where the ids are not unique."""
+    rows = np.asarray(series.rois.data[:], dtype=int)
+    table = series.rois.table
+    column = table["cell_specimen_id"].data if "cell_specimen_id" in table.colnames else table.id.data
+    ids = np.asarray(column[:])[rows]
+    unique = len(set(ids.tolist())) == len(ids) and not (ids.dtype.kind == "f" and not np.isfinite(ids).all())
+    return [str(int(i)) if isinstance(i, int | float) else str(i) for i in (ids if unique else rows).tolist()]
+
+
+# --- trials
+
+
+def _trials(file, frame_time, wanted, stimulus, condition_columns):
+    """The trial table in frames, None for a continuous recording."""
+    if wanted is False:
+        return None
+    tables = _choose_tables(_interval_tables(file), wanted)
+    if condition_columns is not None:
+        condition_columns = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
+        known = sorted({c for t in tables.values() for c in t})
+        for name in condition_columns:
+            if name not in known:
+                raise QfError(f"condition_columns: {name!r} is in none of the tables {', '.join(tables) or '(none)'}; {did_you_mean(name, known)}")
+    parts = [_one_table(name, t, frame_time, stimulus, condition_columns) for name, t in tables.items() if len(t)]
+    return pd.concat(parts, ignore_index=True) if parts else None
+
+
+def _interval_tables(file):
+    """{name: DataFrame} of every TimeIntervals with start_time, scalar columns alone."""
+    from pynwb.epoch import TimeIntervals
+
+    found = {} if file.trials is None else {"trials": file.trials}
+    found.update(file.intervals or {})
+    for module in file.processing.values():
+        found.update({n: i for n, i in module.data_interfaces.items() if isinstance(i, TimeIntervals)})
+    return {n: _scalars(t) for n, t in found.items() if n != "invalid_times"}
+
+
+def _scalars(table):
+    """The columns of a table that hold one number or text a row."""
+    from hdmf.common import DynamicTableRegion, VectorIndex
+
+    columns = {}
+    for name in table.colnames:
+        column = table[name]
+        if isinstance(column, VectorIndex | DynamicTableRegion):
+            continue
+        data = np.asarray(column.data[:])
+        if data.ndim != 1 or data.dtype.kind not in "biufOSU":  # pairs, and references to series
+            continue
+        values = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in data.tolist()]
+        if not all(v is None or isinstance(v, str | int | float) for v in values):
+            continue
+        columns[name] = _plain(pd.Series(values, dtype=object))
+    return pd.DataFrame(columns)
+
+
+def _plain(values):
+    """Numbers as numbers; the words for "nothing" that files hold in text columns as NaN."""
+    values = values.where(~values.map(lambda v: isinstance(v, str) and v.strip().lower() in ("", "null", "nan", "none", "n/a")), np.nan)
+    numbers = pd.to_numeric(values, errors="coerce")
+    text = values.map(lambda v: isinstance(v, str))
+    # a name such as 007 stays text
+    zeros = values[text].map(lambda v: bool(re.match(r"^0\d", v)))
+    return values if (numbers.isna() & values.notna()).any() or zeros.any() else numbers.astype(np.float64)
+
+
+def _choose_tables(tables, wanted):
+    if wanted is not None:
+        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        for name in wanted:
+            if name not in tables:
+                raise QfError(
+                    f"trials: no table {name!r} in the file; {did_you_mean(name, sorted(tables)) if tables else 'it has none, pass trials=False'}"
+                )
+        return {n: tables[n] for n in wanted}
+    shown = {n: t for n, t in tables.items() if n.endswith("presentations") and "spontaneous" not in n}
+    if "trials" in tables and (not shown or _feature_columns(tables["trials"])):
+        return {"trials": tables["trials"]}
+    if shown:
+        return shown
+    others = {n: t for n, t in tables.items() if n != "epochs" and _feature_columns(t)}
+    if not others and len(tables) > 1:
+        raise QfError(f"trials: expected one table of intervals, found {', '.join(sorted(tables))}. Pass trials=... to choose, or trials=False.")
+    return others or tables
+
+
+def _feature_columns(table):
+    """Columns that certainly say what was shown."""
+    if "condition" in table:
+        return ["condition"]
+    return [c for c in table if _FEATURE.match(c) and c not in _CATEGORIES and table[c].notna().any()]
+
+
+def _condition_columns(table):
+    """The columns that make the condition by default."""
+    known = _feature_columns(table)
+    if known:
+        return known
+    category = [c for c in _CATEGORIES if c in table and table[c].nunique() > 1]
+    if category:
+        return category[:1]
+    return [
+        c
+        for c in table
+        if c not in ("start_time", "stop_time", *_BLOCKS, *_CATEGORIES)
+        and not _OUTCOME.search(c)
+        and 1 < table[c].nunique() <= max(2, len(table) // 2)
+    ]
+
+
+def _one_table(name, table, frame_time, stimulus, condition_columns):
+    for column in ("start_time", "stop_time"):
+        if column not in table or table[column].dtype.kind != "f":
+            raise SessionError(f"{name}: expected seconds in a column {column}, found {', '.join(table.columns)}. Pass trials=... for another table.")
+    start = table["start_time"].to_numpy()
+    if not np.isfinite(start).all():
+        raise SessionError(
+            f"{name}: expected a start_time in every row, found {int((~np.isfinite(start)).sum())} of {len(start)} missing. Mend the file."
+        )
+    check_times(start, frame_time, f"{name}/start_time")
+    stop = table["stop_time"].to_numpy()
+    stop = np.where(np.isfinite(stop), stop, start)
+    onset = frames_at(start, None, frame_time)
+    out = pd.DataFrame({"onset_frame": onset, "offset_frame": np.maximum(frames_at(stop, None, frame_time), onset + 1)})
+    columns = _condition_columns(table) if condition_columns is None else [c for c in condition_columns if c in table]
+    category = next((c for c in _CATEGORIES if c in table and c not in columns), None)
+    default = name.removesuffix("_presentations")
+    if stimulus is not None:
+        out["stimulus"] = stimulus
+    else:
+        out["stimulus"] = table[category].fillna(default).astype(str) if category else default
+    # a table without any feature holds one kind of trial; `blank` is kept for a sweep whose features are all missing
+    out["condition"] = [condition_key(s, r) if columns else f"{s}/all" for s, r in zip(out["stimulus"], _rows(table, columns), strict=True)]
+    block = next((b for b in _BLOCKS if b in table and b not in columns), None)
+    whole = block is not None and table[block].dtype.kind == "f" and (table[block] % 1 == 0).all()
+    out["block"] = table[block].astype(np.int64) if whole else 0
+    for column in columns:
+        if column != "condition":
+            out[f"{column}_" if column in _RESERVED else column] = table[column]
+    return out
+
+
+def _rows(table, columns):
+    return table[columns].to_dict("records") if columns else [{}] * len(table)

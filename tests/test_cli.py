@@ -1,0 +1,212 @@
+"""The command line: every command on small recordings, its exit codes and its one-line errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+
+import qf_toolkit as qf
+from qf_toolkit.cli import main
+
+SIM = ["--neurons", "4", "--repeats", "15", "--directions", "2", "--temporal-frequencies", "1", "--quiet"]
+SMALL = ["--patch-frames", "15", "--layers", "1", "--width", "16", "--heads", "2", "--codes", "8"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "store"
+    assert main(["simulate", str(path), "--seed", "3", *SIM]) == 0
+    return path
+
+
+def refused(capsys, *argv, code=2):
+    """The one line on stderr of a command that ends with `code`."""
+    assert main([str(a) for a in argv]) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("qf: ") and "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", ["simulate", "import", "info", "pretrain", "fit", "forecast", "evaluate", "demo"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"example:\n  qf {command}" in capsys.readouterr().out
+
+
+def test_unknown_command_exits_with_2():
+    with pytest.raises(SystemExit) as end:
+        main(["forcast"])
+    assert end.value.code == 2
+
+
+def test_import_needs_neither_pynwb_nor_matplotlib_nor_torch():
+    code = "import sys, qf_toolkit; sys.exit(any(m in sys.modules for m in ('pynwb', 'matplotlib', 'torch', 'h5netcdf')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_can_be_imported():
+    for name in qf.__all__:
+        assert getattr(qf, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = qf.nonsense
+
+
+def test_info_lists_sessions_and_trials(store, capsys):
+    assert main(["info", str(store)]) == 0
+    out = capsys.readouterr().out
+    assert "sim1/A" in out and "drifting_gratings" in out
+    assert main(["info", str(store), "sim1/A"]) == 0
+    assert "GCaMP6f" in capsys.readouterr().out
+
+
+def test_unknown_session_and_store_are_one_line(store, tmp_path, capsys):
+    assert "did you mean sim1/A" in refused(capsys, "info", store, "sim1/B")
+    assert "qf import" in refused(capsys, "info", tmp_path / "nowhere")
+
+
+def test_damaged_file_is_named_and_the_others_are_shown(tmp_path, capsys):
+    path = tmp_path / "store"
+    main(["simulate", str(path), *SIM])
+    (path / "sim1__cut.nc").write_bytes((path / "sim1__A.nc").read_bytes()[:3000])
+    capsys.readouterr()
+    assert main(["info", str(path)]) == 2
+    shown = capsys.readouterr()
+    assert "sim1/A" in shown.out and "sim1__cut.nc" in shown.err
+
+
+def test_simulate_twice_is_refused(store, capsys):
+    assert "sim1/A" in refused(capsys, "simulate", store, *SIM)
+
+
+def arrays(tmp_path, name="F.npy"):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / name, rng.gamma(4, 25, (3, 600)).astype(np.float32))
+    pd.DataFrame({"onset_frame": [100, 250, 400], "direction": [0, 90, 0]}).to_csv(tmp_path / "trials.csv", index=False)
+    return tmp_path / name
+
+
+def test_import_arrays_with_trials(tmp_path, capsys):
+    argv = ["import", "arrays", arrays(tmp_path), "--rate", "10", "--trials", tmp_path / "trials.csv", "--subject", "m", "--session", "d1"]
+    argv = [str(a) for a in [*argv, "--store", tmp_path / "store"]]
+    assert main(argv) == 0
+    assert "m/d1: 3 neurons, 600 frames at 10 Hz, 3 trials, flagged: none" in capsys.readouterr().out
+    assert list(qf.open_store(tmp_path / "store").index["condition"].unique()) == ["stimulus/direction=0", "stimulus/direction=90"]
+    assert "--overwrite" in " ".join([str(main(argv)), capsys.readouterr().err])
+    assert main([*argv, "--overwrite"]) == 0
+
+
+def test_one_bad_file_is_reported_and_the_good_one_is_stored(tmp_path, capsys):
+    good, bad = arrays(tmp_path), tmp_path / "bad.npy"
+    bad.write_bytes(good.read_bytes()[:300])
+    argv = ["import", "arrays", str(bad), str(good), "--rate", "10", "--subject", "m", "--store", str(tmp_path / "store")]
+    assert main(argv) == 1
+    shown = capsys.readouterr()
+    assert "bad.npy" in shown.err and "1 of 2" in shown.err
+    assert qf.open_store(tmp_path / "store").keys() == ["m/F"]
+
+
+def test_options_of_another_importer_are_refused(tmp_path, capsys):
+    line = refused(capsys, "import", "nwb", arrays(tmp_path), "--rate", "10", "--store", tmp_path / "store")
+    assert "--rate" in line and "import nwb" in line
+    assert not (tmp_path / "store").exists()
+
+
+def test_missing_source_and_rate(tmp_path, capsys):
+    assert "nothing there" in refused(capsys, "import", "nwb", tmp_path / "no.nwb", "--store", tmp_path / "store")
+    assert main(["import", "arrays", str(arrays(tmp_path)), "--store", str(tmp_path / "store")]) == 2
+    assert "--rate" in capsys.readouterr().err
+
+
+def test_bad_windows_and_splits_are_one_line(store, tmp_path, capsys):
+    out = tmp_path / "model"
+    assert "f0_s" in refused(capsys, "pretrain", store, "--out", out, "--f0", "9")
+    assert "did you mean drifting_gratings" in refused(capsys, "pretrain", store, "--out", out, "--stimulus", "drifting_grating")
+    assert "--test" in refused(capsys, "pretrain", store, "--out", out, "--test", "0.5")
+    assert "--gap" in refused(capsys, "pretrain", store, "--out", out, "--gap", "1")
+    assert "run.json" in refused(capsys, "fit", store, "--pretrained", tmp_path, "--out", out)
+    assert not out.exists()
+
+
+def test_broken_pipe_is_quiet(store):
+    process = subprocess.Popen([sys.executable, "-m", "qf_toolkit.cli", "info", str(store)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+
+
+def test_ctrl_c_exits_with_130(store, tmp_path):
+    argv = [
+        sys.executable,
+        "-u",
+        "-m",
+        "qf_toolkit.cli",
+        "pretrain",
+        str(store),
+        "--out",
+        str(tmp_path / "m"),
+        "--epochs",
+        "100000",
+        "--f0",
+        "1",
+        *SMALL,
+    ]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert b"Split" in process.stdout.readline()  # it is at work
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err and b"qf: stopped" in err
+
+
+def test_from_a_store_to_a_table(store, tmp_path, capsys):
+    base, forecast, activation = tmp_path / "base", tmp_path / "forecast", tmp_path / "activation"
+    assert main(["pretrain", str(store), "--out", str(base), "--f0", "1", "--test", "1", "--epochs", "1", "--quiet", *SMALL]) == 0
+    settings = json.loads((base / "run.json").read_text())["settings"]
+    assert settings["f0_s"] == 1 and settings["test"] == 1
+    for task, out in (("forecast", forecast), ("activation", activation)):
+        assert main(["fit", str(store), "--pretrained", str(base), "--task", task, "--out", str(out), "--epochs", "1", "--quiet"]) == 0
+        assert json.loads((out / "run.json").read_text())["settings"] == settings  # reused, not asked for again
+    capsys.readouterr()
+
+    file = tmp_path / "out" / "forecasts.nc"
+    assert main(["forecast", str(store), "--model", str(forecast), "--out", str(file), "--decode", "argmax"]) == 0
+    ds = xr.load_dataset(file, engine="h5netcdf")
+    assert ds["forecast"].dims == ("trial", "neuron", "time") and np.isfinite(ds["forecast"]).all()
+    assert set(ds["block"].values) == {1} and ds.sizes["time"] == 60
+    assert "--decode" in refused(capsys, "forecast", store, "--model", activation, "--out", file, "--decode", "soft")
+
+    argv = ["evaluate", store, "--model", forecast, activation, "--out", tmp_path / "t.csv", "--figures", tmp_path / "figures"]
+    assert main([str(a) for a in argv]) == 0
+    assert "t.csv" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "t.csv", index_col=0)
+    assert "QuantFormer" in table.index and len(table) >= 7 and (table["mse"] > 0).all()
+    assert "balanced_accuracy" in pd.read_csv(tmp_path / "t_activation.csv")
+    assert {"forecasts.svg", "forecasts.png"} <= {p.name for p in (tmp_path / "figures").iterdir()}
+    # another split than it was trained with would test on what it has seen
+    assert "saw" in refused(capsys, "evaluate", store, "--model", forecast, "--test", "-1")
+
+
+def test_demo_refuses_a_folder_of_something_else(tmp_path, capsys):
+    keep = tmp_path / "thesis.txt"
+    keep.write_text("mine")
+    assert "--out" in refused(capsys, "demo", "--out", tmp_path, "--size", "tiny")
+    assert keep.read_text() == "mine" and len(list(Path(tmp_path).iterdir())) == 1

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+from sklearn.metrics import balanced_accuracy_score, f1_score, mean_absolute_error, mean_squared_error, precision_score, recall_score
+
+from qf_toolkit.errors import QfError
+from qf_toolkit.evaluation import metrics as m
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(7, 3, 40)).cumsum(-1) * 0.1
+    return truth + 0.3 * rng.normal(size=truth.shape), truth, rng.random(truth.shape) < 0.8
+
+
+def test_mse_mae_against_sklearn(arrays):
+    f, t, mask = arrays
+    assert m.mse(f, t, mask) == pytest.approx(mean_squared_error(t[mask], f[mask]))
+    assert m.mae(f, t, mask) == pytest.approx(mean_absolute_error(t[mask], f[mask]))
+    per = m.mse(f, t, mask, per_neuron=True)
+    assert per == pytest.approx([mean_squared_error(t[:, n][mask[:, n]], f[:, n][mask[:, n]]) for n in range(3)])
+
+
+def test_masked_nan_does_not_count(arrays):
+    f, t, mask = arrays
+    f2, t2 = np.where(mask, f, np.nan), np.where(mask, t, np.inf)
+    for score in (m.mse, m.mae, m.pearson, m.smape):
+        assert score(f2, t2, mask) == pytest.approx(score(f, t, mask))
+    assert np.isnan(m.mse(f, t, np.zeros_like(mask)))
+
+
+def test_pearson_against_scipy(arrays):
+    f, t, mask = arrays
+    want = np.array([[pearsonr(f[i, n][mask[i, n]], t[i, n][mask[i, n]])[0] for n in range(3)] for i in range(7)])
+    assert m.window_r(f, t, mask) == pytest.approx(want)
+    assert m.pearson(f, t, mask) == pytest.approx(want.mean())
+    assert m.pearson(f, t, mask, per_neuron=True) == pytest.approx(want.mean(0))
+    assert m.corr_abs(f, t) == pytest.approx(np.mean([[abs(pearsonr(f[i, n], t[i, n])[0]) for n in range(3)] for i in range(7)]))
+
+
+def test_pearson_constant_windows():
+    wave = np.sin(np.arange(20.0))
+    truth = np.stack([wave, np.full(20, 0.3), wave])[None]
+    forecast = np.stack([np.full(20, 0.1, np.float32), wave, -wave])[None]
+    assert m.window_r(forecast, truth)[0] == pytest.approx([0.0, np.nan, -1.0], nan_ok=True)
+    assert m.pearson(forecast, truth) == pytest.approx(-0.5)  # the silent window is left out, the constant forecast counts as 0
+    assert m.constant_windows(truth)[0].tolist() == [False, True, False]
+    assert m.corr_abs(forecast, truth) == pytest.approx(0.5)
+
+
+def test_crps_against_double_loop(arrays):
+    _, t, mask = arrays
+    x = np.random.default_rng(1).normal(size=(9, *t.shape))
+    want = []
+    for y, s in zip(t[mask], x[:, mask].T, strict=True):
+        spread = sum(abs(a - b) for a in s for b in s) / (2 * 9 * 8)
+        want.append(np.abs(s - y).mean() - spread)
+    assert m.crps_samples(x, t, mask) == pytest.approx(np.mean(want))
+    assert m.crps_samples(x[:1], t) == pytest.approx(m.mae(x[0], t))
+
+
+def test_crps_of_a_normal_forecast():
+    rng = np.random.default_rng(2)
+    truth = np.zeros((1, 1, 4000))
+    # CRPS of N(0, 1) at 0 is sqrt(2/pi) - 1/sqrt(pi); fair, so right already at 5 samples
+    assert m.crps_samples(rng.normal(size=(5, 1, 1, 4000)), truth) == pytest.approx(np.sqrt(2 / np.pi) - 1 / np.sqrt(np.pi), abs=0.015)
+
+
+@pytest.mark.parametrize("n", [19, 39, 200])
+def test_coverage_of_a_calibrated_forecast(n):
+    rng = np.random.default_rng(3)
+    samples, truth = rng.normal(size=(n, 10, 10, 80)), rng.normal(size=(10, 10, 80))
+    assert m.coverage(samples, truth) == pytest.approx(0.9, abs=0.012)
+    assert m.coverage(0.5 * samples, truth) < 0.7
+
+
+def test_explained_share():
+    assert m.explained_share(1.0, 1.0, 0.4) == 0
+    assert m.explained_share(0.4, 1.0, 0.4) == 1
+    assert m.explained_share(1.3, 1.0, 0.4) == pytest.approx(-0.5)
+    assert np.isnan(m.explained_share(1.0, 1.0, 1.0))
+
+
+def test_paper_normalise_and_constant_forecasts(arrays):
+    f, t, _ = arrays
+    assert np.abs(np.diff(m.paper_normalise(t))).sum(-1) == pytest.approx(1)
+    assert np.isinf(m.paper_normalise(np.full(5, 0.2))).all()
+    assert np.isinf(m.paper_normalise(np.zeros(5))).all()
+    want = np.mean([(f[i, n] / np.abs(np.diff(f[i, n])).sum() - t[i, n] / np.abs(np.diff(t[i, n])).sum()) ** 2 for i in range(7) for n in range(3)])
+    assert m.paper_mse(f, t) == pytest.approx(want)
+    assert m.paper_mse(3 * t, t) == pytest.approx(0)
+    constant = np.full_like(t, 0.1)
+    assert m.paper_mse(constant, t) == np.inf and m.paper_mae(constant, t) == np.inf
+    assert m.paper_smape(constant, t) == pytest.approx(2)
+
+
+def test_paper_family_takes_whole_windows_only(arrays):
+    f, t, _ = arrays
+    mask = np.ones(t.shape, bool)
+    mask[0, 0, 3] = False
+    keep = np.ones((7, 3), bool)
+    keep[0, 0] = False
+    for score in (m.paper_mse, m.paper_mae, m.paper_smape, m.ssim_global, m.corr_abs):
+        assert score(f, t, mask) == pytest.approx(score(f[keep][None], t[keep][None]))
+        assert score(f, t, mask) != pytest.approx(score(f, t), rel=1e-9)
+
+
+def test_smape_by_loop(arrays):
+    f, t, _ = arrays
+    assert m.smape(f, t) == pytest.approx(np.mean([abs(a - b) / ((abs(a) + abs(b)) / 2) for a, b in zip(f.ravel(), t.ravel(), strict=True)]))
+    assert m.smape(np.zeros((1, 1, 4)), np.zeros((1, 1, 4))) == 0
+    assert m.smape(-t, t) == pytest.approx(2)
+
+
+def test_ssim_quirk_and_formula():
+    x = np.random.default_rng(4).normal(size=(1, 1, 40))
+    assert m.ssim_global(x, x) == pytest.approx(0.975, abs=1e-3)
+    assert m.ssim_global(x, x, reference_bias=False) == pytest.approx(1)
+    y = np.random.default_rng(5).normal(size=(1, 1, 40)) + 0.5
+    a, b = x[0, 0], y[0, 0]
+    cov = np.cov(a, b)
+    want = (2 * a.mean() * b.mean() + 1e-4) * (2 * cov[0, 1] + 9e-4) / ((a.mean() ** 2 + b.mean() ** 2 + 1e-4) * (cov[0, 0] + cov[1, 1] + 9e-4))
+    assert m.ssim_global(x, y, reference_bias=False) == pytest.approx(want)
+
+
+def test_classification_against_sklearn():
+    rng = np.random.default_rng(6)
+    a, p = rng.random(300) < 0.2, rng.random(300) < 0.4
+    s = m.classification_scores(a, p)
+    for name, score in (("balanced_accuracy", balanced_accuracy_score), ("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        assert s[name] == pytest.approx(score(a, p))
+    assert s["active_fraction"] == a.mean()
+    assert np.isnan(m.classification_scores(np.zeros(5, bool), p[:5])["balanced_accuracy"])
+
+
+def test_choose_threshold_is_the_best_of_all():
+    rng = np.random.default_rng(7)
+    a = rng.random(200) < 0.15
+    p = np.round(np.clip(0.2 * a + rng.normal(0.2, 0.15, 200), 0, 1), 2)
+    best = max(balanced_accuracy_score(a, p >= t) for t in np.unique(p))
+    assert balanced_accuracy_score(a, p >= m.choose_threshold(p, a)) == pytest.approx(best)
+    assert m.choose_threshold(p, np.zeros(200, bool)) == 0.5
+
+
+def test_paired_bootstrap():
+    rng = np.random.default_rng(8)
+    b = rng.normal(size=400)
+    a = b + rng.normal(0.5, 1, 400)
+    a[3] = np.nan
+    mean, low, high = m.paired_bootstrap(a, b, n=4000)
+    d = (a - b)[np.isfinite(a)]
+    assert mean == pytest.approx(d.mean())
+    half = 1.96 * d.std(ddof=1) / np.sqrt(len(d))
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.015)
+    assert m.paired_bootstrap(a, b, n=4000) == (mean, low, high)
+    with pytest.raises(QfError, match="none"):
+        m.paired_bootstrap(np.full(3, np.nan), b[:3])
+
+
+def test_shapes_are_checked(arrays):
+    f, t, _ = arrays
+    with pytest.raises(QfError, match="shape"):
+        m.mse(f[:3], t)
+    with pytest.raises(QfError, match="shape"):
+        m.crps_samples(f, t)

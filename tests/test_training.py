@@ -1,0 +1,326 @@
+"""Training: resume, saved models, leakage, keys. On toy recordings, with models of a few thousand weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import toy_session
+
+from qf_toolkit.errors import DamagedFileError, LeakageError, QfError, UnknownKeyError
+from qf_toolkit.recordings.splits import split_blocks
+from qf_toolkit.recordings.trials import cut
+from qf_toolkit.training.bank import Bank
+from qf_toolkit.training.downstream import fit_classifier, fit_forecaster
+from qf_toolkit.training.pretrain import Autoencoder, pretrain
+from qf_toolkit.training.saving import load
+
+torch.set_num_threads(1)
+TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False}
+FIT = {"batch_size": 64, "progress": False}
+
+
+def toy_split(seed=0, change=None, **options):
+    return split_blocks(cut(toy_session(seed, change=change, **options)))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    split = toy_split()
+    autoencoder = pretrain(split, epochs=3, **TINY)
+    return split, autoencoder, fit_forecaster(autoencoder, split, epochs=3, **FIT), fit_classifier(autoencoder, split, epochs=3, **FIT)
+
+
+def weights(model):
+    return {k: v.clone() for k, v in model.module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_bank_gathers_what_the_dataset_holds():
+    split = toy_split()
+    ds = split.train.dataset()
+    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {c: i for i, c in enumerate(split.train.conditions)}, "condition", "cpu")
+    n = ds.sizes["neuron"]
+    x = bank.signal(torch.arange(len(bank))).reshape(-1, n, bank.length).numpy()
+    np.testing.assert_allclose(x, ds["dff"].values, atol=1e-6)
+    np.testing.assert_array_equal(bank.active.reshape(-1, n).numpy().astype(bool), ds["active"].values)
+
+
+def test_beta_is_inactive_to_active_and_finite_without_actives():
+    split = toy_split()
+    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {"drifting_gratings": 0}, "category", "cpu")
+    actives = int(split.train.dataset()["active"].sum())
+    assert bank.beta() == pytest.approx((len(bank) - actives) / actives)
+    bank.active[:] = 0
+    assert bank.beta() == 100.0
+
+
+def test_training_learns(trained):
+    _, autoencoder, forecaster, _ = trained
+    assert autoencoder.history[-1]["score"] < autoencoder.history[0]["score"]
+    assert forecaster.history[-1]["cross_entropy"] < forecaster.history[0]["cross_entropy"]
+
+
+@pytest.mark.parametrize("balance", ["weight", "sample"])
+def test_a_resumed_run_ends_at_the_same_weights(tmp_path, balance):
+    split = toy_split()
+    whole = pretrain(split, epochs=4, balance=balance, dropout=0.1, **TINY)
+    stopped = tmp_path / "run"
+
+    class Stop(Exception):
+        pass
+
+    from qf_toolkit.training import loop
+
+    real, count = loop._save, []
+
+    def save_then_stop(*args):
+        real(*args)
+        count.append(1)
+        if len(count) == 2:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_save", save_then_stop)
+        with pytest.raises(Stop):
+            pretrain(split, epochs=4, balance=balance, dropout=0.1, checkpoint=stopped, **TINY)
+    torch.rand(100)  # what the caller does in between must not matter
+    resumed = pretrain(split, epochs=4, balance=balance, dropout=0.1, checkpoint=stopped, **TINY)
+    assert len(count) == 2
+    assert same(weights(whole), weights(resumed))
+    assert whole.history == resumed.history
+
+
+SCRIPT = """
+import sys, torch
+sys.path[:0] = {path!r}
+torch.set_num_threads(1)
+from test_training import toy_split, TINY, pretrain
+pretrain(toy_split(), epochs=30, checkpoint=sys.argv[1], **TINY).save(sys.argv[1] + "/model")
+"""
+
+
+def test_killed_with_kill_9_and_started_again(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT.format(path=[os.path.dirname(__file__)]))
+    run = [sys.executable, str(script), str(tmp_path / "a")]
+    process = subprocess.Popen(run)
+    checkpoint = tmp_path / "a" / "checkpoint.previous.safetensors"
+    for _ in range(1200):
+        if checkpoint.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not (tmp_path / "a" / "model").exists(), "the run ended before it could be killed: the test shows nothing"
+    subprocess.run(run, check=True)
+    subprocess.run([*run[:2], str(tmp_path / "b")], check=True)
+    a, b = (Autoencoder.load(tmp_path / k / "model") for k in "ab")
+    assert same(weights(a), weights(b))
+
+
+def test_a_truncated_checkpoint_is_named_and_the_previous_one_used(tmp_path):
+    split = toy_split()
+    whole = pretrain(split, epochs=3, checkpoint=tmp_path, **TINY)
+    file, previous = tmp_path / "checkpoint.safetensors", tmp_path / "checkpoint.previous.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.warns(UserWarning, match=r"checkpoint\.safetensors.*previous"):
+        again = pretrain(split, epochs=3, checkpoint=tmp_path, **TINY)
+    assert same(weights(whole), weights(again))
+    for f in (file, previous):
+        f.write_bytes(f.read_bytes()[:500])
+    with pytest.warns(UserWarning), pytest.raises(DamagedFileError, match=r"checkpoint\.previous\.safetensors.*Delete it"):
+        pretrain(split, epochs=3, checkpoint=tmp_path, **TINY)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    split = toy_split()
+    pretrain(split, epochs=1, checkpoint=tmp_path, **TINY)
+    with pytest.raises(QfError, match="other settings.*model"):
+        pretrain(split, epochs=1, checkpoint=tmp_path, **{**TINY, "codes": 4})
+    pretrain(split, epochs=1, checkpoint=tmp_path, resume=False, **{**TINY, "codes": 4})
+
+
+def test_saved_models_come_back_the_same(trained, tmp_path):
+    split, autoencoder, forecaster, classifier = trained
+    for i, model in enumerate((autoencoder, forecaster, classifier)):
+        model.save(tmp_path / str(i))
+        assert sorted(p.name for p in (tmp_path / str(i)).iterdir()) == ["config.json", "model.safetensors"]
+    a, f, c = (load(tmp_path / str(i)) for i in range(3))
+    # the weights are the same bits; where tensors lie in memory may move a sum's last bit
+    assert same(weights(f), weights(forecaster)) and same(weights(c), weights(classifier))
+    np.testing.assert_allclose(f.predict(split.test)["forecast"], forecaster.predict(split.test)["forecast"], atol=1e-6)
+    np.testing.assert_allclose(c.predict(split.test)["probability"], classifier.predict(split.test)["probability"], atol=1e-6)
+    assert c.threshold == classifier.threshold
+    x = torch.from_numpy(split.test.dataset()["dff"].values[:, 0])
+    assert torch.equal(a.module.decode(a.module.codes(x)), a.module(x)[0])
+    assert a.codes(split.test)["code"].identical(autoencoder.codes(split.test)["code"])
+
+
+def test_damaged_saved_models_are_named(trained, tmp_path):
+    trained[1].save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"kind": "auto')
+    with pytest.raises(DamagedFileError, match=r"config\.json"):
+        load(tmp_path)
+    with pytest.raises(QfError, match="no config.json"):
+        load(tmp_path / "nothing")
+
+
+def test_nothing_after_the_onset_changes_a_prediction(trained):
+    """All frames from one test onset on are altered: what was forecast there stays, for both tasks."""
+    split, _, forecaster, classifier = trained
+    rows = split.test.table.sort_values("onset_frame")
+    trial, onset = int(rows["trial"].iloc[3]), int(rows["onset_frame"].iloc[3])
+
+    def later(traces, trials):
+        traces[:, onset:] = traces[:, onset:][:, ::-1] * 1.7 + 3
+
+    altered = toy_split(change=later)
+    for model, name in ((forecaster, "forecast"), (classifier, "probability")):
+        a, b = (model.predict(s.test)[name].sel(trial=trial).values for s in (split, altered))
+        np.testing.assert_array_equal(a, b)
+        other = rows["trial"].iloc[-1]
+        assert not np.array_equal(*(model.predict(s.test)[name].sel(trial=other).values for s in (split, altered)))
+
+
+def test_labels_and_responses_of_the_test_block_change_no_weight():
+    def shuffle(traces, trials):
+        test = trials["block"] == trials["block"].max()
+        trials.loc[test, "orientation"] = np.random.default_rng(1).permutation(trials.loc[test, "orientation"])
+
+    plain, shuffled = toy_split(), toy_split(change=shuffle)
+    assert not plain.test.table["condition"].equals(shuffled.test.table["condition"])
+    a, b = (pretrain(s, epochs=1, **TINY) for s in (plain, shuffled))
+    assert same(weights(a), weights(b))
+    for fit in (fit_forecaster, fit_classifier):
+        assert same(weights(fit(a, plain, epochs=1, **FIT)), weights(fit(b, shuffled, epochs=1, **FIT)))
+
+
+def test_what_was_trained_on_is_refused_in_evaluation(trained):
+    split, autoencoder, forecaster, classifier = trained
+    for model in (autoencoder, forecaster, classifier):
+        model.check_unseen(split.test)
+        for part in (split.train, split.validation):
+            with pytest.raises(LeakageError, match="saw"):
+                model.check_unseen(part)
+    # a forecaster fitted on other trials still carries what its auto-encoder saw
+    other = split_blocks(split.train.source and cut(toy_session()), test=0)
+    fitted = fit_forecaster(autoencoder, other, epochs=1, **FIT)
+    with pytest.raises(LeakageError):
+        fitted.check_unseen(other.test)
+
+
+def test_unknown_neuron_condition_and_rate_are_named(trained):
+    _, _, forecaster, _ = trained
+    with pytest.raises(UnknownKeyError, match="neuron.*mouse/two"):
+        forecaster.predict(cut(toy_session(session="two")))
+    with pytest.raises(UnknownKeyError, match="condition.*orientation=180"):
+        forecaster.predict(cut(toy_session(n_conditions=5)))
+    with pytest.raises(QfError, match="rate_hz.*expected 10 Hz"):
+        forecaster.predict(cut(toy_session(rate_hz=12.0)))
+    with pytest.raises(QfError, match="baseline_s"):
+        forecaster.predict(cut(toy_session(), baseline_s=2.0))
+
+
+def test_new_neurons_learn_without_changing_the_known_ones(trained):
+    split, autoencoder, _, _ = trained
+    forecaster = fit_forecaster(autoencoder, split, epochs=1, **FIT)
+    before = forecaster.predict(split.test)
+    second = toy_split(seed=5, session="two")
+    added = forecaster.add_neurons(second, epochs=2, lr=1e-2, **FIT)
+    assert added == second.train.neurons
+    np.testing.assert_array_equal(forecaster.predict(split.test)["forecast"], before["forecast"])
+    assert np.isfinite(forecaster.predict(second.test)["forecast"]).all()
+    with pytest.raises(LeakageError):
+        forecaster.check_unseen(second.train)
+    assert forecaster.add_neurons(second) == []
+
+
+def test_prompt_tuning_leaves_the_encoder_alone(trained):
+    split, autoencoder, _, _ = trained
+    for fit in (fit_forecaster, fit_classifier):
+        prompt, fine = (fit(autoencoder, split, epochs=1, tuning=t, **FIT) for t in ("prompt", "fine"))
+        pretrained = autoencoder.module.encoder.state_dict()
+        assert same(pretrained, prompt.module.encoder.state_dict())
+        assert not same(pretrained, fine.module.encoder.state_dict())
+        assert not torch.equal(prompt.module.neurons.table.weight, fine.module.neurons.table.weight)
+
+
+def test_decodings_and_samples(trained):
+    split, _, forecaster, _ = trained
+    kept = forecaster.decode
+    out = {}
+    for how in ("argmax", "soft", "sample"):
+        forecaster.decode = how
+        out[how] = forecaster.predict(split.test)["forecast"]
+        assert out[how].dims == ("trial", "neuron", "time") and out[how].sizes["time"] == 20
+        assert out[how].identical(forecaster.predict(split.test)["forecast"])  # drawing is seeded
+    forecaster.decode = kept
+    assert not out["argmax"].equals(out["soft"])
+    samples = forecaster.sample(split.test, n_samples=200, seed=1)["samples"]
+    error = abs(samples.mean("sample") - out["sample"]).mean() / samples.std("sample").mean()
+    assert float(error) < 0.3  # 32 draws against 200: about 0.19 of a standard deviation
+
+
+def test_predictions_are_those_of_a_loop_over_single_observations(trained):
+    split, _, forecaster, _ = trained
+    whole = forecaster.predict(split.test)["forecast"]
+    one = forecaster.predict(split.test.subset([4]))["forecast"]
+    np.testing.assert_allclose(one.values[0], whole.values[4], atol=1e-5)
+
+
+def test_zscored_and_several_sessions(tmp_path):
+    sessions = [toy_session(seed=i, session=f"s{i}", signal="dff") for i in range(2)]
+    split = split_blocks(cut(sessions, signal="zscore"))
+    autoencoder = pretrain(split, epochs=1, **TINY)
+    forecaster = fit_forecaster(autoencoder, split, epochs=1, **FIT)
+    out = forecaster.predict(split.test)
+    assert out.sizes["neuron"] == 12 and out.sizes["trial"] == len(split.test)
+    assert int(np.isfinite(out["forecast"]).all("time").sum()) == 6 * len(split.test)
+    forecaster.save(tmp_path)
+    fresh = cut(sessions, signal="zscore")  # without z-scores of its own: the model's are used
+    again = load(tmp_path).predict(fresh.subset(fresh.table["block"].to_numpy() == 2))
+    np.testing.assert_array_equal(again["forecast"], out["forecast"])
+
+
+def test_missing_values_are_left_out_and_never_spread():
+    def hole(traces, trials):
+        onset = int(trials["onset_frame"].iloc[0])
+        traces[2, onset - 5 : onset + 3] = np.nan
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split = toy_split(change=hole)
+        autoencoder = pretrain(split, epochs=1, **TINY)
+        forecaster = fit_forecaster(autoencoder, split, epochs=1, **FIT)
+    assert all(torch.isfinite(v).all() for v in weights(forecaster).values() if v.is_floating_point())
+    out = forecaster.predict(split.train)["forecast"]
+    assert not np.isfinite(out.values[0, 2]).any() and np.isfinite(out.values[0, 3]).all()
+
+
+def test_category_tokens_take_conditions_never_seen():
+    split = toy_split()
+    autoencoder = pretrain(split, epochs=1, stim_token="category", **TINY)
+    forecaster = fit_forecaster(autoencoder, split, epochs=1, **FIT)
+    assert forecaster.stimuli == ["drifting_gratings"]
+    assert np.isfinite(forecaster.predict(cut(toy_session(n_conditions=6)))["forecast"]).all()
+
+
+def test_saved_config_is_plain_json(trained, tmp_path):
+    trained[2].save(tmp_path)
+    note = json.loads((tmp_path / "config.json").read_text())
+    assert note["kind"] == "forecaster" and note["seen"]["mouse/one"]["intervals"]

@@ -120,6 +120,7 @@ def build_parser(readers, run):
 def _add_window(p):
     g = p.add_argument_group("window and split", "Left out, they are those the model was trained with; for `pretrain` the value in brackets.")
     g.add_argument("--stimulus", nargs="+", metavar="NAME", help="stimulus categories (all)")
+    g.add_argument("--condition", nargs="+", metavar="KEY", help="conditions, stimulus/feature=value,... (all)")
     g.add_argument("--session", nargs="+", metavar="KEY", help="sessions, subject/session (all)")
     g.add_argument("--subject", nargs="+", metavar="NAME", help="subjects (all)")
     g.add_argument("--baseline", dest="baseline_s", type=float, metavar="S", help="seconds before the onset (3)")

@@ -16,7 +16,7 @@ from .errors import DamagedFileError, QfError
 
 # what `pretrain` takes where an option is left out; `fit`, `forecast` and `evaluate` take what the model was trained with
 TRIALS = {
-    "stimulus": None, "session": None, "subject": None, "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff",
+    "stimulus": None, "condition": None, "session": None, "subject": None, "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff",
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
 CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "stim_token")

@@ -17,6 +17,7 @@ import qf_toolkit as qf
 from qf_toolkit.cli import main
 
 SIM = ["--neurons", "4", "--repeats", "15", "--directions", "2", "--temporal-frequencies", "1", "--quiet"]
+GRATINGS = ["--condition", *(f"drifting_gratings/orientation={angle},temporal_frequency=1" for angle in (0, 180))]  # not the few blanks
 SMALL = ["--patch-frames", "15", "--layers", "1", "--width", "16", "--heads", "2", "--codes", "8"]
 
 
@@ -179,7 +180,7 @@ def test_ctrl_c_exits_with_130(store, tmp_path):
 
 def test_from_a_store_to_a_table(store, tmp_path, capsys):
     base, forecast, activation = tmp_path / "base", tmp_path / "forecast", tmp_path / "activation"
-    assert main(["pretrain", str(store), "--out", str(base), "--f0", "1", "--test", "1", "--epochs", "1", "--quiet", *SMALL]) == 0
+    assert main(["pretrain", str(store), "--out", str(base), "--f0", "1", "--test", "1", "--epochs", "1", "--quiet", *SMALL, *GRATINGS]) == 0
     settings = json.loads((base / "run.json").read_text())["settings"]
     assert settings["f0_s"] == 1 and settings["test"] == 1
     for task, out in (("forecast", forecast), ("activation", activation)):

@@ -121,7 +121,9 @@ def test_every_mask_hides_something(ratio, n):
 def test_loss_is_equation_2(model):
     """Against a loop over observations and frames; the padding enters nowhere."""
     x = windows(6)
-    batch = Batch(x[:, None], torch.ones(6, 1, 50, dtype=torch.bool), torch.zeros(6, 1, dtype=torch.long), torch.zeros(6).long(), torch.zeros(6).long())
+    batch = Batch(
+        x[:, None], torch.ones(6, 1, 50, dtype=torch.bool), torch.zeros(6, 1, dtype=torch.long), torch.zeros(6).long(), torch.zeros(6).long()
+    )
     active, beta = torch.tensor([1.0, 0, 0, 1, 0, 0]), 4.0
     torch.manual_seed(3)
     got = model.loss(batch, active, beta)

@@ -48,7 +48,9 @@ def same(a, b):
 def test_bank_gathers_what_the_dataset_holds():
     split = toy_split()
     ds = split.train.dataset()
-    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {c: i for i, c in enumerate(split.train.conditions)}, "condition", "cpu")
+    bank = Bank(
+        split.train, {n: i for i, n in enumerate(split.train.neurons)}, {c: i for i, c in enumerate(split.train.conditions)}, "condition", "cpu"
+    )
     n = ds.sizes["neuron"]
     x = bank.signal(torch.arange(len(bank))).reshape(-1, n, bank.length).numpy()
     np.testing.assert_allclose(x, ds["dff"].values, atol=1e-6)

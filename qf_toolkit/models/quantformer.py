@@ -211,8 +211,8 @@ class Tokens(nn.Module):
 
     def __init__(self, n, width):
         super().__init__()
+        # unit variance, as the tokens of patches have after a norm: from smaller ones identity is learned many epochs later
         self.table = nn.Embedding(n, width)
-        nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, ids):
         """(B,) -> (B, 1, D)."""

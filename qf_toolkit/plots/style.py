@@ -55,4 +55,4 @@ def save_figure(fig, stem, formats=("svg", "png")):
 def mark_simulated(fig):
     """Say once, on the figure itself, that its data are simulated."""
     if not any(t.get_gid() == "simulated" for t in fig.texts):
-        fig.text(0.998, 0.002, "simulated data", ha="right", va="bottom", color="0.45", style="italic", fontsize=7, gid="simulated")
+        fig.text(0.995, 0.995, "simulated data", ha="right", va="top", color="0.45", style="italic", fontsize=7, gid="simulated")

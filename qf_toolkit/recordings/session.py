@@ -197,7 +197,10 @@ def _trial_coords(trials):
         values = table[name]
         numeric = pd.to_numeric(values, errors="coerce")
         is_text = numeric.isna() & values.notna()
-        coords[name] = ("trial", values.where(values.notna(), "").astype(str).to_numpy(dtype=object) if is_text.any() else numeric.to_numpy(dtype=np.float64))
+        coords[name] = (
+            "trial",
+            values.where(values.notna(), "").astype(str).to_numpy(dtype=object) if is_text.any() else numeric.to_numpy(dtype=np.float64),
+        )
     return coords
 
 

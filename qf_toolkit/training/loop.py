@@ -97,7 +97,9 @@ def run(module, draw, step, validate, config, *, settings, checkpoint=None, resu
                 with torch.no_grad():
                     figures = validate()
             if not math.isfinite(loss):
-                raise QfError(f"{label}: the loss is {loss} in epoch {epoch}. Lower lr (now {config.lr:g}), or look for extreme values with `qf info`.")
+                raise QfError(
+                    f"{label}: the loss is {loss} in epoch {epoch}. Lower lr (now {config.lr:g}), or look for extreme values with `qf info`."
+                )
             state["history"].append({"epoch": epoch, "loss": loss, **figures})
             if figures["score"] < state["best"]:
                 state["best"], state["best_epoch"], best = figures["score"], epoch, _copy(module)

@@ -127,9 +127,7 @@ class Autoencoder:
         """Build from the content of config.json and the weights."""
         module = QuantFormer(QuantFormerConfig(**note["model"]))
         module.load_state_dict(tensors)
-        return cls(
-            module.to(device), Window(**note["window"]), note["normalise"], note["scale"], note["seen"], note["history"], note["scaling"]
-        )
+        return cls(module.to(device), Window(**note["window"]), note["normalise"], note["scale"], note["seen"], note["history"], note["scaling"])
 
 
 def prepare(trials, config, window, scaling):

@@ -18,9 +18,9 @@ from qf_toolkit.evaluation.metrics import paired_bootstrap
 from qf_toolkit.evaluation.naive import naive_forecasters
 from qf_toolkit.evaluation.table import per_neuron_scores
 
-PRETRAIN = {"width": 64, "layers": 2, "heads": 4, "epochs": 12, "lr": 1e-3, "schedule": "cosine"}
-FORECAST = {"epochs": 30, "lr": 1e-3, "schedule": "cosine", "batch_size": 256, "expectation_weight": 5.0}
-CLASSIFY = {"epochs": 12, "lr": 1e-3, "schedule": "cosine", "batch_size": 256}
+PRETRAIN = {"width": 64, "layers": 3, "heads": 4, "epochs": 15, "lr": 1e-3, "schedule": "cosine"}
+FORECAST = {"epochs": 16, "lr": 1e-3, "schedule": "cosine", "batch_size": 64, "expectation_weight": 5.0}
+CLASSIFY = {"epochs": 8, "lr": 1e-3, "schedule": "cosine", "batch_size": 64}
 
 
 def main():
@@ -35,7 +35,7 @@ def main():
     path, started = args.out / f"store_{args.seed}", time.time()
     store = qf.open_store(path) if path.exists() else qf.simulate(path, seed=args.seed)
     split = qf.split_blocks(store.trials(stimulus="drifting_gratings", f0_s=1.0))
-    common = {"seed": args.seed, "checkpoint": None, "progress": True}
+    common = {"seed": args.seed, "progress": False}
     autoencoder = qf.pretrain(split, **PRETRAIN, **common)
     forecaster = qf.fit_forecaster(autoencoder, split, **FORECAST, **common)
     classifier = qf.fit_classifier(autoencoder, split, **CLASSIFY, **common)

@@ -83,6 +83,8 @@ def build_parser(readers, run):
     g.add_argument("--heads", type=int, metavar="N", help="of attention (8)")
     g.add_argument("--codes", type=int, metavar="N", help="in the codebook (32)")
     g.add_argument("--stim-token", choices=("condition", "category"), help="what has a token; category where a condition is shown once")
+    g.add_argument("--balance", choices=("weight", "sample"), help="against rare activations: loss weight (paper) or sampling (weight)")
+    g.add_argument("--normalise", choices=("neuron", "global"), help="divide each neuron's signal by its own spread, or all by one (neuron)")
 
     p = command("fit", "fit a forecaster or an activation classifier", "qf fit data/store --pretrained runs/base --task forecast --out runs/forecast")
     p.add_argument("store", metavar="STORE")
@@ -90,6 +92,9 @@ def build_parser(readers, run):
     p.add_argument("--task", choices=("forecast", "activation"), default="forecast")
     p.add_argument("--out", required=True, metavar="MODEL_DIR")
     p.add_argument("--tuning", choices=("prompt", "fine"), help="prompt: tokens and head alone; fine: the encoder, too (fine)")
+    p.add_argument(
+        "--expectation-weight", type=float, metavar="W", help="forecast: weight of the expected forecast's squared error beside the paper's loss (0)"
+    )
     _add_window(p)
     _add_training(p)
 
@@ -139,6 +144,8 @@ def _add_training(p):
     g.add_argument("--epochs", type=int, metavar="N")
     g.add_argument("--batch", dest="batch_size", type=int, metavar="N", help="observations a step (512)")
     g.add_argument("--lr", type=float, metavar="RATE")
+    g.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate (constant)")
+    g.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better validation score (never)")
     g.add_argument("--seed", type=int, default=0)
     g.add_argument("--device", default="auto", help="auto, cpu, cuda...")
     how = g.add_mutually_exclusive_group()

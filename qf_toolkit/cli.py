@@ -16,7 +16,8 @@ from .errors import DamagedFileError, QfError
 
 # what `pretrain` takes where an option is left out; `fit`, `forecast` and `evaluate` take what the model was trained with
 TRIALS = {
-    "stimulus": None, "condition": None, "session": None, "subject": None, "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff",
+    "stimulus": None, "condition": None, "session": None, "subject": None,
+    "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff",
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
 CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "stim_token")
@@ -259,7 +260,7 @@ def _pretrain(args):
     settings = _settings(args, {**TRIALS, **SPLIT})
     split = make_split(args.store, settings)
     print(split)
-    options = _options(args, (*CONFIG, "epochs", "batch_size", "lr"))
+    options = _options(args, (*CONFIG, "epochs", "batch_size", "lr", "schedule", "patience", "balance", "normalise"))
     model = pretrain(split, device=args.device, **options, **_how(args))
     _finish(model, args.out, settings)
 
@@ -272,7 +273,11 @@ def _fit(args):
     split = make_split(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
-    options = _options(args, ("epochs", "batch_size", "lr", "tuning"))
+    options = _options(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning"))
+    if args.expectation_weight is not None:
+        if args.task != "forecast":
+            raise QfError("--expectation-weight: expected only with --task forecast. Leave it out.")
+        options["expectation_weight"] = args.expectation_weight
     model = fit(load(args.pretrained, device=args.device), split, **options, **_how(args))
     _finish(model, args.out, settings)
 
@@ -287,11 +292,15 @@ def _part(split, part):
 
 
 def _forecast(args):
+    from .training.downstream import QuantFormerForecaster
+    from .training.pretrain import Autoencoder
     from .training.saving import load
 
     model = load(args.model)
+    if isinstance(model, Autoencoder):
+        raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {args.model}. Fit it to a task first.")
     if args.decode is not None:
-        if not hasattr(model, "decode"):
+        if not isinstance(model, QuantFormerForecaster):
             raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
         model.decode = args.decode
     trials = _part(make_split(args.store, _settings(args, _run_of(args.model))), args.part)
@@ -321,9 +330,13 @@ def write_forecasts(ds, path):
 
 def _evaluate(args):
     from .demo import report
+    from .training.pretrain import Autoencoder
     from .training.saving import load
 
     models = [load(folder) for folder in args.model]
+    for folder, model in zip(args.model, models, strict=True):
+        if isinstance(model, Autoencoder):
+            raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {folder}. Fit it to a task first.")
     split = make_split(args.store, _settings(args, _run_of(args.model[0])))
     print(split)
     report(models, split, out=args.out, figures=args.figures, ceiling=args.ceiling)

@@ -13,16 +13,16 @@ SIZES = {
     "full": {
         "simulate": {"n_neurons": 40, "repeats": 15, "directions": 8, "temporal_frequencies": 2},
         "config": {"width": 64, "layers": 2, "heads": 4, "patch_frames": 10},
-        "pretrain": {"epochs": 20, "batch_size": 128, "lr": 1e-3},
-        "forecaster": {"epochs": 15, "batch_size": 128},
-        "classifier": {"epochs": 8, "batch_size": 128},
+        "pretrain": {"epochs": 20, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
+        "forecaster": {"epochs": 40, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0},
+        "classifier": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
     },
     "small": {
         "simulate": {"n_neurons": 20, "repeats": 12, "directions": 4, "temporal_frequencies": 2},
         "config": {"width": 32, "layers": 2, "heads": 4, "patch_frames": 10},
-        "pretrain": {"epochs": 30, "batch_size": 64, "lr": 1e-3},
-        "forecaster": {"epochs": 20, "batch_size": 64},
-        "classifier": {"epochs": 8, "batch_size": 64},
+        "pretrain": {"epochs": 30, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
+        "forecaster": {"epochs": 50, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0},
+        "classifier": {"epochs": 15, "batch_size": 64, "schedule": "cosine"},
     },
     "tiny": {
         "simulate": {"n_neurons": 5, "repeats": 15, "directions": 2, "temporal_frequencies": 1, "gap_s": 6.0},

@@ -138,7 +138,7 @@ def test_loss_is_equation_2(model):
             patch = (t + 2) // 8  # 30 frames of baseline padded to 32
             (hidden if mask[i, patch] else shown).append(float((out[i, t] - x[i, t]) ** 2))
         total += weights[i] / (sum(weights) / 6) * (2.0 * np.mean(hidden) + (np.mean(shown) if shown else 0.0))
-    assert float(got) == pytest.approx(total / 6, rel=1e-5)
+    assert got.item() == pytest.approx(total / 6, rel=1e-5)
 
 
 def test_downstream_models_never_read_the_response(model):

@@ -9,7 +9,8 @@ import pandas as pd
 
 from ..errors import QfError, UnknownKeyError
 from . import metrics
-from .naive import ContextMean, FrequencyClassifier, SimulatorCeiling, Zero, naive_forecasters, scored
+from .ceiling import SimulatorCeiling
+from .naive import ContextMean, FrequencyClassifier, Zero, naive_forecasters, scored
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
 COVERAGE = 0.9

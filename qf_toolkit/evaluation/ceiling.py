@@ -1,0 +1,72 @@
+"""The ceiling of a simulated recording as a row of the table."""
+
+import numpy as np
+import xarray as xr
+
+from ..errors import QfError
+from ..recordings.store import Store
+from ..recordings.trials import as_fluorescence, gather
+from ..training.forecaster import Forecaster
+
+
+class SimulatorCeiling(Forecaster):
+    """The best forecast there is for simulated data: the expected fluorescence given everything up to the onset, by Monte Carlo on the simulator.
+
+    Parameters
+    ----------
+    n_samples : int
+        Monte Carlo samples a trial.
+    seed : int
+    """
+
+    name = "ceiling (simulator's truth)"
+
+    def __init__(self, n_samples=64, seed=0):
+        super().__init__()
+        self.n_samples, self.seed = n_samples, seed
+
+    def fit(self, split):
+        return self  # nothing to learn
+
+    def predict(self, trials):
+        """See `Forecaster.predict`.
+
+        Raises
+        ------
+        QfError
+            If the trials are not from a store of simulated sessions.
+        """
+        from ..recordings.simulate import conditional_mean
+
+        if not isinstance(trials.source, Store):
+            raise QfError("ceiling: expected trials from a Store, where the simulator keeps its truth, found sessions in memory. Use `qf simulate`.")
+        parts = []
+        for part in trials.by_session():
+            session = part.sessions[0]
+            ds = part.source[session]
+            if str(ds.attrs.get("source", "")) != "simulation":
+                raise QfError(
+                    f"ceiling: expected a simulated recording, found source {ds.attrs.get('source', '')!r} in {session}. Pass ceiling=False."
+                )
+            n_baseline, n_response, n_f0, _ = part.window.frames(float(ds.attrs["rate_hz"]))
+            rows, onsets = part.rows[session], part.table["onset_frame"].to_numpy()
+            expected = np.asarray(conditional_mean(part.source, session, onsets, n_response, self.n_samples, self.seed))[:, rows]
+            traces, floor = as_fluorescence(ds)
+            baseline = gather(traces, rows, onsets - n_baseline, n_baseline)
+            f0 = baseline[..., n_baseline - n_f0 :].mean(-1)
+            usable = np.isfinite(baseline).all(-1) & (f0 > floor[rows])
+            if part.window.signal == "zscore":
+                mean, sd = part.scale_of(session)
+                forecast = (expected - mean[:, None]) / sd[:, None]
+            else:
+                safe = np.where(usable, f0, 1.0)[..., None]
+                forecast = (expected - safe) / safe
+            coords = {
+                "trial": part.table["trial"].to_numpy() if len(trials.sessions) == 1 else [f"{session}/{t}" for t in part.table["trial"]],
+                "neuron": np.array(part.neurons_of(session), dtype=object),
+                "time": np.arange(n_response) / float(ds.attrs["rate_hz"]),
+            }
+            values = np.where(usable[..., None], forecast, np.nan).astype(np.float32)
+            parts.append(xr.Dataset({"forecast": (("trial", "neuron", "time"), values)}, coords))
+        out = parts[0] if len(parts) == 1 else xr.concat(parts, "trial", join="outer")
+        return out.assign_attrs(forecaster=self.name, signal=trials.window.signal)

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from zlib import crc32
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from .._files import atomic_path
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from .protocol import schedule, stimuli_of
 from .session import new_session, session_key
 from .store import Store, _file_name
 
@@ -29,7 +29,6 @@ SHARED = ("gain", "fast1", "fast2", "focus")
 SUBTRACTED = 0.7  # of the neuropil, the usual fixed factor; the true one differs a little from neuron to neuron
 NOISE_GRID = (16, 28)
 MAX_NOISE_SD = 5.0  # the shot noise is cut here, so that fluorescence stays positive at any length
-BLOCKS = 3
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,8 @@ def simulate(
     params = _neurons(n_neurons, rate_hz, phys, _rng(seed, subject, "neurons"))
     for letter in sessions:
         layout, shape = _rng(seed, subject, f"layout {letter}"), _rng(seed, subject, f"tuning {letter}")
-        stimuli = _stimuli(letter, counts)
-        table, n_frames = _schedule(stimuli, gap_s, rate_hz, layout)
+        stimuli = stimuli_of(letter, counts)
+        table, n_frames = schedule(stimuli, gap_s, rate_hz, layout)
         drive = np.zeros((n_frames, n_neurons), np.float32)
         for stimulus in stimuli:
             _add_drive(drive, table, stimulus, params, rate_hz, shape)
@@ -160,62 +159,6 @@ def simulate(
 def _rng(seed, subject, purpose):
     """An independent stream for each purpose: a longer session or another stimulus leaves the neurons as they were."""
     return np.random.default_rng(np.random.SeedSequence([int(seed), crc32(subject.encode()), crc32(purpose.encode())]))
-
-
-# ---- the protocol
-
-
-def _stimuli(letter, n):
-    """The stimuli of a session: name, seconds on and in all, conditions (one row each, features as columns), repeats, blanks."""
-
-    def grid(**values):
-        return pd.DataFrame(np.stack([v.ravel() for v in np.meshgrid(*values.values(), indexing="ij")], 1), columns=list(values))
-
-    def one(*values):
-        return dict(zip(("name", "on_s", "period_s", "conditions", "repeats", "blanks"), values, strict=True))
-
-    if letter == "A":
-        tf = np.array([1, 2, 4, 8, 15.0]) if n["temporal_frequencies"] == 5 else 2.0 ** np.arange(n["temporal_frequencies"])
-        c = grid(orientation=np.arange(n["directions"]) * 360.0 / n["directions"], temporal_frequency=tf)
-        return [one("drifting_gratings", 2.0, 3.0, c, n["repeats"], max(1, len(c) * n["repeats"] // 20))]
-    if letter == "B":
-        sf, phase = 0.02 * 2.0 ** np.arange(n["spatial_frequencies"]), np.arange(n["phases"]) / n["phases"]
-        c = grid(orientation=np.arange(n["orientations"]) * 180.0 / n["orientations"], spatial_frequency=sf, phase=phase)
-        scenes = grid(image=np.arange(float(n["images"])))
-        return [
-            one("static_gratings", 0.25, 0.25, c, n["image_repeats"], max(1, len(c) * n["image_repeats"] // 25)),
-            one("natural_scenes", 0.25, 0.25, scenes, n["image_repeats"], n["image_repeats"]),
-        ]
-    return [one("locally_sparse_noise", 0.25, 0.25, grid(frame=np.arange(float(n["noise_frames"]))), 1, 0)]
-
-
-def _schedule(stimuli, gap_s, rate_hz, rng):
-    """The trial table (`code`: row of the conditions, -1 for a blank) and the frames in all."""
-    parts, shares, now = [], [], gap_s
-    for s in stimuli:
-        # as equal shares as can be: what does not divide by three goes to the blocks in turn, a random one first
-        sizes = [s["repeats"]] * len(s["conditions"]) + [s["blanks"]] * (s["blanks"] > 0)
-        code = np.repeat([*range(len(s["conditions"])), -1][: len(sizes)], sizes)
-        first = np.repeat(rng.permutation(len(sizes)), sizes)
-        within = np.concatenate([np.arange(k) for k in sizes])
-        shares.append((code, (first + within) % BLOCKS))
-    for block in range(BLOCKS):
-        for s, (code, where) in zip(stimuli, shares, strict=True):
-            shown = rng.permutation(code[where == block])
-            start = now + np.arange(len(shown)) * s["period_s"]
-            part = s["conditions"].reindex(shown).reset_index(drop=True)
-            part.insert(0, "onset_frame", np.round(start * rate_hz).astype(int))
-            part.insert(1, "offset_frame", np.maximum(np.round((start + s["on_s"]) * rate_hz).astype(int), part["onset_frame"] + 1))
-            part.insert(2, "stimulus", s["name"])
-            part.insert(3, "block", block)
-            part["code"] = shown
-            parts.append(part)
-            now += len(shown) * s["period_s"] + gap_s
-    # a last window of 2 s needs frames also where gap_s = 0
-    return pd.concat(parts, ignore_index=True), int(np.ceil(max(now, now - gap_s + 3.0) * rate_hz)) + 1
-
-
-# ---- the neurons and what drives them
 
 
 def _neurons(n, rate_hz, p, rng):

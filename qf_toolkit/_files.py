@@ -43,7 +43,7 @@ def atomic_path(path):
         os.replace(tmp, path)
         tmp = None
     except OSError as e:
-        # h5py reports a full disk as a bare OSError or RuntimeError whose text holds the reason
+        # some libraries raise a bare OSError whose text holds the reason
         raise QfError(
             f"could not write {path}: {e.strerror or e}. Nothing was changed there. "
             "Free some space or choose a folder you can write to, then run the same again."
@@ -57,3 +57,10 @@ def write_text(path, text):
     """Write `text` to `path` atomically."""
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
+
+
+def write_netcdf(ds, path):
+    """Write a Dataset to `path` atomically."""
+    with atomic_path(path) as tmp:
+        # built in memory first: HDF5 crashes the interpreter at its exit when the disk fills up under an open file
+        tmp.write_bytes(ds.to_netcdf(engine="h5netcdf"))

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from . import __version__
-from ._files import atomic_path, write_text
+from ._files import write_netcdf, write_text
 from ._options import build_parser
 from .errors import DamagedFileError, QfError
 
@@ -304,28 +304,8 @@ def _forecast(args):
             raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
         model.decode = args.decode
     trials = _part(make_split(args.store, _settings(args, _run_of(args.model))), args.part)
-    write_forecasts(model.predict(trials), args.out)
+    write_netcdf(model.predict(trials), args.out)
     print(f"{len(trials)} trials forecast: {args.out}")
-
-
-def write_forecasts(ds, path):
-    """Write what `predict` returned as netCDF, all of it or nothing.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-    path : str or Path
-
-    Raises
-    ------
-    QfError
-        If the disk is full or the folder can't be written.
-    """
-    with atomic_path(path) as tmp:
-        try:
-            ds.to_netcdf(tmp, engine="h5netcdf")
-        except RuntimeError as e:  # HDF5 reports some failed writes this way
-            raise OSError(str(e)) from e
 
 
 def _evaluate(args):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from qf_toolkit.cli import main
 from qf_toolkit.recordings.session import new_session
 
 
@@ -51,3 +52,11 @@ def toy_session(
     if change is not None:
         change(traces, trials)
     return new_session(traces, subject=subject, session=session, rate_hz=rate_hz, signal=signal, trials=trials, **options)
+
+
+def refused(capsys, *argv, code=2):
+    """The one line on stderr of a command that ends with `code`."""
+    assert main([str(a) for a in argv]) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("qf: ") and "Traceback" not in lines[0]
+    return lines[0]

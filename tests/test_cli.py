@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from helpers import refused
 
 import qf_toolkit as qf
 from qf_toolkit.cli import main
+
 
 SIM = ["--neurons", "4", "--repeats", "15", "--directions", "2", "--temporal-frequencies", "1", "--quiet"]
 GRATINGS = ["--condition", *(f"drifting_gratings/orientation={angle},temporal_frequency=1" for angle in (0, 180))]  # not the few blanks
@@ -34,14 +36,6 @@ def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "store"
     assert main(["simulate", str(path), "--seed", "3", *SIM]) == 0
     return path
-
-
-def refused(capsys, *argv, code=2):
-    """The one line on stderr of a command that ends with `code`."""
-    assert main([str(a) for a in argv]) == code
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("qf: ") and "Traceback" not in lines[0]
-    return lines[0]
 
 
 @pytest.mark.parametrize("command", ["simulate", "import", "info", "pretrain", "fit", "forecast", "evaluate", "demo"])

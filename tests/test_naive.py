@@ -1,4 +1,3 @@
-import time
 import warnings
 
 import numpy as np
@@ -318,11 +317,3 @@ def test_evaluate_classifier(split):
 def test_ceiling_needs_a_simulated_store(split):
     with pytest.raises(QfError, match="Store"):
         table.evaluate([], split, ceiling=True)
-
-
-def test_ridges_are_fast_at_full_size():
-    s = split_blocks(cut(toy_session(0, n_neurons=60, rate_hz=30, n_conditions=35, repeats=4)))
-    start = time.perf_counter()
-    naive.RidgeOwn().fit(s)
-    naive.RidgePopulation().fit(s)
-    assert time.perf_counter() - start < 20  # about 1 s on two cores

@@ -44,6 +44,7 @@ class QuantFormerConfig:
     affine_lr: float = 10.0
     sync: float = 0.2
     replace_every: int = 20
+    replace_below: float = 0.0  # share of the places; 0 replaces only what was never used (released code)
     stim_token: str = "condition"  # or "category"
 
     def __post_init__(self):
@@ -128,7 +129,7 @@ class QuantFormer(nn.Module):
         self.encoder = Encoder(config)
         self.quantizer = Quantizer(
             codes=config.codes, width=config.width, beta=config.quantizer_beta, affine_lr=config.affine_lr,
-            sync=config.sync, replace_every=config.replace_every,
+            sync=config.sync, replace_every=config.replace_every, replace_below=config.replace_below,
         )  # fmt: skip
         self.decoder_position = nn.Parameter(0.02 * torch.randn(config.patches, config.width))
         self.decoder = config.stack()

@@ -4,6 +4,9 @@ Affine re-parametrisation: the code vectors are e * (1 + affine_lr * scale) + af
 rarely used codes move with the others. Synchronised update: the reconstruction's gradient also reaches the chosen code vectors, times
 `sync`. Codes unused for `replace_every` steps are replaced by encoder outputs of the current batch. Values are the released code's.
 
+Ours: a code also counts as unused below the share `replace_below` of the places, since one that a single odd window keeps alive says as
+little as a dead one; 0 is the released code's rule.
+
 Deviation from the published straight-through formula z + sg(e - z): the autograd function returns the code vectors themselves, bit for
 bit, so that decoding the codes gives exactly what the forward pass gave.
 """
@@ -36,17 +39,20 @@ class Quantizer(nn.Module):
     affine_lr, sync : float
     replace_every : int
         Steps; 0 never replaces.
+    replace_below : float
+        Share of the places since the last replacement at or below which a code is replaced.
     """
 
-    last_used: torch.Tensor
+    uses: torch.Tensor
     step: torch.Tensor
 
-    def __init__(self, *, codes, width, beta=0.25, affine_lr=10.0, sync=0.2, replace_every=20):
+    def __init__(self, *, codes, width, beta=0.25, affine_lr=10.0, sync=0.2, replace_every=20, replace_below=0.0):
         super().__init__()
-        self.beta, self.affine_lr, self.sync, self.replace_every = beta, affine_lr, sync, replace_every
+        self.beta, self.affine_lr, self.sync = beta, affine_lr, sync
+        self.replace_every, self.replace_below = replace_every, replace_below
         self.codebook = nn.Parameter(torch.randn(codes, width))
         self.scale, self.bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-        self.register_buffer("last_used", torch.zeros(codes, dtype=torch.long))
+        self.register_buffer("uses", torch.zeros(codes, dtype=torch.long))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     @property
@@ -80,7 +86,7 @@ class Quantizer(nn.Module):
         codes = self.nearest(z)
         if not self.training:
             return self.vectors[codes], codes, z.new_zeros(())
-        self.last_used[codes if used is None else codes[used]] = self.step
+        self.uses += torch.bincount((codes if used is None else codes[used]).flatten(), minlength=len(self.uses))
         e = self.vectors[codes]
         weight = torch.ones_like(codes, dtype=z.dtype) if used is None else used.to(z.dtype)
         each = (1 - self.beta) * (z - e.detach()).square().mean(-1) + self.beta * (z.detach() - e).square().mean(-1)
@@ -93,10 +99,10 @@ class Quantizer(nn.Module):
         self.step += 1
         if not self.replace_every or int(self.step) % self.replace_every:
             return
-        dead = torch.nonzero(self.last_used <= self.step - self.replace_every).flatten()
+        dead = torch.nonzero(self.uses <= self.replace_below * self.uses.sum()).flatten()
+        self.uses.zero_()
         pool = (z.flatten(0, -2) if used is None else z[used]).float()
         if not len(dead) or not len(pool):
             return
         new = pool[torch.randint(len(pool), (len(dead),), device=pool.device)]
         self.codebook[dead] = ((new - self.affine_lr * self.bias) / (1 + self.affine_lr * self.scale)).to(self.codebook.dtype)
-        self.last_used[dead] = self.step

@@ -19,7 +19,7 @@ from zlib import crc32
 import numpy as np
 import xarray as xr
 
-from .._files import atomic_path
+from .._files import write_netcdf
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from .protocol import schedule, stimuli_of
 from .session import new_session, session_key
@@ -354,11 +354,7 @@ def _save_truth(store, truth, params, session, phys):
         arrays[f"param_{name}"] = (dims, x)
     coords = {"neuron": session["neuron"].values, "shared_state": np.array(SHARED, dtype=object), "frame_time": session["frame_time"]}
     attrs = {"fingerprint": session.attrs["fingerprint"], "rate_hz": session.attrs["rate_hz"], "physiology": json.dumps(asdict(phys)), "session": key}
-    with atomic_path(store.path / "truth" / _file_name(key)) as tmp:
-        try:
-            xr.Dataset(arrays, coords, attrs).to_netcdf(tmp, engine="h5netcdf")
-        except RuntimeError as e:  # HDF5 reports some failed writes this way
-            raise OSError(str(e)) from e
+    write_netcdf(xr.Dataset(arrays, coords, attrs), store.path / "truth" / _file_name(key))
 
 
 def load_truth(store, session):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -110,12 +111,14 @@ class Store:
         if path.exists() and not overwrite:
             raise QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
         with atomic_path(path) as tmp:
-            # built in memory first: HDF5 crashes the interpreter at its exit when the disk fills up under an open file
-            tmp.write_bytes(session.to_netcdf(engine="h5netcdf"))
+            tmp.write_bytes(session.to_netcdf(engine="h5netcdf"))  # by way of memory, as in write_netcdf
             if path.exists():
                 previous = _previous(path)
                 previous.unlink(missing_ok=True)
-                os.link(path, previous)
+                try:
+                    os.link(path, previous)
+                except OSError:  # exFAT and some network drives have no links
+                    shutil.copyfile(path, previous)
         self._cache.pop(key, None)
         self._tables.pop(key, None)
         return key

@@ -1,5 +1,7 @@
 """Observations on the device: traces stored once, windows gathered by index, no worker and no per-item Python."""
 
+import warnings
+
 import numpy as np
 import torch
 
@@ -18,6 +20,16 @@ def pick_device(device="auto"):
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def tell_left_out(*banks):
+    """Warn with the count of the observations that these banks had to leave out, where there are any."""
+    unusable, unknown = sum(b.unusable for b in banks), sum(b.unknown for b in banks)
+    total = sum(len(b) for b in banks) + unusable + unknown
+    counts = {"values missing in the window, or F0 too small": unusable, "a stimulus without a token": unknown}
+    for why, n in counts.items():
+        if n:
+            warnings.warn(f"left out: {n} of {total} observations, trial x neuron ({why})", stacklevel=3)
 
 
 class Bank:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from ..errors import QfError
 from ..models.quantformer import ActivationClassifier, ResponseForecaster
-from .bank import CHUNK, Bank, pick_device
+from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import Forecaster, check_keys, join_seen, seen_frames
 from .loop import LoopConfig, run
 from .pretrain import Autoencoder, _scales
-from .saving import read_model, write_model
+from .saving import read_model, same_version, write_model
 
 DECODINGS = ("soft", "argmax", "sample")
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
@@ -121,6 +121,7 @@ class _Downstream(Forecaster):
         self._freeze(tuning, known)
         split_train, split_validation = (self.autoencoder.prepare(p) for p in (split.train, split.validation))
         train, validation = self.bank(split_train), self.bank(split_validation)
+        tell_left_out(train, validation)
         step, validate = self._objective(train, validation)
         self.history = run(
             self.module, lambda: torch.randperm(len(train), device=self.device), step, validate,
@@ -147,11 +148,12 @@ class _Downstream(Forecaster):
         """Read what `save` wrote."""
         note, tensors = read_model(folder, cls.kind)
         pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
-        autoencoder = Autoencoder.from_note(note["autoencoder"], pick("pretrained."), pick_device(device))
-        self = cls(autoencoder, note["neurons"], note["stimuli"])
-        self.module.load_state_dict(pick("task."))
-        self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
-        self._restore(note)
+        with same_version(folder):
+            autoencoder = Autoencoder.from_note(note["autoencoder"], pick("pretrained."), pick_device(device))
+            self = cls(autoencoder, note["neurons"], note["stimuli"])
+            self.module.load_state_dict(pick("task."))
+            self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
+            self._restore(note)
         return self
 
     def _settings(self):

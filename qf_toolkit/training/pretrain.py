@@ -9,10 +9,10 @@ import xarray as xr
 from ..errors import QfError
 from ..models.quantformer import QuantFormer, QuantFormerConfig
 from ..recordings.trials import Window
-from .bank import CHUNK, Bank, pick_device
+from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import check_rate, check_unseen, seen_frames
 from .loop import LoopConfig, run
-from .saving import read_model, write_model
+from .saving import read_model, same_version, write_model
 
 
 class Autoencoder:
@@ -120,7 +120,8 @@ class Autoencoder:
     def load(cls, folder, device="auto"):
         """Read what `save` wrote."""
         note, tensors = read_model(folder, cls.kind)
-        return cls.from_note(note, tensors, pick_device(device))
+        with same_version(folder):
+            return cls.from_note(note, tensors, pick_device(device))
 
     @classmethod
     def from_note(cls, note, tensors, device):
@@ -207,6 +208,7 @@ def pretrain(
     tokens = {s: 0 for p in (split.train, split.validation) for s in p.table["stimulus"]}
     pooled = {n: scale.get(n, scale[""]) for n in everything}
     train, validation = (Bank(p, everything, tokens, "category", device, pooled) for p in (split.train, split.validation))
+    tell_left_out(train, validation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = QuantFormer(config).to(device)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -55,6 +56,18 @@ def read_model(folder, kind=None):
     if _hash(weights) != found_hash:
         raise DamagedFileError(f"{weights}: is cut short or altered, or belongs to another config.json. Save or train the model again.")
     return config, load_file(weights)
+
+
+@contextmanager
+def same_version(folder):
+    """Tell of settings or weights that this version of the toolkit doesn't have as what they are."""
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError) as e:
+        raise QfError(
+            f"{folder}: holds settings or weights of another version of qf_toolkit ({str(e).strip().splitlines()[0]}) "
+            "Train the model again, or use the version that saved it."
+        ) from e
 
 
 def load(folder, device="auto"):

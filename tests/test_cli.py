@@ -17,7 +17,6 @@ from helpers import refused
 import qf_toolkit as qf
 from qf_toolkit.cli import main
 
-
 SIM = ["--neurons", "4", "--repeats", "15", "--directions", "2", "--temporal-frequencies", "1", "--quiet"]
 GRATINGS = ["--condition", *(f"drifting_gratings/orientation={angle},temporal_frequency=1" for angle in (0, 180))]  # not the few blanks
 SMALL = ["--patch-frames", "15", "--layers", "1", "--width", "16", "--heads", "2", "--codes", "8"]

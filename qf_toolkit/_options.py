@@ -82,6 +82,7 @@ def build_parser(readers, run):
     g.add_argument("--width", type=int, metavar="N", help="of the model (128)")
     g.add_argument("--heads", type=int, metavar="N", help="of attention (8)")
     g.add_argument("--codes", type=int, metavar="N", help="in the codebook (32)")
+    g.add_argument("--replace-below", type=float, metavar="SHARE", help="replace codes that take less than this share of the patches (0: unused ones)")
     g.add_argument("--stim-token", choices=("condition", "category"), help="what has a token; category where a condition is shown once")
     g.add_argument("--balance", choices=("weight", "sample"), help="against rare activations: loss weight (paper) or sampling (weight)")
     g.add_argument("--normalise", choices=("neuron", "global"), help="divide each neuron's signal by its own spread, or all by one (neuron)")
@@ -95,6 +96,9 @@ def build_parser(readers, run):
     p.add_argument(
         "--expectation-weight", type=float, metavar="W", help="forecast: weight of the expected forecast's squared error beside the paper's loss (0)"
     )
+    p.add_argument("--gain-weight", type=float, metavar="W", help="activation: weight of the levels of the gain beside the label (0)")
+    p.add_argument("--hide", type=float, metavar="SHARE", help="hide up to this share of the baseline in training steps (0)")
+    p.add_argument("--dropout", type=float, metavar="P", help="of the encoder in training (the pre-trained model's)")
     _add_window(p)
     _add_training(p)
 

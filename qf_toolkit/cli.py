@@ -20,7 +20,7 @@ TRIALS = {
     "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff",
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
-CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "stim_token")
+CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "replace_below", "stim_token")
 READERS = {
     "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched"},
     "suite2p": {"rate_hz", "trials", "subject", "session", "neuropil", "plane"},
@@ -273,11 +273,12 @@ def _fit(args):
     split = make_split(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
-    options = _options(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning"))
-    if args.expectation_weight is not None:
-        if args.task != "forecast":
-            raise QfError("--expectation-weight: expected only with --task forecast. Leave it out.")
-        options["expectation_weight"] = args.expectation_weight
+    options = _options(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning", "hide", "dropout"))
+    for name, task in {"expectation_weight": "forecast", "gain_weight": "activation"}.items():
+        if getattr(args, name) is not None:
+            if args.task != task:
+                raise QfError(f"--{name.replace('_', '-')}: expected only with --task {task}. Leave it out.")
+            options[name] = getattr(args, name)
     model = fit(load(args.pretrained, device=args.device), split, **options, **_how(args))
     _finish(model, args.out, settings)
 

@@ -8,10 +8,12 @@ Deviations and choices, each an option:
 - padding: zeros before the baseline and after the response, so that the onset falls on the edge of a patch; padding enters no loss;
 - the patches of a forecast's input are coded from the baseline alone, the response being [MASK]ed (the paper leaves this open);
 - `decode="soft"` and `"sample"` beside the paper's argmax: argmax throws the distribution away;
-- `expectation_weight`: adds the squared error of the soft decoding to eq. 4; 0 is the paper.
+- `expectation_weight`: adds the squared error of the soft decoding to eq. 4; 0 is the paper;
+- `gain_weight`: the classifier also learns which of some levels the response's gain passes, the label being one of them; 0 is the paper;
+- `hide` and `dropout` of the downstream tasks: parts of the baseline are [MASK]ed at random in training; 0 is the paper.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +79,7 @@ class QuantFormerConfig:
         return self.baseline_patches + self.response_patches
 
     def stack(self):
+        """The transformer of the encoder, or of the decoder."""
         return Transformer(
             width=self.width, heads=self.heads, layers=self.layers, dropout=self.dropout,
             norm=self.norm, residual_attention=self.residual_attention,
@@ -227,36 +230,61 @@ class Tokens(nn.Module):
         self.table = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
 
 
-class ActivationClassifier(nn.Module):
-    """[CLS] [NEURON]_n [STIM]_s and the baseline's patches -> active or not (paper 3.4.1). Never sees the response."""
+GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # times the label's own, beside which they stand
 
-    def __init__(self, autoencoder, n_neurons, n_stimuli):
+
+def _encoder_of(autoencoder, dropout):
+    """A copy of the pre-trained encoder, with a dropout of its own."""
+    config = autoencoder.config
+    encoder = Encoder(config if dropout is None else replace(config, dropout=dropout))
+    encoder.load_state_dict(autoencoder.encoder.state_dict())
+    return encoder
+
+
+class ActivationClassifier(nn.Module):
+    """[CLS] [NEURON]_n [STIM]_s and the baseline's patches -> active or not (paper 3.4.1). Never sees the response.
+
+    Parameters
+    ----------
+    autoencoder : QuantFormer
+    n_neurons, n_stimuli : int
+    dropout : float, optional
+        Of the encoder; the auto-encoder's where left out.
+    """
+
+    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None):
         super().__init__()
         config = autoencoder.config
-        self.config, self.encoder = config, Encoder(config)
-        self.encoder.load_state_dict(autoencoder.encoder.state_dict())
+        self.config, self.encoder = config, _encoder_of(autoencoder, dropout)
         self.cls = nn.Parameter(0.02 * torch.randn(config.width))
         self.neurons, self.stimuli = Tokens(n_neurons, config.width), Tokens(n_stimuli, config.width)
-        self.head = nn.Linear(config.width, 2)
+        self.head, self.levels = nn.Linear(config.width, 2), nn.Linear(config.width, len(GAIN_LEVELS))
         self.patchify = autoencoder.patchify
 
     def forward(self, x, neuron, stimulus, need_maps=False):
         """(B, T_b), (B,), (B,) -> logits (B, 2); with `need_maps` also the maps."""
+        h = self.summary(x, neuron, stimulus, need_maps=need_maps)
+        return (self.head(h[0]), h[1]) if need_maps else self.head(h)
+
+    def summary(self, x, neuron, stimulus, hidden=None, need_maps=False):
+        """What the encoder makes of [CLS], (B, D); `hidden` (B, P_b) bool names the patches taken by [MASK]."""
         cls = self.cls.expand(len(x), 1, -1)
         prompts = torch.cat([cls, self.neurons(neuron), self.stimuli(stimulus)], 1)
-        h = self.encoder(self.patchify(x[:, : self.config.n_baseline]), None, prompts, need_maps)
-        return (self.head(h[0][:, 0]), h[1]) if need_maps else self.head(h[:, 0])
+        h = self.encoder(self.patchify(x[:, : self.config.n_baseline]), hidden, prompts, need_maps)
+        return (h[0][:, 0], h[1]) if need_maps else h[:, 0]
 
 
 class ResponseForecaster(nn.Module):
-    """[NEURON]_n [STIM]_s, the baseline's patches and M [MASK]s -> distributions over codes -> the frozen decoder (paper 3.4.2)."""
+    """[NEURON]_n [STIM]_s, the baseline's patches and M [MASK]s -> distributions over codes -> the frozen decoder (paper 3.4.2).
 
-    def __init__(self, autoencoder, n_neurons, n_stimuli):
+    Parameters as those of `ActivationClassifier`.
+    """
+
+    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None):
         super().__init__()
         config = autoencoder.config
         self.config, self.autoencoder = config, autoencoder.requires_grad_(False)
-        self.encoder = Encoder(config)
-        self.encoder.load_state_dict(autoencoder.encoder.state_dict())
+        self.encoder = _encoder_of(autoencoder, dropout)
         self.neurons, self.stimuli = Tokens(n_neurons, config.width), Tokens(n_stimuli, config.width)
         self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, config.codes))
 
@@ -266,11 +294,16 @@ class ResponseForecaster(nn.Module):
         self.autoencoder.eval()
         return self
 
-    def forward(self, x, neuron, stimulus, need_maps=False):
-        """(B, T_b), (B,), (B,) -> logits (B, M, K) of the response's codes; with `need_maps` also the maps."""
+    def forward(self, x, neuron, stimulus, hidden=None, need_maps=False):
+        """(B, T_b), (B,), (B,) -> logits (B, M, K) of the response's codes; with `need_maps` also the maps.
+
+        `hidden` (B, P_b) bool names the patches of the baseline taken by [MASK].
+        """
         c = self.config
         patches = F.pad(self.autoencoder.patchify(x[:, : c.n_baseline]), (0, 0, 0, c.response_patches))
         mask = (torch.arange(c.patches, device=x.device) >= c.baseline_patches).expand(len(x), -1)
+        if hidden is not None:
+            mask = mask | F.pad(hidden, (0, c.response_patches))
         prompts = torch.cat([self.neurons(neuron), self.stimuli(stimulus)], 1)
         h = self.encoder(patches, mask, prompts, need_maps)
         h, maps = h if need_maps else (h, None)

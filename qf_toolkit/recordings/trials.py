@@ -395,8 +395,8 @@ class Trials:
         )  # fmt: skip
 
 
-def label_active(dff, window):
-    """Which observations are active, from the scored part of their response (paper 3.2, or the released code's rule). Numpy or torch.
+def response_gain(dff, window):
+    """What the label of activity is a threshold on: mean dF/F of the scored part (paper 3.2), or of its absolute value (released code's rule).
 
     Parameters
     ----------
@@ -405,11 +405,15 @@ def label_active(dff, window):
 
     Returns
     -------
-    bool array or tensor, shape (...)
+    array or tensor, shape (...)
     """
-    if window.active_rule == "gain":
-        return dff.mean(-1) >= window.active_gain
-    return abs(dff).mean(-1) > window.active_gain
+    return (dff if window.active_rule == "gain" else abs(dff)).mean(-1)
+
+
+def label_active(dff, window):
+    """Which observations are active, from the scored part of their response; arguments as `response_gain`, returns bool, shape (...)."""
+    gain = response_gain(dff, window)
+    return gain >= window.active_gain if window.active_rule == "gain" else gain > window.active_gain
 
 
 class _Memory:

@@ -8,7 +8,7 @@ import torch
 from ..errors import QfError
 from ..models.batch import Batch
 from ..recordings.session import signal_of
-from ..recordings.trials import as_fluorescence, label_active, window_dff
+from ..recordings.trials import as_fluorescence, label_active, response_gain, window_dff
 
 CHUNK = 8192  # observations looked at together where every window is visited once
 
@@ -50,7 +50,8 @@ class Bank:
     Attributes
     ----------
     neuron, condition, session : long tensors (n,)
-    active : float tensor (n,)
+    active, gain : float tensors (n,)
+        The label, and what it is a threshold on.
     unusable, unknown : int
         Observations left out: something missing in the window, or a condition without a token.
     """
@@ -95,7 +96,7 @@ class Bank:
             torch.from_numpy(np.concatenate(per_neuron[n]).astype(np.float32)).to(device) for n in ("floor", "mean", "sd", "scale")
         )
         self._frames = torch.arange(self.length, device=device)
-        self.active = torch.zeros(len(self.first), device=device)
+        self.active, self.gain = (torch.zeros(len(self.first), device=device) for _ in range(2))
         self._keep_usable()
 
     def __len__(self):
@@ -112,8 +113,9 @@ class Bank:
             dff, _ = window_dff(windows, self.n_baseline, self.n_f0, self.floor[self.row[at]])
             scored = dff[:, self.n_baseline : self.n_baseline + self.n_score]
             self.active[at] = label_active(scored, self.window).float()
+            self.gain[at] = response_gain(scored, self.window)
         self.unusable = int((~keep).sum())
-        for name in ("first", "neuron", "condition", "session", "row", "active"):
+        for name in ("first", "neuron", "condition", "session", "row", "active", "gain"):
             setattr(self, name, getattr(self, name)[keep])
         if not len(self.first):
             raise QfError("trials: no usable observation is left (values missing, or F0 too small). Look at the recording with `qf info`.")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import QfError
-from ..models.quantformer import ActivationClassifier, ResponseForecaster
+from ..models.quantformer import GAIN_LEVELS, ActivationClassifier, ResponseForecaster
 from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import Forecaster, check_keys, join_seen, seen_frames
 from .loop import LoopConfig, run
@@ -25,14 +25,20 @@ class _Downstream(Forecaster):
 
     kind = ""
     module_class: type = torch.nn.Module
+    options: tuple = ("dropout", "hide")  # how it is trained, and
+    results: tuple = ()  # what is found after training; both are saved
 
-    def __init__(self, autoencoder, neurons, stimuli, module=None):
+    def __init__(self, autoencoder, neurons, stimuli, *, dropout=None, hide=0.0):
         super().__init__()
-        self.autoencoder = autoencoder
+        if dropout is not None and not 0 <= dropout < 1:
+            raise QfError(f"dropout: expected from 0 to below 1, found {dropout}.")
+        if not 0 <= hide <= 1:
+            raise QfError(f"hide: expected a share from 0 to 1, found {hide}.")
+        self.autoencoder, self.dropout, self.hide = autoencoder, dropout, hide
         self.neurons, self.stimuli = list(neurons), list(stimuli)
         self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
         self.history, self.chosen = [], {}
-        self.module = module or self.module_class(deepcopy(autoencoder.module), len(self.neurons), len(self.stimuli))
+        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), len(self.stimuli), dropout)
         self.module.to(autoencoder.device).eval()
         self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
 
@@ -105,6 +111,13 @@ class _Downstream(Forecaster):
         self._train(split, tuning="new", known=known, **options)
         return new
 
+    def _hidden(self, n):
+        """Which patches of the baseline a training step hides, bool (n, P_b), or None: in each observation a share of its own, up to `hide`."""
+        if not (self.hide and self.module.training):
+            return None
+        share = self.hide * torch.rand(n, 1, device=self.device)
+        return torch.rand(n, self.autoencoder.config.baseline_patches, device=self.device) < share
+
     def _freeze(self, tuning, known):
         if tuning not in ("fine", "prompt", "new"):
             raise QfError(f"tuning: expected 'fine' or 'prompt', found {tuning!r}.")
@@ -127,7 +140,7 @@ class _Downstream(Forecaster):
             self.module, lambda: torch.randperm(len(train), device=self.device), step, validate,
             LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, patience=patience, seed=seed),
             settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, "stimuli": self.stimuli,
-                      "model": asdict(self.autoencoder.config), "data": seen_frames(split.train), **self._settings()},
+                      "model": asdict(self.autoencoder.config), "data": seen_frames(split.train), **self._settings(*self.options)},
             checkpoint=checkpoint, resume=resume, progress=progress, label=f"{self.kind} ({tuning})",
         )  # fmt: skip
         self.module.requires_grad_(False)
@@ -138,7 +151,8 @@ class _Downstream(Forecaster):
         """Write config.json and model.safetensors into `folder`."""
         note = {
             "autoencoder": self.autoencoder.note(), "neurons": self.neurons, "stimuli": self.stimuli, "scale": self._scale,
-            "seen": self.seen, "history": self.history, "chosen": self.chosen, **self._settings(),
+            "seen": self.seen, "history": self.history, "chosen": self.chosen,
+            **self._settings(*self.options, *self.results),
         }  # fmt: skip
         both = torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
         write_model(folder, self.kind, note, both)
@@ -150,17 +164,15 @@ class _Downstream(Forecaster):
         pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
         with same_version(folder):
             autoencoder = Autoencoder.from_note(note["autoencoder"], pick("pretrained."), pick_device(device))
-            self = cls(autoencoder, note["neurons"], note["stimuli"])
+            self = cls(autoencoder, note["neurons"], note["stimuli"], **{n: note[n] for n in cls.options})
             self.module.load_state_dict(pick("task."))
             self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
-            self._restore(note)
+            for name in cls.results:
+                setattr(self, name, note[name])
         return self
 
-    def _settings(self):
-        return {}
-
-    def _restore(self, note):
-        pass
+    def _settings(self, *names):
+        return {n: getattr(self, n) for n in names}
 
     def _objective(self, train, validation):
         raise NotImplementedError
@@ -181,6 +193,8 @@ class QuantFormerForecaster(_Downstream):
         Divides the logits; chosen on validation.
     chosen : dict
         Validation MSE (signal / scale) of each decoding.
+    residual : dict
+        {neuron key: standard deviation of what its codes leave out of the response, in units of the signal}, from the validation part.
     """
 
     kind = "forecaster"
@@ -188,16 +202,12 @@ class QuantFormerForecaster(_Downstream):
     probabilistic = True
     module_class = ResponseForecaster
     module: ResponseForecaster
+    options = ("dropout", "hide", "expectation_weight")
+    results = ("decode", "temperature", "residual")
 
-    def __init__(self, autoencoder, neurons, stimuli, module=None, expectation_weight=0.0):
-        super().__init__(autoencoder, neurons, stimuli, module)
-        self.decode, self.temperature, self.expectation_weight = "soft", 1.0, expectation_weight
-
-    def _settings(self):
-        return {"decode": self.decode, "temperature": self.temperature, "expectation_weight": self.expectation_weight}
-
-    def _restore(self, note):
-        self.decode, self.temperature, self.expectation_weight = note["decode"], note["temperature"], note["expectation_weight"]
+    def __init__(self, autoencoder, neurons, stimuli, *, expectation_weight=0.0, **options):
+        super().__init__(autoencoder, neurons, stimuli, **options)
+        self.decode, self.temperature, self.expectation_weight, self.residual = "soft", 1.0, expectation_weight, {}
 
     def _objective(self, train, validation):
         """Equation 4; the targets (codes of the response) and the baseline's codes are computed once, before the first step."""
@@ -207,7 +217,7 @@ class QuantFormerForecaster(_Downstream):
 
         def loss(bank, at, wanted, before):
             x = bank.batch(at).x[:, 0]
-            logits = module(x[:, :n_b], bank.neuron[at], bank.condition[at])
+            logits = module(x[:, :n_b], bank.neuron[at], bank.condition[at], self._hidden(len(at)))
             cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].flatten())
             if module.training and not self.expectation_weight:
                 return cross_entropy, cross_entropy
@@ -259,6 +269,20 @@ class QuantFormerForecaster(_Downstream):
         totals = {k: v / len(validation) for k, v in totals.items() if k[0] != "sample" or k[1] == 1.0}
         self.decode, self.temperature = min(totals, key=totals.__getitem__)
         self.chosen = {f"{how}, temperature {t:g}": v for (how, t), v in totals.items()}
+        self.residual |= self._residuals(validation)
+
+    def _residuals(self, bank):
+        """What quantisation leaves out of the response: {neuron key: standard deviation}; the pooled one where a neuron has no window."""
+        n_b, n = self.autoencoder.config.n_baseline, len(self.neurons)
+        squares, count = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
+        for at in torch.arange(len(bank), device=self.device).split(CHUNK):
+            x = bank.batch(at).x[:, 0]
+            error = (self.module.autoencoder(x)[0] - x)[:, n_b:] * bank.scale[bank.row[at], None]
+            squares.index_add_(0, bank.neuron[at], error.square().mean(1))
+            count.index_add_(0, bank.neuron[at], torch.ones(len(at), device=self.device))
+        pooled = squares.sum() / count.sum()
+        sd = torch.where(count > 0, squares / count.clamp(min=1), pooled).sqrt().cpu().tolist()
+        return {key: value for key, value, seen in zip(self.neurons, sd, count.tolist(), strict=True) if seen or key not in self.residual}
 
     def _decoded(self, given, logits, how, temperature, seed):
         if how != "sample":
@@ -286,11 +310,20 @@ class QuantFormerForecaster(_Downstream):
         return self._run(context, neurons, conditions, lambda g, p: self._decoded(g, p, self.decode, self.temperature, seed=0))
 
     def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
+        """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
+        spread = torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in neurons], device=self.device)
+
+        def draw(given, logits):
+            out = self.module.decode(given, logits, "sample")
+            sd = next(rows)
+            return out + sd[:, None] * torch.randn_like(out)
+
         out = []
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             for _ in range(n_samples):
-                out.append(self._run(context, neurons, conditions, lambda g, p: self.module.decode(g, p, "sample")))
+                rows = iter(spread.repeat(len(conditions)).split(CHUNK))
+                out.append(self._run(context, neurons, conditions, draw))
         return np.stack(out)
 
 
@@ -301,20 +334,26 @@ class QuantFormerClassifier(_Downstream):
     name = "QuantFormer"
     module_class = ActivationClassifier
     module: ActivationClassifier
-    threshold = 0.5
+    options = ("dropout", "hide", "gain_weight")
+    results = ("threshold",)
 
-    def _settings(self):
-        return {"threshold": self.threshold}
-
-    def _restore(self, note):
-        self.threshold = note["threshold"]
+    def __init__(self, autoencoder, neurons, stimuli, *, gain_weight=0.0, **options):
+        super().__init__(autoencoder, neurons, stimuli, **options)
+        self.threshold, self.gain_weight = 0.5, gain_weight
 
     def _objective(self, train, validation):
+        """Cross-entropy of the label, in training beside that of the other levels of the gain; validation looks at the label alone."""
         module, n_b = self.module, self.autoencoder.config.n_baseline
+        levels = torch.tensor(GAIN_LEVELS, device=self.device) * self.autoencoder.window.active_gain
 
         def loss(bank, at):
             x = bank.batch(at).x[:, 0, :n_b]
-            return F.cross_entropy(module(x, bank.neuron[at], bank.condition[at]).float(), bank.active[at].long())
+            h = module.summary(x, bank.neuron[at], bank.condition[at], self._hidden(len(at)))
+            label = F.cross_entropy(module.head(h).float(), bank.active[at].long())
+            if not module.training:
+                return label
+            passed = (bank.gain[at, None] > levels).float()
+            return label + self.gain_weight * F.binary_cross_entropy_with_logits(module.levels(h).float(), passed)
 
         def validate():
             total = 0.0
@@ -367,7 +406,7 @@ def _keys(autoencoder, split):
     return split.train.neurons, sorted(split.train.table[column].unique())
 
 
-def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0, seed=0, **options):
+def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
     """Fit the response forecaster (paper 3.4.2, eq. 4).
 
     Parameters
@@ -378,6 +417,11 @@ def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0,
         Encoder, tokens and head learn, or tokens and head alone; codebook and decoder are always frozen.
     expectation_weight : float
         Weight of the soft decoding's squared error beside eq. 4; 0 is the paper.
+    hide : float
+        In training steps each observation has a random share of its baseline's patches, up to this one, taken by [MASK], so that the
+        tuning to conditions is learnt rather than the noise of a few traces; 0 is the paper.
+    dropout : float, optional
+        Of the encoder; the auto-encoder's where left out.
     seed : int
     **options
         epochs (100), batch_size (512 observations), lr (1e-3), schedule, patience, checkpoint, resume, progress; see `training.loop`.
@@ -387,17 +431,33 @@ def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0,
     QuantFormerForecaster
         Its decoding and temperature chosen on the validation part.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = QuantFormerForecaster(autoencoder, *_keys(autoencoder, split), expectation_weight=expectation_weight)
-    model._train(split, tuning=tuning, seed=seed, **options)
-    return model
+    own = {"expectation_weight": expectation_weight, "hide": hide, "dropout": dropout}
+    return _fit(QuantFormerForecaster, autoencoder, split, own, tuning=tuning, seed=seed, **options)
 
 
-def fit_classifier(autoencoder, split, *, tuning="fine", seed=0, **options):
-    """Fit the activation classifier (paper 3.4.1); arguments as `fit_forecaster`, returns a QuantFormerClassifier."""
+def fit_classifier(autoencoder, split, *, tuning="fine", gain_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
+    """Fit the activation classifier (paper 3.4.1).
+
+    Parameters
+    ----------
+    gain_weight : float
+        Weight of learning which levels (-0.5, 0, 0.5, 2, 4 and 8 times that of the label) the response's gain passes. A label says one
+        bit of a response; the levels say more of the same, and none of them is a forecast. 0 is the paper.
+    autoencoder, split, tuning, hide, dropout, seed, **options
+        As in `fit_forecaster`.
+
+    Returns
+    -------
+    QuantFormerClassifier
+        Its threshold chosen on the validation part.
+    """
+    own = {"gain_weight": gain_weight, "hide": hide, "dropout": dropout}
+    return _fit(QuantFormerClassifier, autoencoder, split, own, tuning=tuning, seed=seed, **options)
+
+
+def _fit(kind, autoencoder, split, own, *, seed, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = QuantFormerClassifier(autoencoder, *_keys(autoencoder, split))
-    model._train(split, tuning=tuning, seed=seed, **options)
+        model = kind(autoencoder, *_keys(autoencoder, split), **own)
+    model._train(split, seed=seed, **options)
     return model

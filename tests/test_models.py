@@ -110,6 +110,19 @@ def test_unused_codes_are_replaced_by_what_the_encoder_makes():
     assert q.nearest(z).unique().numel() == 4
 
 
+@pytest.mark.parametrize(("below", "moved"), [(0.0, False), (0.1, True)])
+def test_a_code_of_a_sliver_of_the_places_is_replaced(below, moved):
+    torch.manual_seed(0)
+    q = Quantizer(codes=2, width=2, replace_every=4, replace_below=below).train()
+    with torch.no_grad():
+        q.codebook[:] = torch.tensor([[0.0, 0.0], [50.0, 50.0]])
+    z = 0.1 * torch.randn(64, 3, 2)
+    z[0, 0] = 50.0  # 1 place of 192
+    for _ in range(4):
+        q(z)
+    assert bool((q.vectors[1] != 50).any()) == moved
+
+
 @settings(max_examples=20, deadline=None)
 @given(ratio=st.floats(0.05, 0.9), n=st.integers(1, 50))
 def test_every_mask_hides_something(ratio, n):
@@ -149,6 +162,18 @@ def test_downstream_models_never_read_the_response(model):
         task = kind(model, 3, 2).eval()
         assert torch.equal(task(x, ids, ids), task(later, ids, ids))
     assert torch.equal(model.baseline_codes(x), model.baseline_codes(later))
+
+
+def test_hidden_patches_of_the_baseline_are_not_read(model):
+    x, ids = windows(9), torch.zeros(9, dtype=torch.long)
+    hidden = torch.zeros(9, 4, dtype=torch.bool)
+    hidden[:, 1] = True  # 2 frames of padding: the second patch holds frames 6 to 13
+    other = x.clone()
+    other[:, 6:14] = 50.0
+    forecaster, classifier = ResponseForecaster(model, 3, 2).eval(), ActivationClassifier(model, 3, 2).eval()
+    for call in (lambda v, h: forecaster(v, ids, ids, h), lambda v, h: classifier.summary(v, ids, ids, h)):
+        assert torch.equal(call(x, hidden), call(other, hidden))
+        assert not torch.allclose(call(x, None), call(other, None)) and not torch.allclose(call(x, None), call(x, hidden))
 
 
 def test_soft_decoding_of_a_certain_forecast_is_argmax(model):

@@ -111,6 +111,42 @@ pretrain(toy_split(), epochs=30, checkpoint=sys.argv[1], **TINY).save(sys.argv[1
 """
 
 
+@pytest.mark.parametrize("fit", [fit_forecaster, fit_classifier])
+def test_a_resumed_fit_ends_at_the_same_weights(trained, tmp_path, fit):
+    split, autoencoder, *_ = trained
+    extra = {"expectation_weight": 2.0} if fit is fit_forecaster else {"gain_weight": 2.0}
+    how = {"hide": 0.7, "dropout": 0.1, **extra, **FIT}
+    whole = fit(autoencoder, split, epochs=3, **how)
+    from qf_toolkit.training import loop
+
+    real = loop._save
+
+    def stop(*args):
+        real(*args)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(autoencoder, split, epochs=3, checkpoint=tmp_path, **how)
+    resumed = fit(autoencoder, split, epochs=3, checkpoint=tmp_path, **how)
+    assert same(weights(whole), weights(resumed)) and whole.history == resumed.history
+
+
+def test_options_of_fitting_count_and_are_checked(trained):
+    split, autoencoder, forecaster, classifier = trained
+    for fit, plain, options in (
+        (fit_forecaster, forecaster, {"hide": 1.0}),
+        (fit_forecaster, forecaster, {"expectation_weight": 5.0}),
+        (fit_classifier, classifier, {"hide": 1.0}),
+        (fit_classifier, classifier, {"gain_weight": 3.0}),
+    ):
+        assert not same(weights(plain), weights(fit(autoencoder, split, epochs=3, **options, **FIT)))
+    for bad in ({"hide": 1.5}, {"dropout": 1.0}):
+        with pytest.raises(QfError, match=next(iter(bad))):
+            fit_classifier(autoencoder, split, **bad, **FIT)
+
+
 def test_killed_with_kill_9_and_started_again(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(path=[os.path.dirname(__file__)]))
@@ -276,6 +312,20 @@ def test_decodings_and_samples(trained):
     samples = forecaster.sample(split.test, n_samples=200, seed=1)["samples"]
     error = abs(samples.mean("sample") - out["sample"]).mean() / samples.std("sample").mean()
     assert float(error) < 0.3  # 32 draws against 200: about 0.19 of a standard deviation
+
+
+def test_samples_hold_the_noise_that_codes_leave_out(trained):
+    split, autoencoder, forecaster, _ = trained
+    ds = autoencoder.codes(split.validation)
+    n = autoencoder.config.n_baseline
+    left = (ds["reconstruction"].values - split.validation.dataset()["dff"].values)[..., n:]
+    wanted = np.sqrt(np.square(left).mean((0, 2)))
+    np.testing.assert_allclose([forecaster.residual[k] for k in ds["neuron"].values], wanted, rtol=1e-3)
+    noisy = forecaster.sample(split.test, n_samples=300)["samples"].var("sample").mean(("trial", "time")).values
+    kept, forecaster.residual = forecaster.residual, {}
+    plain = forecaster.sample(split.test, n_samples=300)["samples"].var("sample").mean(("trial", "time")).values
+    forecaster.residual = kept
+    np.testing.assert_allclose(noisy - plain, wanted**2, rtol=0.15)
 
 
 def test_predictions_are_those_of_a_loop_over_single_observations(trained):

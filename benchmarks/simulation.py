@@ -14,9 +14,6 @@ from pathlib import Path
 import torch
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.metrics import paired_bootstrap
-from qf_toolkit.evaluation.naive import naive_forecasters
-from qf_toolkit.evaluation.table import per_neuron_scores
 
 PRETRAIN = {"width": 64, "layers": 3, "heads": 4, "epochs": 15, "lr": 1e-3, "schedule": "cosine"}
 FORECAST = {"epochs": 16, "lr": 1e-3, "schedule": "cosine", "batch_size": 64, "expectation_weight": 5.0}
@@ -42,8 +39,7 @@ def main():
     for model, name in ((autoencoder, "pretrained"), (forecaster, "forecaster"), (classifier, "classifier")):
         model.save(args.out / f"{name}_{args.seed}")
     table = qf.evaluate([forecaster], split, ceiling=True, n_samples=50)
-    rows = [n.fit(split) for n in naive_forecasters()]
-    scores = per_neuron_scores([forecaster, *rows], split.test)
+    differences = qf.compare(forecaster, split).loc[forecaster.name]
     usage = autoencoder.code_usage(split.test)
     found = {
         "seed": args.seed,
@@ -53,13 +49,7 @@ def main():
         "codes_used": usage.attrs["codes_used"],
         "perplexity": usage.attrs["perplexity"],
         "classification": json.loads(qf.evaluate_classifier(classifier, split).to_json(orient="index")),
-        "bootstrap": {
-            row.name: {
-                "mse": paired_bootstrap(scores["mse"][row.name].to_numpy(), scores["mse"][forecaster.name].to_numpy()),
-                "r": paired_bootstrap(scores["r"][forecaster.name].to_numpy(), scores["r"][row.name].to_numpy()),
-            }
-            for row in rows
-        },
+        "differences": json.loads(differences.to_json(orient="index")),
     }
     table.to_csv(args.out / f"seed_{args.seed}.csv")
     (args.out / f"seed_{args.seed}.json").write_text(json.dumps(found, indent=1, default=float))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .errors import QfError
 
 if TYPE_CHECKING:  # for editors and the type checker
+    from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
     from .models.quantformer import QuantFormerConfig
     from .recordings.arrays import from_arrays
@@ -29,6 +30,7 @@ __all__ = [
     "QuantFormerConfig",
     "Store",
     "__version__",
+    "compare",
     "evaluate",
     "evaluate_classifier",
     "fit_classifier",
@@ -59,6 +61,7 @@ _HOME = {
     "training.pretrain": ("pretrain",),
     "training.downstream": ("fit_forecaster", "fit_classifier"),
     "training.saving": ("load",),
+    "evaluation.compare": ("compare",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -320,7 +320,7 @@ def _evaluate(args):
             raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {folder}. Fit it to a task first.")
     split = make_split(args.store, _settings(args, _run_of(args.model[0])))
     print(split)
-    report(models, split, out=args.out, figures=args.figures, ceiling=args.ceiling)
+    report(models, split, out=args.out, figures=args.figures, ceiling=args.ceiling, n_samples=args.samples, bootstrap=args.bootstrap)
 
 
 def _demo(args):

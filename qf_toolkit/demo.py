@@ -115,7 +115,7 @@ def _prepare(out, settings):
     write_text(mark, json.dumps(settings, indent=2) + "\n")
 
 
-def report(models, split, *, out=None, figures=None, ceiling=False):
+def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False):
     """Evaluate models on the test part: print the tables, write them and the figures.
 
     Parameters
@@ -129,12 +129,17 @@ def report(models, split, *, out=None, figures=None, ceiling=False):
         Folder.
     ceiling : bool
         Add the best possible forecast, where the data are simulated.
+    n_samples : int
+        Draws a forecast for crps and coverage; 0 for none.
+    bootstrap : bool
+        Add how sure each difference to the naive rows is, over neurons; its CSV is beside `out`, `*_differences.csv`.
 
     Returns
     -------
     list of Path
         What was written.
     """
+    from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
     from .training.downstream import QuantFormerClassifier
 
@@ -142,20 +147,30 @@ def report(models, split, *, out=None, figures=None, ceiling=False):
     forecasters = [m for m in models if not isinstance(m, QuantFormerClassifier)]
     paths = []
     if forecasters:
-        table = evaluate(forecasters, split, naive=True, ceiling=ceiling)
+        table = evaluate(forecasters, split, naive=True, ceiling=ceiling, n_samples=n_samples)
         print(show(table))
         paths += _write_table(table, out)
+        if bootstrap:
+            differences = compare(forecasters, split)
+            print(
+                f"\nbetter than the naive rows by (mean over neurons, 95 % interval of a paired bootstrap)\n{differences.to_string(float_format='{:.4g}'.format)}"
+            )
+            paths += _write_table(differences, _beside(out, "differences"))
         if figures is not None:
             paths += _figures(forecasters, split, table, Path(figures))
     if classifiers:
         table = evaluate_classifier(classifiers, split)
         print(f"\n{show(table)}")
-        paths += _write_table(table, None if out is None else Path(out).with_name(f"{Path(out).stem}_activation.csv") if forecasters else out)
+        paths += _write_table(table, _beside(out, "activation") if forecasters else out)
     if paths:
         print("\nwritten:")
         for path in paths:
             print(f"  {path}")
     return paths
+
+
+def _beside(out, name):
+    return None if out is None else Path(out).with_name(f"{Path(out).stem}_{name}.csv")
 
 
 def _write_table(table, path):

@@ -8,6 +8,7 @@ from sklearn.linear_model import Ridge
 
 from qf_toolkit.errors import LeakageError, QfError, UnknownKeyError
 from qf_toolkit.evaluation import naive, table
+from qf_toolkit.evaluation.compare import compare, per_neuron_scores
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training.forecaster import Forecaster
@@ -289,11 +290,34 @@ def test_leaving_a_subject_out_says_which_rows_cannot_be_made():
 
 
 def test_per_neuron_scores(split, fitted):
-    scores = table.per_neuron_scores(list(fitted.values()), split.test)
+    scores = per_neuron_scores(list(fitted.values()), split.test)
     t = table.evaluate([], split)
     assert scores["mse"].shape == (6, 6)
     assert scores["mse"].mean().to_numpy() == pytest.approx(t["mse"].to_numpy(dtype=float), rel=1e-5)
     assert scores["r"].mean().to_numpy() == pytest.approx(t["r"].to_numpy(dtype=float), rel=1e-5)
+
+
+def test_compare_is_the_difference_of_the_scores(split):
+    mine = naive.Zero().fit(split)
+    c = compare(mine, split)
+    t = table.evaluate(mine, split)
+    assert list(c.index.get_level_values("than")) == ROWS and set(c.index.get_level_values("forecaster")) == {"zero"}
+    wanted = (t.loc[ROWS, "mse"] - t.loc["zero", "mse"]).to_numpy(dtype=float)
+    np.testing.assert_allclose(c["mse_lower"], wanted, rtol=1e-4, atol=1e-9)
+    assert (c["mse_lower_from"] <= c["mse_lower"]).all() and (c["mse_lower"] <= c["mse_lower_to"]).all()
+    with pytest.raises(LeakageError):
+        compare(naive.Zero().fit(split_blocks(cut(toy_session(0)), test=0)), split)
+
+
+def test_the_ratio_counts_every_session_once():
+    loud, calm = toy_session(0, session="loud"), toy_session(1, session="calm")
+    loud["fluorescence"][:] = 100 + 8 * (loud["fluorescence"] - loud["fluorescence"].mean("frame"))
+    both = split_blocks(cut([loud, calm]))
+    each = [table.evaluate([], split_blocks(cut(s)))["mse_ratio"] for s in (loud, calm)]
+    ratio = table.evaluate([], both)["mse_ratio"]
+    # rows that learn nothing from the other session
+    for name in ("copy last", "training mean", "stimulus mean (PSTH)", "ridge, population"):
+        assert ratio[name] == pytest.approx((each[0][name] + each[1][name]) / 2, rel=1e-6)
 
 
 def test_evaluate_classifier(split):

@@ -38,7 +38,7 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     Returns
     -------
     pandas.DataFrame
-        A row a forecaster. Columns: mse, mse_ratio (to the mean of the context), mae, r (signed, silent windows left out), E, crps, coverage_90,
+        A row a forecaster. Columns: mse, mse_ratio (to the mean of the context, session by session), mae, r (signed, silent windows left out), E, crps, coverage_90,
         then the paper's family: paper_mse and paper_smape on normalised signals, paper_corr (mean of abs r), paper_ssim (of the signal itself).
         A deterministic forecast's crps is its mae. attrs: n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent, left out
         of r), unusable (observations left out), active_fraction, simulated, split, not_applicable {row: why it could not be made}.
@@ -61,10 +61,10 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
             )
         rows[forecaster.name] = forecaster.fit(split)
         forecaster.check_unseen(split.test)
-    references = {"": ContextMean().fit(split), **({"0": Zero().fit(split)} if ceiling else {})}
+    context_mean, zero = ContextMean().fit(split), Zero().fit(split)
 
     scores = {name: [] for name in rows}
-    reference_mse = {name: [] for name in references}
+    zero_mse = []
     missing, facts = {}, {"n_trials": 0, "n_sessions": 0, "n_observations": 0, "constant_truth_windows": 0, "unusable": 0}
     active, neurons, simulated = 0, set(), False
     for part in split.test.by_session():
@@ -80,13 +80,13 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
         active += int((ds["active"].values & used).sum())
         neurons.update(part.neurons)
         simulated |= bool(ds.attrs["simulated"])
-        for name, reference in references.items():
-            reference_mse[name].append(metrics.mse(_forecast(reference, part, truth, mask), truth, mask))
+        reference_mse = metrics.mse(_forecast(context_mean, part, truth, mask), truth, mask)
+        zero_mse.append(metrics.mse(_forecast(zero, part, truth, mask), truth, mask))
         for name, forecaster in rows.items():
             if name in missing:
                 continue
             try:
-                scores[name].append(_score(forecaster, part, truth, mask, n_samples, seed))
+                scores[name].append(_score(forecaster, part, truth, mask, reference_mse, n_samples, seed))
             except UnknownKeyError as error:
                 # a naive row that knows the training neurons alone can't be made when a subject is left out: the table says so instead of a number
                 if forecaster not in extra:
@@ -97,10 +97,9 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
             "evaluate: expected observations to score in the test part, found none with a whole baseline. Look at the recording with `qf info`."
         )
     table = pd.DataFrame({n: {} if n in missing else pd.DataFrame(s).mean(skipna=True).to_dict() for n, s in scores.items()}).T
-    table.insert(1, "mse_ratio", table["mse"] / np.mean(reference_mse[""]))
     if ceiling:
-        best, zero = table.loc[SimulatorCeiling.name, "mse"], np.mean(reference_mse["0"])
-        table.insert(4, "E", [metrics.explained_share(m, zero, best) for m in table["mse"]])
+        best = table.loc[SimulatorCeiling.name, "mse"]
+        table.insert(4, "E", [metrics.explained_share(m, np.mean(zero_mse), best) for m in table["mse"]])
     table.index.name = "forecaster"
     table.attrs = {
         **facts, "n_neurons": len(neurons), "active_fraction": active / facts["n_observations"], "simulated": simulated,
@@ -149,9 +148,10 @@ def _forecast(forecaster, part, truth, mask):
     return np.where(mask, forecast, 0.0)
 
 
-def _score(forecaster, part, truth, mask, n_samples, seed):
+def _score(forecaster, part, truth, mask, reference_mse, n_samples, seed):
     forecast = _forecast(forecaster, part, truth, mask)
-    out = {"mse": metrics.mse(forecast, truth, mask), "mae": metrics.mae(forecast, truth, mask), "r": metrics.pearson(forecast, truth, mask)}
+    mse = metrics.mse(forecast, truth, mask)
+    out = {"mse": mse, "mse_ratio": mse / reference_mse, "mae": metrics.mae(forecast, truth, mask), "r": metrics.pearson(forecast, truth, mask)}
     out["crps"], out["coverage_90"] = out["mae"], float("nan")
     if forecaster.probabilistic:
         out["crps"] = float("nan")
@@ -181,42 +181,6 @@ def _sampled(forecaster, part, truth, mask, n_samples, seed):
             covered += count * metrics.coverage(samples, truth[rows], COVERAGE, mask[rows])
             n += count
     return crps / n, covered / n
-
-
-def per_neuron_scores(forecasters, trials):
-    """mse and r of every neuron, for a bootstrap over neurons (`metrics.paired_bootstrap`).
-
-    Parameters
-    ----------
-    forecasters : Forecaster, list or dict, as in `evaluate`
-    trials : Trials
-        Unseen ones: the test part.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row a (session, neuron); columns (metric, forecaster), so that `scores["mse"]` is neuron x forecaster. NaN where nothing can be scored.
-
-    Raises
-    ------
-    LeakageError
-        As `evaluate`.
-    """
-    rows = _named(forecasters)
-    for forecaster in rows.values():
-        forecaster.check_unseen(trials)
-    tables = []
-    for part in trials.by_session():
-        truth, mask, _ = _truth(part)
-        index = pd.MultiIndex.from_product([part.sessions, part.neurons_of(part.sessions[0])], names=["session", "neuron"])
-        forecasts = {name: _forecast(f, part, truth, mask) for name, f in rows.items()}
-        columns = {
-            (metric, name): score(forecast, truth, mask, per_neuron=True)
-            for metric, score in (("mse", metrics.mse), ("r", metrics.pearson))
-            for name, forecast in forecasts.items()
-        }
-        tables.append(pd.DataFrame(columns, index=index))
-    return pd.concat(tables)
 
 
 def evaluate_classifier(classifier, split, shrinkage=2.0):

@@ -9,15 +9,17 @@ import argparse
 import json
 import time
 import warnings
+from copy import copy
 from pathlib import Path
 
 import torch
 
 import qf_toolkit as qf
 
-PRETRAIN = {"width": 64, "layers": 3, "heads": 4, "epochs": 15, "lr": 1e-3, "schedule": "cosine"}
-FORECAST = {"epochs": 16, "lr": 1e-3, "schedule": "cosine", "batch_size": 64, "expectation_weight": 5.0}
-CLASSIFY = {"epochs": 8, "lr": 1e-3, "schedule": "cosine", "batch_size": 64}
+# chosen on the validation part of seed 100, which is none of the five that are reported
+PRETRAIN = {"width": 64, "layers": 3, "heads": 4, "epochs": 15, "lr": 1e-3, "schedule": "cosine", "replace_below": 0.003}
+FORECAST = {"epochs": 20, "lr": 1e-3, "schedule": "cosine", "batch_size": 64, "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1}
+CLASSIFY = {"epochs": 24, "lr": 1e-3, "schedule": "cosine", "batch_size": 64, "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1}
 
 
 def main():
@@ -35,17 +37,21 @@ def main():
     common = {"seed": args.seed, "progress": False}
     autoencoder = qf.pretrain(split, **PRETRAIN, **common)
     forecaster = qf.fit_forecaster(autoencoder, split, **FORECAST, **common)
+    paper = qf.fit_forecaster(autoencoder, split, **{**FORECAST, "expectation_weight": 0.0}, **common)  # eq. 4 alone, the same budget
+    argmax = copy(forecaster)
+    argmax.decode, argmax.probabilistic = "argmax", False
+    rows = {forecaster.name: forecaster, f"{forecaster.name}, likeliest codes": argmax, f"{forecaster.name}, eq. 4 alone": paper}
     classifier = qf.fit_classifier(autoencoder, split, **CLASSIFY, **common)
-    for model, name in ((autoencoder, "pretrained"), (forecaster, "forecaster"), (classifier, "classifier")):
+    for model, name in ((autoencoder, "pretrained"), (forecaster, "forecaster"), (paper, "paper"), (classifier, "classifier")):
         model.save(args.out / f"{name}_{args.seed}")
-    table = qf.evaluate([forecaster], split, ceiling=True, n_samples=50)
+    table = qf.evaluate(rows, split, ceiling=True, n_samples=30)
     differences = qf.compare(forecaster, split).loc[forecaster.name]
     usage = autoencoder.code_usage(split.test)
     found = {
         "seed": args.seed,
         "minutes": (time.time() - started) / 60,
-        "decoding": [forecaster.decode, forecaster.temperature],
-        "validation": forecaster.chosen,
+        "decoding": {name: [m.decode, m.temperature] for name, m in rows.items()},
+        "validation": {name: m.chosen for name, m in rows.items()},
         "codes_used": usage.attrs["codes_used"],
         "perplexity": usage.attrs["perplexity"],
         "classification": json.loads(qf.evaluate_classifier(classifier, split).to_json(orient="index")),

@@ -2,7 +2,11 @@
 
     python benchmarks/simulation.py --seed 0 --out results/simulation
 
-writes seed_0.csv (the table), seed_0.json (bootstrap over neurons against every naive row, classifier, code usage).
+writes seed_0.csv (the table), seed_0.json (bootstrap over neurons against every naive row, classifier, code usage);
+
+    python benchmarks/simulation.py --summary --out results/simulation
+
+puts what is there so far into one table.
 """
 
 import argparse
@@ -12,6 +16,7 @@ import warnings
 from copy import copy
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 import qf_toolkit as qf
@@ -22,12 +27,32 @@ FORECAST = {"epochs": 20, "lr": 1e-3, "schedule": "cosine", "batch_size": 64, "e
 CLASSIFY = {"epochs": 24, "lr": 1e-3, "schedule": "cosine", "batch_size": 64, "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1}
 
 
+def summary(folder):
+    """E, MSE ratio and r of every row, and the figures beside the table, a column a seed."""
+    seeds = sorted(folder.glob("seed_*.csv"), key=lambda p: int(p.stem.split("_")[1]))
+    tables = {p.stem: pd.read_csv(p, index_col=0) for p in seeds}
+    notes = {p.stem: json.loads(p.with_suffix(".json").read_text()) for p in seeds}
+    for column in ("E", "mse_ratio", "r", "crps", "coverage_90"):
+        print(f"\n{column}\n{pd.DataFrame({k: t[column] for k, t in tables.items()}).round(3).to_string()}")
+    rows = {
+        "codes used": {k: n["codes_used"] for k, n in notes.items()},
+        "perplexity": {k: n["perplexity"] for k, n in notes.items()},
+        **{f"balanced accuracy, {m}": {k: n["classification"][m]["balanced_accuracy"] for k, n in notes.items()} for m in ("QuantFormer", "frequency of activation")},
+        **{f"least {c}": {k: min(d[c] for d in n["differences"].values()) for k, n in notes.items()} for c in ("mse_lower_from", "r_higher_from")},
+        "minutes": {k: n["minutes"] for k, n in notes.items()},
+    }  # fmt: skip
+    print(f"\n{pd.DataFrame(rows).T.round(4).to_string()}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/simulation"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--summary", action="store_true", help="no run: the table of the seeds that are there")
     args = parser.parse_args()
+    if args.summary:
+        return summary(args.out)
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
     args.out.mkdir(parents=True, exist_ok=True)

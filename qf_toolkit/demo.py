@@ -12,17 +12,17 @@ from .errors import QfError
 SIZES = {
     "full": {
         "simulate": {"n_neurons": 40, "repeats": 15, "directions": 8, "temporal_frequencies": 2},
-        "config": {"width": 64, "layers": 2, "heads": 4, "patch_frames": 10},
+        "config": {"width": 64, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
         "pretrain": {"epochs": 20, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"epochs": 40, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0},
-        "classifier": {"epochs": 10, "batch_size": 64, "schedule": "cosine"},
+        "forecaster": {"epochs": 40, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
+        "classifier": {"epochs": 20, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
     },
     "small": {
         "simulate": {"n_neurons": 20, "repeats": 12, "directions": 4, "temporal_frequencies": 2},
-        "config": {"width": 32, "layers": 2, "heads": 4, "patch_frames": 10},
+        "config": {"width": 32, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
         "pretrain": {"epochs": 30, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"epochs": 50, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0},
-        "classifier": {"epochs": 15, "batch_size": 64, "schedule": "cosine"},
+        "forecaster": {"epochs": 50, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
+        "classifier": {"epochs": 20, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
     },
     "tiny": {
         "simulate": {"n_neurons": 5, "repeats": 15, "directions": 2, "temporal_frequencies": 1, "gap_s": 6.0},

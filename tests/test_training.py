@@ -112,10 +112,12 @@ pretrain(toy_split(), epochs=30, checkpoint=sys.argv[1], **TINY).save(sys.argv[1
 
 
 @pytest.mark.parametrize("fit", [fit_forecaster, fit_classifier])
-def test_a_resumed_fit_ends_at_the_same_weights(trained, tmp_path, fit):
+@pytest.mark.parametrize("tuning", ["fine", "prompt"])
+@pytest.mark.parametrize("more", [False, True])
+def test_a_resumed_fit_ends_at_the_same_weights(trained, tmp_path, fit, tuning, more):
     split, autoencoder, *_ = trained
     extra = {"expectation_weight": 2.0} if fit is fit_forecaster else {"gain_weight": 2.0}
-    how = {"hide": 0.7, "dropout": 0.1, **extra, **FIT}
+    how = {"tuning": tuning, **({"hide": 0.7, "dropout": 0.1, **extra} if more else {}), **FIT}
     whole = fit(autoencoder, split, epochs=3, **how)
     from qf_toolkit.training import loop
 
@@ -131,6 +133,49 @@ def test_a_resumed_fit_ends_at_the_same_weights(trained, tmp_path, fit):
             fit(autoencoder, split, epochs=3, checkpoint=tmp_path, **how)
     resumed = fit(autoencoder, split, epochs=3, checkpoint=tmp_path, **how)
     assert same(weights(whole), weights(resumed)) and whole.history == resumed.history
+
+
+def test_a_checkpoint_belongs_to_its_pretrained_model_labels_and_neurons(trained, tmp_path):
+    split, autoencoder, *_ = trained
+    fit_classifier(autoencoder, split, epochs=1, checkpoint=tmp_path / "c", **FIT)
+    other = pretrain(split, epochs=1, seed=7, **TINY)
+    with pytest.raises(QfError, match="differing: .*pretrained"):
+        fit_classifier(other, split, epochs=1, checkpoint=tmp_path / "c", **FIT)
+    labels = split_blocks(cut(toy_session(0), score_s=1.0, active_gain=0.4))
+    with pytest.raises(QfError, match="differing: .*window"):
+        fit_classifier(autoencoder, labels, epochs=1, checkpoint=tmp_path / "c", **FIT)
+    parts = [split_blocks(cut(toy_session(0), neurons=names)) for names in (["mouse/one/0"], ["mouse/one/1"])]
+    pretrain(parts[0], epochs=1, checkpoint=tmp_path / "p", **TINY)
+    with pytest.raises(QfError, match="differing: train, validation"):
+        pretrain(parts[1], epochs=1, checkpoint=tmp_path / "p", **TINY)
+
+
+def test_a_classifier_keeps_its_definition_of_active(trained, tmp_path):
+    split, autoencoder, *_ = trained
+    labels = split_blocks(cut(toy_session(0), score_s=1.0, active_gain=0.4))
+    fit_classifier(autoencoder, labels, epochs=1, **FIT).save(tmp_path)
+    again = load(tmp_path)
+    assert (again.window.score_s, again.window.active_gain) == (1.0, 0.4)
+    assert again.predict(labels.test)["active"].size
+    with pytest.raises(QfError, match="score_s: expected 1.0"):
+        again.predict(split.test)
+
+
+@pytest.mark.parametrize("signals", [("fluorescence",), ("dff",), ("fluorescence", "dff")])
+def test_labels_under_zscores_are_those_of_the_dataset(signals):
+    def dim(traces, trials):
+        traces /= np.median(traces)  # fluorescence about 1 looks like 1 + dF/F
+
+    sessions = [toy_session(i, session=f"s{i}", signal=s, change=dim if s == "fluorescence" else None) for i, s in enumerate(signals)]
+    split = split_blocks(cut(sessions, signal="zscore"))
+    keys = {n: i for i, n in enumerate(split.train.neurons)}
+    for part in split.train.by_session():
+        ds = part.dataset()
+        bank = Bank(part, keys, {"drifting_gratings": 0}, "category", "cpu")
+        shape = ds["active"].shape
+        np.testing.assert_array_equal(bank.active.reshape(shape).numpy().astype(bool), ds["active"].values)
+        np.testing.assert_allclose(bank.signal(torch.arange(len(bank))).reshape(*shape, -1).numpy(), ds["zscore"].values, atol=1e-4)
+        assert 0.05 < bank.active.mean() < 0.95
 
 
 def test_options_of_fitting_count_and_are_checked(trained):
@@ -277,8 +322,13 @@ def test_unknown_neuron_condition_and_rate_are_named(trained):
 def test_new_neurons_learn_without_changing_the_known_ones(trained):
     split, autoencoder, _, _ = trained
     forecaster = fit_forecaster(autoencoder, split, epochs=1, **FIT)
+    forecaster.decode, forecaster.temperature = "argmax", 0.7  # the user's own choice stays, too
     before = forecaster.predict(split.test)
     second = toy_split(seed=5, session="two")
+    with pytest.raises(QfError, match="lr"):
+        forecaster.add_neurons(second, lr=-1, **FIT)
+    with pytest.raises(UnknownKeyError):
+        forecaster.predict(second.test)  # as if it had not been tried
     added = forecaster.add_neurons(second, epochs=2, lr=1e-2, **FIT)
     assert added == second.train.neurons
     np.testing.assert_allclose(forecaster.predict(split.test)["forecast"], before["forecast"], atol=1e-6)
@@ -286,6 +336,10 @@ def test_new_neurons_learn_without_changing_the_known_ones(trained):
     with pytest.raises(LeakageError):
         forecaster.check_unseen(second.train)
     assert forecaster.add_neurons(second) == []
+    assert (forecaster.decode, forecaster.temperature) == ("argmax", 0.7)
+    classifier = fit_classifier(autoencoder, split, epochs=1, **FIT)
+    threshold = classifier.threshold
+    assert classifier.add_neurons(second, epochs=1, **FIT) and classifier.threshold == threshold
 
 
 def test_prompt_tuning_leaves_the_encoder_alone(trained):
@@ -328,10 +382,13 @@ def test_samples_hold_the_noise_that_codes_leave_out(trained):
     np.testing.assert_allclose(noisy - plain, wanted**2, rtol=0.15)
 
 
-def test_predictions_are_those_of_a_loop_over_single_observations(trained):
+@pytest.mark.parametrize("decode", ["soft", "argmax", "sample"])
+def test_predictions_are_those_of_a_loop_over_single_observations(trained, decode):
     split, _, forecaster, _ = trained
+    kept, forecaster.decode = forecaster.decode, decode
     whole = forecaster.predict(split.test)["forecast"]
     one = forecaster.predict(split.test.subset([4]))["forecast"]
+    forecaster.decode = kept
     np.testing.assert_allclose(one.values[0], whole.values[4], atol=1e-5)
 
 

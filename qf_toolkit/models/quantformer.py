@@ -4,6 +4,7 @@ Source: the QuantFormer paper, sections 3.2 to 3.4, equations 1 to 4. Shapes: B 
 L frames, D model width, K codes, S tokens.
 
 Deviations and choices, each an option:
+- the weights 1 + a beta of eq. 2 are divided by their mean over the batch, so that lr means the same at every beta;
 - a mask that hides nothing is drawn again, else eq. 2 has no masked term (the paper draws Bernoulli and says no more);
 - padding: zeros before the baseline and after the response, so that the onset falls on the edge of a patch; padding enters no loss;
 - the patches of a forecast's input are coded from the baseline alone, the response being [MASK]ed (the paper leaves this open);
@@ -50,18 +51,25 @@ class QuantFormerConfig:
     stim_token: str = "condition"  # or "category"
 
     def __post_init__(self):
+        for name in ("patch_frames", "width", "layers", "heads"):
+            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
+                raise QfError(f"{name}: expected a whole number of at least 1, found {getattr(self, name)}.")
         L = self.patch_frames
-        if L < 1 or self.n_baseline < L or self.n_response < L:
+        if self.n_baseline < L or self.n_response < L:
             raise QfError(
                 f"patch_frames: expected at most the frames of the baseline ({self.n_baseline}) and of the response ({self.n_response}) at "
                 f"{self.rate_hz:g} Hz, found {L}. Take a smaller patch_frames or a longer window."
             )
         if self.width % self.heads:
             raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
+        if not 0 <= self.dropout < 1:
+            raise QfError(f"dropout: expected from 0 to below 1, found {self.dropout}.")
         if not 0 < self.mask_ratio < 1:
             raise QfError(f"mask_ratio: expected between 0 and 1, found {self.mask_ratio}.")
         if self.codes < 2:
             raise QfError(f"codes: expected at least 2, found {self.codes}.")
+        if not 0 <= self.replace_below < 1 / self.codes:
+            raise QfError(f"replace_below: expected a share from 0 to below 1 / codes = {1 / self.codes:.3g}, found {self.replace_below}.")
         for name, known in {"norm": ("post", "pre"), "stim_token": ("condition", "category")}.items():
             if getattr(self, name) not in known:
                 raise QfError(f"{name}: expected one of {known}, found {getattr(self, name)!r}.")
@@ -202,7 +210,6 @@ class QuantFormer(nn.Module):
         hidden = self.unpatchify(mask[..., None].expand(-1, -1, self.config.patch_frames)) & valid
         shown = valid & ~hidden
         error = (out.float() - x).square()
-        # the weights (1 + a beta) are divided by their mean, so that lr means the same at every beta
         weight = 1 + beta * active
         weight = weight / weight.mean()
         masked = (error * hidden).sum(1) / hidden.sum(1).clamp(min=1)
@@ -310,7 +317,7 @@ class ResponseForecaster(nn.Module):
         logits = self.head(h[:, -c.response_patches :])
         return (logits, maps) if need_maps else logits
 
-    def decode(self, baseline_codes, logits, how="argmax", temperature=1.0):
+    def decode(self, baseline_codes, logits, how="argmax", temperature=1.0, uniforms=None):
         """Forecasts from a distribution over codes.
 
         Parameters
@@ -320,6 +327,8 @@ class ResponseForecaster(nn.Module):
         how : {"argmax", "soft", "sample"}
             The likeliest codes (paper), the expected code vector of each place, or one draw of each place.
         temperature : float
+        uniforms : tensor, broadcast to (B, M), optional
+            In [0, 1): what is drawn under "sample"; the same ones for all make a draw independent of what else is in the batch.
 
         Returns
         -------
@@ -332,7 +341,8 @@ class ResponseForecaster(nn.Module):
         elif how == "soft":
             response = logits.softmax(-1) @ vectors
         else:
-            draw = torch.distributions.Categorical(logits=logits).sample()
-            response = vectors[draw]
+            uniforms = torch.rand(logits.shape[:2], device=logits.device) if uniforms is None else uniforms.expand(logits.shape[:2])
+            passed = logits.double().softmax(-1).cumsum(-1) < uniforms[..., None]
+            response = vectors[passed.sum(-1).clamp(max=len(vectors) - 1)]
         whole = self.autoencoder.decode_vectors(torch.cat([vectors[baseline_codes], response], 1))
         return whole[:, self.config.n_baseline :]

@@ -1,5 +1,6 @@
 """Observations on the device: traces stored once, windows gathered by index, no worker and no per-item Python."""
 
+import hashlib
 import warnings
 
 import numpy as np
@@ -16,7 +17,11 @@ CHUNK = 8192  # observations looked at together where every window is visited on
 def pick_device(device="auto"):
     """`device` as a torch.device; "auto" takes CUDA, then MPS, then the CPU."""
     if str(device) != "auto":
-        return torch.device(device)
+        try:
+            torch.empty(0, device=device)
+            return torch.device(device)
+        except (RuntimeError, AssertionError) as e:
+            raise QfError(f"device: {str(device)!r} can't be used here ({str(e).splitlines()[0][:80]}). Take auto, cpu, cuda or mps.") from e
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -26,7 +31,7 @@ def tell_left_out(*banks):
     """Warn with the count of the observations that these banks had to leave out, where there are any."""
     unusable, unknown = sum(b.unusable for b in banks), sum(b.unknown for b in banks)
     total = sum(len(b) for b in banks) + unusable + unknown
-    counts = {"values missing in the window, or F0 too small": unusable, "a stimulus without a token": unknown}
+    counts = {"values missing in the window, or F0 too small": unusable, "a neuron or stimulus without a token": unknown}
     for why, n in counts.items():
         if n:
             warnings.warn(f"left out: {n} of {total} observations, trial x neuron ({why})", stacklevel=3)
@@ -53,7 +58,7 @@ class Bank:
     active, gain : float tensors (n,)
         The label, and what it is a threshold on.
     unusable, unknown : int
-        Observations left out: something missing in the window, or a condition without a token.
+        Observations left out: something missing in the window, or a neuron or stimulus without a token.
     """
 
     def __init__(self, trials, neurons, stimuli, stim_token, device, scale=None):
@@ -66,21 +71,26 @@ class Bank:
         offset = rows_before = 0
         for position, session in enumerate(trials.sessions):
             ds, rows = trials.source[session], trials.rows[session]
-            fluorescence, floor = as_fluorescence(ds)
-            zscored = trials.window.signal == "zscore"
-            traces = (ds[signal_of(ds)].values if zscored else fluorescence)[rows]
-            mean, sd = trials.scale_of(session) if zscored else (np.zeros(len(rows), np.float32), np.ones(len(rows), np.float32))
+            traces, floor = as_fluorescence(ds)
+            traces = traces[rows]
+            mean, sd = np.zeros(len(rows), np.float32), np.ones(len(rows), np.float32)
+            if trials.window.signal == "zscore":
+                mean, sd = trials.scale_of(session)
+                mean = mean + np.float32(signal_of(ds) == "dff")  # as_fluorescence has added 1
             keys = trials.neurons_of(session)
             table = trials.table[trials.table["session"] == session]
             token = table["condition" if stim_token == "condition" else "stimulus"].map(stimuli)
-            self.unknown += int(token.isna().sum()) * len(rows)
+            known = np.array([k in neurons for k in keys])
+            self.unknown += len(table) * len(rows) - int(token.notna().sum()) * int(known.sum())
             table, token = table[token.notna()], token[token.notna()].to_numpy(dtype=np.int64)
+            rows, keys, traces = rows[known], [k for k in keys if k in neurons], traces[known]
+            floor, mean, sd = floor[trials.rows[session]][known], mean[known], sd[known]
             starts = table["onset_frame"].to_numpy() - self.n_baseline
             first.append((offset + starts[:, None] + np.arange(len(rows)) * traces.shape[1]).ravel())
             columns["neuron"].append(np.tile([neurons[k] for k in keys], len(table)))
             columns["condition"].append(np.repeat(token, len(rows)))
             columns["session"].append(np.full(len(table) * len(rows), position))
-            per_neuron["floor"].append(floor[rows])
+            per_neuron["floor"].append(floor)
             per_neuron["mean"].append(mean)
             per_neuron["sd"].append(sd)
             per_neuron["scale"].append(np.array([(scale or {}).get(k, 1.0) for k in keys], np.float32))
@@ -102,23 +112,32 @@ class Bank:
     def __len__(self):
         return len(self.first)
 
+    def digest(self):
+        """A hash of what is learnt from but the traces themselves: which windows, labels, tokens and scales."""
+        found = hashlib.blake2b(digest_size=12)
+        for name in ("first", "neuron", "condition", "active", "gain", "scale", "mean", "sd"):
+            found.update(getattr(self, name).cpu().numpy().tobytes())
+        return found.hexdigest()
+
     def _keep_usable(self):
         keep = torch.zeros(len(self.first), dtype=torch.bool, device=self.device)
         for at in torch.arange(len(self.first), device=self.device).split(CHUNK):
-            windows = self.flat[self.first[at, None] + self._frames]
             x, usable = self._signal(at)
             keep[at] = usable & torch.isfinite(x).all(1)
-            if self.window.signal == "zscore":  # the label is always a gain in fluorescence
-                windows = windows + 1 if (self.floor[0] < 1).all() else windows
-            dff, _ = window_dff(windows, self.n_baseline, self.n_f0, self.floor[self.row[at]])
+            # the label is a gain in fluorescence, whatever signal is forecast
+            dff, has_f0 = window_dff(self.flat[self.first[at, None] + self._frames], self.n_baseline, self.n_f0, self.floor[self.row[at]])
             scored = dff[:, self.n_baseline : self.n_baseline + self.n_score]
-            self.active[at] = label_active(scored, self.window).float()
+            self.active[at] = (label_active(scored, self.window) & has_f0).float()
             self.gain[at] = response_gain(scored, self.window)
         self.unusable = int((~keep).sum())
         for name in ("first", "neuron", "condition", "session", "row", "active", "gain"):
             setattr(self, name, getattr(self, name)[keep])
         if not len(self.first):
-            raise QfError("trials: no usable observation is left (values missing, or F0 too small). Look at the recording with `qf info`.")
+            raise QfError(
+                f"trials: no observation is left in one part of the split ({self.unusable} with values missing or F0 too small, {self.unknown} of a "
+                "neuron or stimulus without a token, since the training part has none of it). Look at the recording with `qf info`; where every "
+                'trial is a condition of its own, take stim_token="category" (--stim-token category).'
+            )
 
     def _signal(self, at):
         windows = self.flat[self.first[at, None] + self._frames]

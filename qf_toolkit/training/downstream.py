@@ -1,6 +1,6 @@
 """The two downstream tasks: response forecasting (paper 3.4.2) and activation classification (3.4.1), with their saved models."""
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict
 
 import numpy as np
@@ -9,11 +9,12 @@ import torch.nn.functional as F
 
 from ..errors import QfError
 from ..models.quantformer import GAIN_LEVELS, ActivationClassifier, ResponseForecaster
+from ..recordings.trials import Window
 from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import Forecaster, check_keys, join_seen, seen_frames
 from .loop import LoopConfig, run
 from .pretrain import Autoencoder, _scales
-from .saving import read_model, same_version, write_model
+from .saving import digest, read_model, same_version, write_model
 
 DECODINGS = ("soft", "argmax", "sample")
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
@@ -99,16 +100,22 @@ class _Downstream(Forecaster):
         new = [n for n in split.train.neurons if n not in self.neurons]
         if not new:
             return []
-        scale = _scales(split.train, self.autoencoder.normalise, self.device)
-        self.neurons += new
-        self._scale |= {n: scale[n] for n in new}
+        before = {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window")}, self.module.neurons.table
+        known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
+        self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
+            self.autoencoder = copy(self.autoencoder)  # others may share it
             self.autoencoder.scaling = {**self.autoencoder.scaling, **{n: split.train.scaling[n] for n in new}}
-        known = len(self.neurons) - len(new)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.get("seed", 0))
             self.module.neurons.grow(len(new))
-        self._train(split, tuning="new", known=known, **options)
+        try:
+            self._train(split, tuning="new", known=known, **options)
+        except BaseException:
+            # as if it had not been called: an untrained token must not forecast
+            vars(self).update(before[0])
+            self.module.neurons.table = before[1]
+            raise
         return new
 
     def _hidden(self, n):
@@ -139,19 +146,27 @@ class _Downstream(Forecaster):
         self.history = run(
             self.module, lambda: torch.randperm(len(train), device=self.device), step, validate,
             LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, patience=patience, seed=seed),
-            settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, "stimuli": self.stimuli,
-                      "model": asdict(self.autoencoder.config), "data": seen_frames(split.train), **self._settings(*self.options)},
+            settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, "stimuli": self.stimuli, "window": asdict(split.train.window),
+                      "model": asdict(self.autoencoder.config), "pretrained": digest(self.autoencoder.module.state_dict()),
+                      "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
+                      **self._settings(*self.options)},
             checkpoint=checkpoint, resume=resume, progress=progress, label=f"{self.kind} ({tuning})",
         )  # fmt: skip
         self.module.requires_grad_(False)
+        self.window = split.train.window
         self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))
-        self._choose(validation)
+        self._learnt(validation, anew=tuning != "new")
+
+    def fit(self, split, **options):
+        """Go on training on `split`; options as in `fit_forecaster`. Returns self."""
+        self._train(split, **options)
+        return self
 
     def save(self, folder):
         """Write config.json and model.safetensors into `folder`."""
         note = {
             "autoencoder": self.autoencoder.note(), "neurons": self.neurons, "stimuli": self.stimuli, "scale": self._scale,
-            "seen": self.seen, "history": self.history, "chosen": self.chosen,
+            "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen,
             **self._settings(*self.options, *self.results),
         }  # fmt: skip
         both = torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
@@ -167,6 +182,7 @@ class _Downstream(Forecaster):
             self = cls(autoencoder, note["neurons"], note["stimuli"], **{n: note[n] for n in cls.options})
             self.module.load_state_dict(pick("task."))
             self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
+            self.window = Window(**note["window"])
             for name in cls.results:
                 setattr(self, name, note[name])
         return self
@@ -177,8 +193,8 @@ class _Downstream(Forecaster):
     def _objective(self, train, validation):
         raise NotImplementedError
 
-    def _choose(self, validation):
-        pass
+    def _learnt(self, validation, anew):
+        """What is found on the validation part after training; not `anew` where only new neurons learnt."""
 
 
 class QuantFormerForecaster(_Downstream):
@@ -190,7 +206,7 @@ class QuantFormerForecaster(_Downstream):
         The expected code vector decoded, the likeliest codes decoded (paper), or the mean of decoded draws. Chosen on validation by
         `fit_forecaster`; may be set.
     temperature : float
-        Divides the logits; chosen on validation.
+        Divides the logits of a forecast; chosen on validation. Draws of `sample` are at 1.
     chosen : dict
         Validation MSE (signal / scale) of each decoding.
     residual : dict
@@ -251,10 +267,13 @@ class QuantFormerForecaster(_Downstream):
         return torch.cat(targets), torch.cat(given)
 
     @torch.no_grad()
-    def _choose(self, validation):
-        """Decoding and temperature of least validation error."""
+    def _learnt(self, validation, anew):
+        """Decoding and temperature of least validation error, and the residuals."""
+        self.residual |= self._residuals(validation)
+        if not anew:
+            return
         n_b = self.autoencoder.config.n_baseline
-        totals = {(how, t): 0.0 for how in ("soft", "sample") for t in TEMPERATURES} | {("argmax", 1.0): 0.0}
+        totals = {("soft", t): 0.0 for t in TEMPERATURES} | {("sample", 1.0): 0.0, ("argmax", 1.0): 0.0}
         chunks = torch.arange(len(validation), device=self.device).split(CHUNK)
         for at in chunks:
             x = validation.batch(at).x[:, 0]
@@ -262,14 +281,11 @@ class QuantFormerForecaster(_Downstream):
             logits = self.module(x[:, :n_b], validation.neuron[at], validation.condition[at])
             given = self.module.autoencoder.baseline_codes(x)
             for how, t in totals:
-                if how == "sample" and t != 1.0:
-                    continue
-                out = self._decoded(given, logits, how, t, seed=0)
+                out = self._decoded(given, logits, how, t)
                 totals[how, t] += float(((out - x[:, n_b:]) * scale).square().mean(1).sum())
-        totals = {k: v / len(validation) for k, v in totals.items() if k[0] != "sample" or k[1] == 1.0}
+        totals = {k: v / len(validation) for k, v in totals.items()}
         self.decode, self.temperature = min(totals, key=totals.__getitem__)
         self.chosen = {f"{how}, temperature {t:g}": v for (how, t), v in totals.items()}
-        self.residual |= self._residuals(validation)
 
     def _residuals(self, bank):
         """What quantisation leaves out of the response: {neuron key: standard deviation}; the pooled one where a neuron has no window."""
@@ -284,15 +300,12 @@ class QuantFormerForecaster(_Downstream):
         sd = torch.where(count > 0, squares / count.clamp(min=1), pooled).sqrt().cpu().tolist()
         return {key: value for key, value, seen in zip(self.neurons, sd, count.tolist(), strict=True) if seen or key not in self.residual}
 
-    def _decoded(self, given, logits, how, temperature, seed):
+    def _decoded(self, given, logits, how, temperature):
         if how != "sample":
             return self.module.decode(given, logits, how, temperature)
-        total = torch.zeros(len(given), self.n_response or 0, device=self.device)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            for _ in range(N_DRAWS):
-                total += self.module.decode(given, logits, "sample", temperature)
-        return total / N_DRAWS
+        # the same uniforms for every observation: a forecast must not depend on what else is in the batch
+        uniforms = torch.rand(N_DRAWS, logits.shape[1], generator=torch.Generator().manual_seed(0)).to(self.device)
+        return sum(self.module.decode(given, logits, "sample", temperature, u) for u in uniforms) / N_DRAWS
 
     @torch.no_grad()
     def _run(self, context, neurons, conditions, use):
@@ -307,7 +320,7 @@ class QuantFormerForecaster(_Downstream):
         return torch.cat(out).numpy().reshape(shape) * divisor[:, None]
 
     def predict_arrays(self, context, neurons, conditions):
-        return self._run(context, neurons, conditions, lambda g, p: self._decoded(g, p, self.decode, self.temperature, seed=0))
+        return self._run(context, neurons, conditions, lambda g, p: self._decoded(g, p, self.decode, self.temperature))
 
     def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
         """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
@@ -364,8 +377,10 @@ class QuantFormerClassifier(_Downstream):
         return lambda at: loss(train, at), validate
 
     @torch.no_grad()
-    def _choose(self, validation):
+    def _learnt(self, validation, anew):
         """Threshold of best balanced accuracy on validation."""
+        if not anew:
+            return
         n_b, p = self.autoencoder.config.n_baseline, []
         for at in torch.arange(len(validation), device=self.device).split(CHUNK):
             x = validation.batch(at).x[:, 0, :n_b]
@@ -377,6 +392,14 @@ class QuantFormerClassifier(_Downstream):
         gain = a.cumsum(0) / a.sum() - (1 - a).cumsum(0) / (1 - a).sum()
         best = int(gain.argmax())
         self.threshold = float((p[best] + p[min(best + 1, len(p) - 1)]) / 2)
+
+    def prepare(self, trials):
+        """As every model's; the trials must also be labelled as those of the training."""
+        for name in ("score_s", "active_rule", "active_gain"):
+            mine, theirs = getattr(self.window, name), getattr(trials.window, name)
+            if mine != theirs:
+                raise QfError(f"{name}: expected {mine}, with which the classifier was trained, found {theirs}. Cut the trials with {name}={mine!r}.")
+        return super().prepare(trials)
 
     @torch.no_grad()
     def predict_arrays(self, context, neurons, conditions):

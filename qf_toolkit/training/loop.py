@@ -38,6 +38,9 @@ class LoopConfig:
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise QfError(f"{name}: expected above 0, found {getattr(self, name)}.")
+        for name in ("patience", "seed"):
+            if not 0 <= getattr(self, name) < 2**32:
+                raise QfError(f"{name}: expected from 0 to {2**32 - 1}, found {getattr(self, name)}.")
         if self.schedule not in ("constant", "cosine"):
             raise QfError(f"schedule: expected 'constant' or 'cosine', found {self.schedule!r}.")
 
@@ -182,6 +185,8 @@ def _load(file, settings):
 
 def _restore(optimiser, parameters, tensors):
     for i, p in enumerate(parameters):
+        if f"optimiser.{i}.step" not in tensors:
+            continue  # a weight that no step has used yet, [MASK] in a classifier say
         for k in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors[f"optimiser.{i}.{k}"]
             optimiser.state[p][k] = value if k == "step" else value.to(p.device)

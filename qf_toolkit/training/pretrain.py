@@ -231,7 +231,8 @@ def pretrain(
     history = run(
         module, draw, lambda at: module.loss(train.batch(at), train.active[at], beta), validate,
         LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, patience=patience, seed=seed),
-        settings={"model": asdict(config), "window": asdict(window), "balance": balance, "normalise": normalise, "data": seen_frames(split.train)},
+        settings={"model": asdict(config), "window": asdict(window), "balance": balance, "normalise": normalise,
+                  "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
         checkpoint=checkpoint, resume=resume, progress=progress, label="pre-training",
     )  # fmt: skip
     return Autoencoder(module, window, normalise, scale, seen_frames(split.train, split.validation), history, split.train.scaling)

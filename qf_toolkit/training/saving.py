@@ -82,5 +82,13 @@ def load(folder, device="auto"):
     return kinds[config["kind"]].load(folder, device=device)
 
 
+def digest(tensors):
+    """A hash of named tensors."""
+    found = hashlib.blake2b(digest_size=12)
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _hash(path):
     return hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()

@@ -23,8 +23,8 @@ SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
 CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "replace_below", "stim_token")
 READERS = {
     "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched"},
-    "suite2p": {"rate_hz", "trials", "subject", "session", "neuropil", "plane"},
-    "arrays": {"rate_hz", "signal", "trials", "subject", "session", "key", "matched"},
+    "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "neuropil", "plane"},
+    "arrays": {"rate_hz", "signal", "trials", "condition_columns", "subject", "session", "key", "orientation", "matched"},
 }
 
 
@@ -200,6 +200,12 @@ def _settings(args, base):
     return {n: getattr(args, n) if getattr(args, n) is not None else default for n, default in base.items()}
 
 
+def _trials(store, settings):
+    from .recordings.store import Store
+
+    return Store(store).trials(**{n: settings[n] for n in TRIALS})
+
+
 def make_split(store, settings):
     """Trials of a store and their split, from the options that `run.json` keeps.
 
@@ -214,9 +220,8 @@ def make_split(store, settings):
     Split
     """
     from .recordings.splits import split_blocks, split_chronological
-    from .recordings.store import Store
 
-    trials = Store(store).trials(**{n: settings[n] for n in TRIALS})
+    trials = _trials(store, settings)
     test, validation = settings["test"], settings["validation"]
     if settings["split"] == "chronological":
         return split_chronological(trials, 1 / 3 if test is None else test, validation, settings["gap_s"])
@@ -228,10 +233,19 @@ def make_split(store, settings):
 
 
 def _run_of(folder):
-    """The options a saved model was trained with."""
+    """The options a saved model was trained with; of one saved from Python the window alone is known."""
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise QfError(f"{folder}: expected a model saved by `qf pretrain` or `qf fit`, found no run.json in it. Check the folder.")
+        if not (Path(folder) / "config.json").is_file():
+            raise QfError(f"{folder}: expected a saved model, found none. Give the folder that `qf pretrain --out` or `qf fit --out` wrote.")
+        from dataclasses import asdict
+
+        from .training.saving import load
+
+        model = load(folder, device="cpu")
+        window = asdict(model.window)
+        conditions = model.stimuli if getattr(model, "stim_token", None) == "condition" else None
+        return {**TRIALS, **SPLIT, **{n: window[n] for n in TRIALS if n in window}, "condition": conditions}
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         return {n: run["settings"][n] for n in (*TRIALS, *SPLIT)}
@@ -283,15 +297,6 @@ def _fit(args):
     _finish(model, args.out, settings)
 
 
-def _part(split, part):
-    if part != "all":
-        return getattr(split, part)
-    table = split.fitting.table.merge(split.test.table, how="outer")
-    from dataclasses import replace
-
-    return replace(split.fitting, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
-
-
 def _forecast(args):
     from .training.downstream import QuantFormerForecaster
     from .training.pretrain import Autoencoder
@@ -304,9 +309,16 @@ def _forecast(args):
         if not isinstance(model, QuantFormerForecaster):
             raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
         model.decode = args.decode
-    trials = _part(make_split(args.store, _settings(args, _run_of(args.model))), args.part)
-    write_netcdf(model.predict(trials), args.out)
-    print(f"{len(trials)} trials forecast: {args.out}")
+    settings = _settings(args, _run_of(args.model))
+    # the model brings its own z-scores, so that all trials need no split
+    trials = _trials(args.store, settings) if args.part == "all" else getattr(make_split(args.store, settings), args.part)
+    model.prepare(trials)  # whatever doesn't fit is told before the first file
+    out, parts = Path(args.out), trials.by_session()
+    folder = out.with_suffix("")
+    for part in _progress(parts, args, "forecast", "session"):
+        file = out if len(parts) == 1 else folder / f"{part.sessions[0].replace('/', '__')}.nc"
+        write_netcdf(model.predict(part), file)
+    print(f"{len(trials)} trials forecast: {out if len(parts) == 1 else f'{len(parts)} files in {folder}'}")
 
 
 def _evaluate(args):
@@ -318,9 +330,22 @@ def _evaluate(args):
     for folder, model in zip(args.model, models, strict=True):
         if isinstance(model, Autoencoder):
             raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {folder}. Fit it to a task first.")
+    rows = [(type(m), m.name) for m in models]
+    for folder, model, row in zip(args.model, models, rows, strict=True):
+        if rows.count(row) > 1:
+            model.name = f"{model.name} ({folder})"
     split = make_split(args.store, _settings(args, _run_of(args.model[0])))
     print(split)
-    report(models, split, out=args.out, figures=args.figures, ceiling=args.ceiling, n_samples=args.samples, bootstrap=args.bootstrap)
+    report(
+        models,
+        split,
+        out=args.out,
+        figures=args.figures,
+        ceiling=args.ceiling,
+        n_samples=args.samples,
+        bootstrap=args.bootstrap,
+        progress=not args.quiet,
+    )
 
 
 def _demo(args):
@@ -329,10 +354,10 @@ def _demo(args):
     demo(args.out, size=args.size, seed=args.seed, device=args.device, progress=not args.quiet)
 
 
-def _progress(items, args, label):
+def _progress(items, args, label, unit="file"):
     from tqdm.auto import tqdm
 
-    return tqdm(items, desc=label, unit="file", disable=args.quiet or len(items) < 2)
+    return tqdm(items, desc=label, unit=unit, disable=args.quiet or len(items) < 2)
 
 
 def _say(text):

@@ -86,7 +86,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
     classifier = fit_classifier(model, split, checkpoint=out / "classifier" / "checkpoint", **plan["classifier"], **common)
     classifier.save(out / "classifier")
     print("4. forecasts of the last block, which no model has seen\n")
-    paths = report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True)
+    paths = report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True, progress=progress)
     write_text(out / MARK, json.dumps({**json.loads((out / MARK).read_text(encoding="utf-8")), "done": True}, indent=2) + "\n")
     return paths
 
@@ -115,7 +115,7 @@ def _prepare(out, settings):
     write_text(mark, json.dumps(settings, indent=2) + "\n")
 
 
-def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False):
+def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False, progress=False):
     """Evaluate models on the test part: print the tables, write them and the figures.
 
     Parameters
@@ -133,6 +133,8 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
         Draws a forecast for crps and coverage; 0 for none.
     bootstrap : bool
         Add how sure each difference to the naive rows is, over neurons; its CSV is beside `out`, `*_differences.csv`.
+    progress : bool
+        Show a bar while the sessions are scored.
 
     Returns
     -------
@@ -145,9 +147,11 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
 
     classifiers = [m for m in models if isinstance(m, QuantFormerClassifier)]
     forecasters = [m for m in models if not isinstance(m, QuantFormerClassifier)]
+    if figures is not None and not forecasters:
+        raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
     paths = []
     if forecasters:
-        table = evaluate(forecasters, split, naive=True, ceiling=ceiling, n_samples=n_samples)
+        table = evaluate(forecasters, split, naive=True, ceiling=ceiling, n_samples=n_samples, progress=progress)
         print(show(table))
         paths += _write_table(table, out)
         if bootstrap:

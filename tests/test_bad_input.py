@@ -294,3 +294,65 @@ def test_a_full_disk_half_way(trained, raw, command):
     written = [p for folder in (raw / "store", out) if folder.exists() for p in folder.rglob("*") if p.is_file()]
     # small files that were whole before the disk was full may stay; none is cut short, and no temporary one is left
     assert not [p for p in written if p.suffix in (".nc", ".safetensors", ".svg", ".png") or "tmp" in p.name], written
+
+
+# ---------------------------------------------------------------- odd, and taken
+
+
+def test_columns_named_like_parts_of_a_session(raw, capsys):
+    """A feature may be called anything: the store, the windows and the forecasts must still work."""
+    table = pd.read_csv(raw / "trials.csv")
+    for name in ("subject", "session", "time", "active", "valid", "dff", "frame", "forecast"):
+        table[name] = 1.0
+    table.to_csv(raw / "trials.csv", index=False)
+    assert main(arrays(raw)) == 0
+    assert left_out(raw, capsys) == ""
+    capsys.readouterr()
+    assert main(["info", str(raw / "store")]) == 0
+    fit = ["fit", str(raw / "store"), "--pretrained", str(raw / "model"), "--out", str(raw / "fit"), "--epochs", "1", "--quiet"]
+    assert main(fit) == 0
+    assert main(["forecast", str(raw / "store"), "--model", str(raw / "fit"), "--out", str(raw / "f.nc"), "--part", "all"]) == 0
+    assert "60 trials forecast" in capsys.readouterr().out
+
+
+def test_each_trial_a_condition_of_its_own(raw, capsys):
+    table = pd.read_csv(raw / "trials.csv").assign(reaction_time=np.random.default_rng(0).random(60).round(6))
+    table.to_csv(raw / "trials.csv", index=False)
+    assert main(arrays(raw)) == 0
+    argv = ["pretrain", raw / "store", "--out", raw / "model", "--split", "chronological", *QUICK]
+    assert main([str(a) for a in argv]) == 0
+    line = refused(capsys, "fit", raw / "store", "--pretrained", raw / "model", "--out", raw / "fit", "--epochs", "1", "--quiet")
+    assert "without a token" in line and "--stim-token category" in line
+    assert main(arrays(raw, "--overwrite", "--condition-columns", "direction")) == 0
+    assert Store(raw / "store").index["condition"].nunique() == 2
+
+
+def test_trials_shorter_than_a_frame(raw):
+    table = pd.read_csv(raw / "trials.csv")
+    onset = (table["onset_frame"] / RATE).round(3)
+    pd.DataFrame({"onset_s": onset, "offset_s": onset + 0.05, "direction": table["direction"]}).to_csv(raw / "trials.csv", index=False)
+    assert main(arrays(raw)) == 0
+    index = Store(raw / "store").index
+    assert (index["offset_frame"] == index["onset_frame"] + 1).all()
+
+
+def test_a_stimulus_with_a_slash(raw, capsys):
+    pd.read_csv(raw / "trials.csv").assign(stimulus="gratings/left").to_csv(raw / "trials.csv", index=False)
+    assert "without slash, found 'gratings/left'" in not_imported(raw, capsys)
+
+
+def test_settings_out_of_range(trained, tmp_path, capsys):
+    base = ["pretrain", trained / "store", "--out", tmp_path / "m", *QUICK]
+    wrong = {"--device": "gpu", "--heads": "0", "--layers": "0", "--width": "-8", "--seed": "99999999999999999", "--patience": "-1", "--lr": "0"}
+    for option, value in {**wrong, "--replace-below": "0.5"}.items():
+        assert value in refused(capsys, *base, option, value).replace("found 0.0", "found 0"), option
+    assert "gap_s" in refused(capsys, *base, "--split", "chronological", "--gap", "-1")
+    assert not (tmp_path / "m" / "config.json").exists()
+
+
+def test_windows_of_rates_that_round_differently(tmp_path, capsys):
+    store = Store(tmp_path / "store", create=True)
+    store.add(toy_session(0, n_conditions=2, session="a", rate_hz=30.0))
+    store.add(toy_session(1, n_conditions=2, session="b", rate_hz=30.2))
+    line = refused(capsys, "pretrain", store.path, "--out", tmp_path / "m", *QUICK)
+    assert "expected windows of 90 + 60 frames" in line and "found 91 + 60" in line and "mouse/b" in line

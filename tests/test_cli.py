@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from helpers import refused
+from helpers import refused, toy_session
 
 import qf_toolkit as qf
 from qf_toolkit.cli import main
@@ -135,7 +135,7 @@ def test_bad_windows_and_splits_are_one_line(store, tmp_path, capsys):
     assert "did you mean drifting_gratings" in refused(capsys, "pretrain", store, "--out", out, "--stimulus", "drifting_grating")
     assert "--test" in refused(capsys, "pretrain", store, "--out", out, "--test", "0.5")
     assert "--gap" in refused(capsys, "pretrain", store, "--out", out, "--gap", "1")
-    assert "run.json" in refused(capsys, "fit", store, "--pretrained", tmp_path, "--out", out)
+    assert "expected a saved model" in refused(capsys, "fit", store, "--pretrained", tmp_path, "--out", out)
     assert not out.exists()
 
 
@@ -195,8 +195,46 @@ def test_from_a_store_to_a_table(store, tmp_path, capsys):
     assert "QuantFormer" in table.index and len(table) >= 7 and (table["mse"] > 0).all()
     assert "balanced_accuracy" in pd.read_csv(tmp_path / "t_activation.csv")
     assert {"forecasts.svg", "forecasts.png"} <= {p.name for p in (tmp_path / "figures").iterdir()}
+    # two models of one kind are told apart by their folders; one saved from Python brings its window and conditions along
+    qf.load(forecast).save(tmp_path / "python")
+    argv = [
+        "evaluate",
+        store,
+        "--model",
+        forecast,
+        tmp_path / "python",
+        "--test",
+        "1",
+        "--out",
+        tmp_path / "two.csv",
+        "--samples",
+        "5",
+        "--bootstrap",
+    ]
+    assert main([str(a) for a in argv]) == 0
+    two = pd.read_csv(tmp_path / "two.csv", index_col=0)
+    assert list(two.index[:2]) == [f"QuantFormer ({forecast})", f"QuantFormer ({tmp_path / 'python'})"]
+    assert two["mse"].iloc[0] == pytest.approx(two["mse"].iloc[1]) and (two["coverage_90"].iloc[:2] > 0).all()
+    differences = pd.read_csv(tmp_path / "two_differences.csv")
+    assert len(differences) == 12 and (differences["mse_lower_from"] <= differences["mse_lower_to"]).all()
+    assert main(["evaluate", str(store), "--model", str(tmp_path / "python"), "--test", "1", "--quiet"]) == 0
+    assert "--figures" in refused(capsys, "evaluate", store, "--model", activation, "--figures", tmp_path / "figures")
     # another split than it was trained with would test on what it has seen
     assert "saw" in refused(capsys, "evaluate", store, "--model", forecast, "--test", "-1")
+
+
+def test_several_sessions_are_forecast_into_a_file_each(tmp_path, capsys):
+    path = tmp_path / "store"
+    for i, session in enumerate("ab"):
+        qf.Store(path, create=True).add(toy_session(i, session=session))
+    base, model = tmp_path / "base", tmp_path / "model"
+    assert main(["pretrain", str(path), "--out", str(base), "--epochs", "1", "--quiet", *SMALL, "--patch-frames", "10"]) == 0
+    assert main(["fit", str(path), "--pretrained", str(base), "--out", str(model), "--epochs", "1", "--quiet"]) == 0
+    assert main(["forecast", str(path), "--model", str(model), "--out", str(tmp_path / "f.nc"), "--quiet"]) == 0
+    assert "2 files" in capsys.readouterr().out
+    for session in "ab":
+        ds = xr.load_dataset(tmp_path / "f" / f"mouse__{session}.nc", engine="h5netcdf")
+        assert ds.sizes["neuron"] == 6 and np.isfinite(ds["forecast"]).all()
 
 
 def test_demo_refuses_a_folder_of_something_else(tmp_path, capsys):

@@ -6,6 +6,7 @@ each counting once (macro), so that one large recording does not speak for all.
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from ..errors import QfError, UnknownKeyError
 from . import metrics
@@ -16,7 +17,7 @@ MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
 COVERAGE = 0.9
 
 
-def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0, ceiling_samples=64):
+def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0, ceiling_samples=64, progress=False):
     """Score forecasters on the test part of a split, beside the naive rows.
 
     Parameters
@@ -34,6 +35,8 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     seed : int
         Of the samples and the ceiling's Monte Carlo.
     ceiling_samples : int
+    progress : bool
+        Show a bar over sessions and rows, on a terminal.
 
     Returns
     -------
@@ -67,7 +70,9 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     zero_mse = []
     missing, facts = {}, {"n_trials": 0, "n_sessions": 0, "n_observations": 0, "constant_truth_windows": 0, "unusable": 0}
     active, neurons, simulated = 0, set(), False
-    for part in split.test.by_session():
+    parts = split.test.by_session()
+    bar = tqdm(total=len(parts) * len(rows), desc="evaluate", unit="row", disable=None if progress else True, leave=False)
+    for part in parts:
         truth, mask, ds = _truth(part)
         used = mask.any(-1)
         facts["unusable"] += int((~used).sum())
@@ -83,6 +88,7 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
         reference_mse = metrics.mse(_forecast(context_mean, part, truth, mask), truth, mask)
         zero_mse.append(metrics.mse(_forecast(zero, part, truth, mask), truth, mask))
         for name, forecaster in rows.items():
+            bar.update()
             if name in missing:
                 continue
             try:
@@ -92,6 +98,7 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
                 if forecaster not in extra:
                     raise
                 missing[name] = str(error)
+    bar.close()
     if not facts["n_sessions"]:
         raise QfError(
             "evaluate: expected observations to score in the test part, found none with a whole baseline. Look at the recording with `qf info`."
@@ -169,7 +176,7 @@ def _score(forecaster, part, truth, mask, reference_mse, n_samples, seed):
 def _sampled(forecaster, part, truth, mask, n_samples, seed):
     """crps and coverage, a handful of trials at a time so that the samples fit into memory."""
     k = truth.shape[-1]
-    rate = float(part.source[part.sessions[0]].attrs["rate_hz"])
+    rate = float(part.source.header(part.sessions[0]).attrs["rate_hz"])
     step = max(1, MOST_SAMPLED // (n_samples * truth.shape[1] * part.window.frames(rate)[1]))
     crps = covered = n = 0
     for i, start in enumerate(range(0, len(part), step)):
@@ -228,7 +235,7 @@ def evaluate_classifier(classifier, split, shrinkage=2.0):
         facts = {"n_observations": int(active.size), "active_fraction": fraction}
     out = pd.DataFrame(table).T
     out.index.name = "classifier"
-    simulated = any(str(split.test.source[s].attrs.get("source", "")) == "simulation" for s in split.test.sessions)
+    simulated = any(str(split.test.source.header(s).attrs.get("source", "")) == "simulation" for s in split.test.sessions)
     out.attrs = {
         **facts, "n_trials": len(split.test), "n_neurons": len(split.test.neurons), "n_sessions": len(split.test.sessions),
         "simulated": simulated, "split": split.rule, "naive": [frequency.name],

@@ -1,6 +1,7 @@
 """Importing plain arrays (.npy, .npz) and trial tables (.csv)."""
 
 import re
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,7 +17,7 @@ ON_THE_FRAME = 0.01  # of a frame: times written with few decimals still belong 
 _COUNTERS = re.compile(r"(?i)^(trial|trial_?(id|index|no|num|number)|id|index|unnamed.*)$")
 
 
-def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, trials=None, **options):
+def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, trials=None, condition_columns=None, **options):
     """Build a Session from arrays in memory.
 
     Parameters
@@ -31,6 +32,8 @@ def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, tria
         Seconds.
     trials : str, Path or pandas.DataFrame, optional
         A trial table, or the CSV file that holds it; see `read_trials_csv` for its columns. None makes a continuous recording.
+    condition_columns : list of str, optional
+        The columns that are features of the condition; see `read_trials_csv`.
     **options
         signal, cells, matched, neuron_coords, indicator, area, source, provenance: see `new_session`.
 
@@ -46,7 +49,7 @@ def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, tria
     QfError
         If the CSV file can't be read.
     """
-    trials = as_trials(trials, rate_hz, frame_time)
+    trials = as_trials(trials, rate_hz, frame_time, condition_columns)
     return new_session(traces, subject=subject, session=session, rate_hz=rate_hz, frame_time=frame_time, trials=trials, **options)
 
 
@@ -70,7 +73,7 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
     subject, session : str, optional
         The file's name without its suffix, where left out.
     **options
-        frame_time, cells, matched, neuron_coords, indicator, area, provenance: see `new_session`.
+        condition_columns (see `from_arrays`), frame_time, cells, matched, neuron_coords, indicator, area, provenance: see `new_session`.
 
     Returns
     -------
@@ -94,6 +97,12 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
                 f"{path}: expected more frames than neurons, found shape {x.shape}. Pass orientation='neuron,frame' or 'frame,neuron'."
             )
         orientation = ORIENTATIONS[0] if x.shape[1] > x.shape[0] else ORIENTATIONS[1]
+        if orientation == ORIENTATIONS[1]:
+            warnings.warn(
+                f"{path}: taken for {x.shape[0]} frames of {x.shape[1]} neurons, since a recording has more frames than neurons. "
+                "Pass orientation='neuron,frame' (--orientation neuron,frame) if it is the other way round.",
+                stacklevel=2,
+            )
     if orientation not in ORIENTATIONS:
         raise QfError(f"orientation: expected one of {ORIENTATIONS}, found {orientation!r}.")
     if orientation == "frame,neuron":
@@ -154,7 +163,7 @@ def _reading(path, read):
         ) from e
 
 
-def read_trials_csv(path, rate_hz, frame_time=None):
+def read_trials_csv(path, rate_hz, frame_time=None, condition_columns=None):
     """Read a trial table.
 
     Parameters
@@ -167,6 +176,8 @@ def read_trials_csv(path, rate_hz, frame_time=None):
         Frames a second, for onset_s.
     frame_time : array, shape (frame,), optional
         Seconds; a trial starts in the first frame at or after its onset. Where left out, frame / rate_hz.
+    condition_columns : list of str, optional
+        The features; every other column but those named above is left out (reaction times, outcomes...).
 
     Returns
     -------
@@ -192,15 +203,15 @@ def read_trials_csv(path, rate_hz, frame_time=None):
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as e:
         reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
         raise DamagedFileError(f"{path}: expected a CSV table with a header, found one that can't be read ({reason}). Save it as CSV again.") from e
-    return naming(path, as_trials, table, rate_hz, frame_time)
+    return naming(path, as_trials, table, rate_hz, frame_time, condition_columns)
 
 
-def as_trials(trials, rate_hz, frame_time=None):
+def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
     """A trial table in frames, from a CSV file or a DataFrame; None stays None. Columns and errors as in `read_trials_csv`."""
     if trials is None:
         return None
     if not isinstance(trials, pd.DataFrame):
-        return read_trials_csv(trials, rate_hz, frame_time)
+        return read_trials_csv(trials, rate_hz, frame_time, condition_columns)
     table = trials.rename(columns=lambda c: str(c).strip())
     out = pd.DataFrame(index=table.index)
     if "onset_frame" in table:
@@ -216,19 +227,29 @@ def as_trials(trials, rate_hz, frame_time=None):
     if "offset_frame" in table:
         out["offset_frame"] = _whole(table["offset_frame"], "offset_frame")
     elif "offset_s" in table:
-        out["offset_frame"] = frames_at(_numbers(table["offset_s"], "offset_s"), rate_hz, frame_time)
+        offset = _numbers(table["offset_s"], "offset_s")
+        if "onset_s" in table and (offset <= seconds).any():
+            row = int(np.argmax(offset <= seconds))
+            raise SessionError(f"trials: expected offset_s after onset_s, found {offset[row]:g} for {seconds[row]:g} in row {row}. Mend that row.")
+        out["offset_frame"] = np.maximum(frames_at(offset, rate_hz, frame_time), out["onset_frame"] + 1)  # shorter than a frame
     elif "duration_s" in table:
         duration = _numbers(table["duration_s"], "duration_s")
         if "onset_s" in table:
-            out["offset_frame"] = frames_at(_numbers(table["onset_s"], "onset_s") + duration, rate_hz, frame_time)
+            offset = frames_at(_numbers(table["onset_s"], "onset_s") + duration, rate_hz, frame_time)
+            out["offset_frame"] = np.maximum(offset, out["onset_frame"] + 1)
         else:
             out["offset_frame"] = out["onset_frame"] + np.maximum(1, np.round(duration * _rate(rate_hz, frame_time))).astype(np.int64)
     else:
         out["offset_frame"] = out["onset_frame"] + 1
     if "block" in table:
         out["block"] = _whole(table["block"], "block")
-    for name in table.columns:
-        if name not in TRIAL_COORDS and not name.endswith("_s") and not _COUNTERS.match(name):
+    features = condition_columns
+    if features is None:
+        features = [c for c in table.columns if c not in TRIAL_COORDS and not c.endswith("_s") and not _COUNTERS.match(c)]
+    for name in features:
+        if name not in table:
+            raise SessionError(f"trials: expected a column {name}, found none; {did_you_mean(name, list(table.columns))}")
+        if name not in TRIAL_COORDS:
             out[name] = table[name]
     for name in ("stimulus", "condition"):
         if name in table:

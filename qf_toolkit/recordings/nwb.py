@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
 from .arrays import check_times, frames_at, naming
-from .session import condition_key, new_session
+from .session import RESERVED, condition_key, new_session
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
 _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
@@ -30,7 +30,6 @@ _FEATURE = re.compile(
     r"x_position|y_position|pos_x|pos_y|position|image(_name|_id|_index)?|frame|movie_frame(_index)?|scene|mask|is_change|omitted)"
     r"(_(deg|degrees|hz|khz|db|cpd|ms|percent|um|mm))?$"
 )
-_RESERVED = {"trial", "onset_frame", "offset_frame", "stimulus", "condition", "block", "neuron", "frame", "frame_time", "flag", "plane"}
 
 
 @dataclass
@@ -424,7 +423,7 @@ def _one_table(name, table, frame_time, stimulus, condition_columns):
     out["block"] = table[block].astype(np.int64) if whole else 0
     for column in columns:
         if column != "condition":
-            out[f"{column}_" if column in _RESERVED else column] = table[column]
+            out[f"{column}_" if column in RESERVED else column] = table[column]
     return out
 
 

@@ -29,6 +29,11 @@ from ..errors import SessionError
 SCHEMA_VERSION = 1
 SIGNALS = ("fluorescence", "dff")
 TRIAL_COORDS = ("onset_frame", "offset_frame", "stimulus", "condition", "block")
+# names that mean something else in a Session, a trial table or a dataset of windows; a feature called so gets an underscore at its end
+RESERVED = {
+    "trial", *TRIAL_COORDS, "neuron", "frame", "time", "frame_time", "flag", "plane", "session", "subject", "sample", "patch", "code",
+    *SIGNALS, "zscore", "valid", "active", "forecast", "samples", "probability", "reconstruction",
+}  # fmt: skip
 MAX_NAN_SHARE = 0.5  # a neuron with more of its frames missing than this is flagged as a whole
 MIN_F0_SHARE = 0.01  # F0 below this share of the session's median fluorescence makes dF/F meaningless
 MIN_DFF_DENOMINATOR = 0.05  # 1 + b, b the baseline's dF/F: below it the window's dF/F explodes
@@ -197,7 +202,7 @@ def _trial_coords(trials):
         values = table[name]
         numeric = pd.to_numeric(values, errors="coerce")
         is_text = numeric.isna() & values.notna()
-        coords[name] = (
+        coords[f"{name}_" if name in RESERVED else name] = (
             "trial",
             values.where(values.notna(), "").astype(str).to_numpy(dtype=object) if is_text.any() else numeric.to_numpy(dtype=np.float64),
         )
@@ -315,7 +320,7 @@ def validate(ds):
     name = signal_of(ds)
     if ds[name].dims != ("neuron", "frame"):
         raise SessionError(f"{name}: expected dims ('neuron', 'frame'), found {ds[name].dims}. Transpose it.")
-    for attr in ("subject", "session", "rate_hz", "schema_version"):
+    for attr in ("subject", "session", "rate_hz", "schema_version", "f0_floor"):
         if attr not in ds.attrs:
             raise SessionError(f"attrs: expected {attr}, found {sorted(ds.attrs)}. Build the Session with new_session().")
     if int(ds.attrs["schema_version"]) > SCHEMA_VERSION:
@@ -329,8 +334,10 @@ def validate(ds):
     rate = float(ds.attrs["rate_hz"])
     if not (np.isfinite(rate) and rate > 0):
         raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate}. Pass rate_hz at import.")
-    if ds.sizes["neuron"] == 0:
+    if ds.sizes.get("neuron", 0) == 0:
         raise SessionError("neuron: expected at least 1 neuron, found 0. Check the ROI selection (iscell) of the source.")
+    if "flag" not in ds.coords or ds["flag"].dims != ("neuron",):
+        raise SessionError("flag: expected a coord on neuron, found none. Build the Session with new_session().")
     if ds.sizes["frame"] < 2:
         raise SessionError(f"frame: expected at least 2 frames, found {ds.sizes['frame']}.")
     time = ds["frame_time"].values if "frame_time" in ds.coords else None
@@ -364,6 +371,12 @@ def _validate_trials(ds):
     if ds.sizes["trial"] == 0:
         return
     _check_unique(ds["trial"].values, "trial")
+    slash = [s for s in np.unique(ds["stimulus"].values.astype(str)) if "/" in s or not s]
+    if slash:
+        raise SessionError(f"stimulus: expected a name without slash, found {str(slash[0])!r}; a slash divides stimulus and features. Rename it.")
+    taken = sorted(set(trial_features(ds)) & RESERVED)
+    if taken:
+        raise SessionError(f"trial: expected features with names of their own, found {taken[0]!r}. Rename it, for example to {taken[0]}_.")
     onset, offset, n = ds["onset_frame"].values, ds["offset_frame"].values, ds.sizes["frame"]
     outside = (onset < 0) | (onset >= n)
     if outside.any():

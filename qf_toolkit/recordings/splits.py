@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from .trials import Trials
@@ -35,7 +36,7 @@ class Split:
     @property
     def fitting(self):
         """Train and validation together: what forecasters without a choice to make (naive rows) learn on."""
-        table = self.train.table.merge(self.validation.table, how="outer")
+        table = pd.concat([self.train.table, self.validation.table])
         return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
 
 
@@ -94,8 +95,10 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     Raises
     ------
     QfError
-        If a part comes out empty.
+        If a part comes out empty, or an argument is out of range.
     """
+    if gap_s is not None and not gap_s >= 0:
+        raise QfError(f"gap_s: expected seconds of at least 0, found {gap_s}.")
     if not 0 < test < 1:
         raise QfError(f"test: expected a share between 0 and 1, found {test}.")
     is_test = np.zeros(len(trials), bool)
@@ -144,7 +147,8 @@ def _parts(trials, is_test, groups, validation, gap_s, rule):
     is_validation = np.zeros(len(table), bool)
     for _, rows in table[~is_test].groupby(groups[~is_test]):
         order = rows["onset_frame"].sort_values(kind="stable").index
-        is_validation[order[len(order) - max(1, round(validation * len(order))) :]] = True
+        n = min(max(1, round(validation * len(order))), len(order) - 1)  # a single trial is learnt from
+        is_validation[order[len(order) - n :]] = n > 0
     window_s = trials.window.baseline_s + trials.window.response_s
     # test trials are never dropped: what is reported is a whole block; validation gives way to test, training to both
     near_test = _near(trials, is_test, gap_s)
@@ -176,7 +180,7 @@ def _near(trials, mask, gap_s):
         others = windows[mask[here]]
         if not len(others):
             continue
-        gap = int(np.ceil(gap_s * trials.source[session].attrs["rate_hz"]))
+        gap = int(np.ceil(gap_s * trials.source.header(session).attrs["rate_hz"]))
         others = others[np.argsort(others[:, 0])]
         # all windows of a session are equally long, so the nearest by start is the nearest by distance
         at = np.searchsorted(others[:, 0], windows[:, 0])

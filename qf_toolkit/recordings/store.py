@@ -53,7 +53,7 @@ class Store:
             except OSError as e:
                 raise QfError(f"store: could not make the folder {self.path}: {e.strerror}. Choose a folder you can write to.") from e
         self._cache = OrderedDict()
-        self._tables = {}
+        self._headers = {}
 
     def __repr__(self):
         keys = self.keys()
@@ -120,7 +120,7 @@ class Store:
                 except OSError:  # exFAT and some network drives have no links
                     shutil.copyfile(path, previous)
         self._cache.pop(key, None)
-        self._tables.pop(key, None)
+        self._headers.pop(key, None)
         return key
 
     def __getitem__(self, key):
@@ -138,6 +138,16 @@ class Store:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]
+
+    def header(self, key):
+        """A Session without its traces, kept in memory once read: what choosing and splitting trials needs. Raises as `store[key]`."""
+        if key not in self._headers:
+            ds = self._read(key, load=False)
+            try:
+                self._headers[key] = ds.drop_vars(signal_of(ds)).load()
+            finally:
+                ds.close()
+        return self._headers[key]
 
     def _read(self, key, load):
         path = self.file(key)
@@ -157,35 +167,28 @@ class Store:
         dict
             The attrs, and neurons, frames, trials, minutes, flagged.
         """
-        ds = self._read(key, load=False)
-        try:
-            flags = ds["flag"].values.astype(str)
-            return {
-                **ds.attrs,
-                "neurons": ds.sizes["neuron"],
-                "frames": ds.sizes["frame"],
-                "trials": ds.sizes["trial"],
-                "minutes": round(float(ds["frame_time"][-1] - ds["frame_time"][0]) / 60, 2),
-                "signal": signal_of(ds),
-                "flagged": {r: int((flags == r).sum()) for r in sorted(set(flags) - {""})},
-            }
-        finally:
-            ds.close()
+        ds = self.header(key)
+        flags = ds["flag"].values.astype(str)
+        return {
+            **ds.attrs,
+            "neurons": ds.sizes["neuron"],
+            "frames": ds.sizes["frame"],
+            "trials": ds.sizes["trial"],
+            "minutes": round(float(ds["frame_time"][-1] - ds["frame_time"][0]) / 60, 2),
+            "flagged": {r: int((flags == r).sum()) for r in sorted(set(flags) - {""})},
+        }
 
     @property
     def index(self):
         """Every trial of every Session, a row each: session, subject, trial, onset_frame, offset_frame, stimulus, condition, block, features."""
         tables = []
         for key in self.keys():
-            if key not in self._tables:
-                ds = self._read(key, load=False)
-                table = trial_table(ds)
-                table.insert(0, "session", key)
-                table.insert(1, "subject", ds.attrs["subject"])
-                ds.close()
-                self._tables[key] = table
-            tables.append(self._tables[key])
-        tables = [t for t in tables if len(t)]
+            ds = self.header(key)
+            table = trial_table(ds)
+            table.insert(0, "session", key)
+            table.insert(1, "subject", ds.attrs["subject"])
+            if len(table):
+                tables.append(table)
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "trial", "stimulus", "condition"])
 
     def trials(self, stimulus=None, **options):

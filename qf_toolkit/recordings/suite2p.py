@@ -13,7 +13,18 @@ _PLANE = re.compile(r"^plane(\d+)$")
 
 
 def read_suite2p(
-    folder, *, rate_hz=None, trials=None, subject=None, session=None, neuropil=0.7, iscell=True, plane=None, indicator="unknown", area="unknown"
+    folder,
+    *,
+    rate_hz=None,
+    trials=None,
+    condition_columns=None,
+    subject=None,
+    session=None,
+    neuropil=0.7,
+    iscell=True,
+    plane=None,
+    indicator="unknown",
+    area="unknown",
 ):
     """Import a suite2p folder as a Session.
 
@@ -80,7 +91,7 @@ def read_suite2p(
     name = _recording_name(folder)
     kept = f"{len(cells)} ROIs, {'cells by iscell.npy' if iscell else 'iscell.npy not used'}"
     return naming(
-        folder, from_arrays, traces, subject=subject or name, session=session or name, rate_hz=rate_hz, trials=trials, cells=cells,
+        folder, from_arrays, traces, subject=subject or name, session=session or name, rate_hz=rate_hz, trials=trials, condition_columns=condition_columns, cells=cells,
         neuron_coords={"plane": plane_of}, indicator=indicator, area=area, source="suite2p",
         provenance=f"{'F' if neuropil == 0 else f'F - {neuropil:g} Fneu'}; {kept}; {', '.join(p.name for _, p in planes)}",
     )  # fmt: skip

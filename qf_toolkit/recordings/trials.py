@@ -134,7 +134,7 @@ def cut(
     stimulus, subject, session, condition : str or list of str, optional
         Keep only these; `session` is the key `subject/session`.
     block : int or list of int, optional
-    neurons : list of str, optional
+    neurons : str or list of str, optional
         Keys of the neurons to keep; flagged ones stay out.
     baseline_s, response_s : float
         Seconds before and after the onset.
@@ -182,8 +182,9 @@ def cut(
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
     parts, kept = [], {}
     known_neurons = set()
+    neurons = [neurons] if isinstance(neurons, str) else neurons
     for key, rows in table.groupby("session", sort=True):
-        ds = source[key]
+        ds = source.header(key)
         known_neurons.update(ds["neuron"].values)
         flags = ds["flag"].values.astype(str)
         keep = flags == ""
@@ -283,11 +284,11 @@ class Trials:
     @property
     def rate_hz(self):
         """Frames a second of the first session."""
-        return float(self.source[self.sessions[0]].attrs["rate_hz"])
+        return float(self.source.header(self.sessions[0]).attrs["rate_hz"])
 
     def neurons_of(self, session):
         """Keys of the kept neurons of a session, in its order."""
-        return [str(n) for n in self.source[session]["neuron"].values[self.rows[session]]]
+        return [str(n) for n in self.source.header(session)["neuron"].values[self.rows[session]]]
 
     def subset(self, mask):
         """The trials where `mask` (trial) is True, or at those positions."""
@@ -301,7 +302,7 @@ class Trials:
 
     def intervals(self, session):
         """First and one-past-last frame of every window of a session, int array (trial, 2)."""
-        n_baseline, n_response, _, _ = self.window.frames(self.source[session].attrs["rate_hz"])
+        n_baseline, n_response, _, _ = self.window.frames(self.source.header(session).attrs["rate_hz"])
         onset = self.table.loc[self.table["session"] == session, "onset_frame"].to_numpy()
         return np.stack([onset - n_baseline, onset + n_response], 1)
 
@@ -425,6 +426,9 @@ class _Memory:
             raise SessionError("session: expected unique keys subject/session, found a key twice. Rename one.")
 
     def __getitem__(self, key):
+        return self._sessions[key]
+
+    def header(self, key):
         return self._sessions[key]
 
     @property

@@ -120,7 +120,7 @@ def seen_frames(*parts):
     seen = {}
     for trials in parts:
         for session in trials.sessions:
-            entry = seen.setdefault(session, {"fingerprint": str(trials.source[session].attrs.get("fingerprint", "")), "intervals": []})
+            entry = seen.setdefault(session, {"fingerprint": str(trials.source.header(session).attrs.get("fingerprint", "")), "intervals": []})
             entry["intervals"] = _merge([*entry["intervals"], *trials.intervals(session).tolist()])
     return seen
 
@@ -149,7 +149,7 @@ def check_unseen(seen, trials, name):
     """Raise LeakageError where a window of `trials` shares a frame with `seen`, also if the recording was renamed."""
     by_print = {entry["fingerprint"]: entry for entry in seen.values() if entry["fingerprint"]}
     for session in trials.sessions:
-        entry = seen.get(session) or by_print.get(str(trials.source[session].attrs.get("fingerprint", "")))
+        entry = seen.get(session) or by_print.get(str(trials.source.header(session).attrs.get("fingerprint", "")))
         if entry is None:
             continue
         used = np.array(entry["intervals"])
@@ -177,10 +177,16 @@ def check_keys(kind, wanted, known, hint):
 
 
 def check_rate(rate_hz, trials):
-    """Raise QfError where a session's rate differs from the model's by more than 2 %."""
+    """Raise QfError where a session's rate differs from the model's by more than 2 %, or its windows have another number of frames."""
     for session in trials.sessions:
-        rate = float(trials.source[session].attrs["rate_hz"])
+        rate = float(trials.source.header(session).attrs["rate_hz"])
         if abs(rate / rate_hz - 1) > 0.02:
             raise QfError(
                 f"rate_hz: expected {rate_hz:g} Hz, the model's, found {rate:g} Hz in {session}. Train a model at that rate, or resample the recording."
+            )
+        ours, theirs = (trials.window.frames(r)[:2] for r in (rate_hz, rate))
+        if ours != theirs:
+            raise QfError(
+                f"rate_hz: expected windows of {ours[0]} + {ours[1]} frames, as at the model's {rate_hz:g} Hz, found {theirs[0]} + {theirs[1]} at "
+                f"{rate:g} Hz in {session}. Change baseline_s or response_s by half a frame, so that both round alike, or leave the session out."
             )

@@ -7,11 +7,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import toy_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError, UnknownKeyError
 from qf_toolkit.recordings.session import condition_key, fingerprint, new_session, validate
+from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.store import Store, _file_name, _key_of, open_store
 
 
@@ -264,3 +266,19 @@ def test_trials_are_sorted_by_onset_with_their_features():
 def test_condition_keys_leave_out_what_is_missing():
     assert condition_key("g", {"a": 45.0, "b": np.float32(0.04), "c": None, "d": np.nan, "e": "im"}) == "g/a=45,b=0.04,e=im"
     assert condition_key("g", {}) == "g/blank"
+
+
+def test_choosing_and_splitting_trials_reads_no_trace(tmp_path, monkeypatch):
+    store = store_at(tmp_path)
+    for i, session in enumerate("ab"):
+        store.add(toy_session(i, session=session))
+
+    def read(self, key):
+        raise AssertionError("a whole session was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "__getitem__", read)
+        split = split_blocks(open_store(store.path).trials(stimulus="drifting_gratings"))
+        assert len(split.train.neurons) == 12 and split.test.rate_hz == 10
+    header, whole = store.header("mouse/a"), store["mouse/a"]
+    assert "fluorescence" not in header and header.attrs == whole.attrs and header.coords.equals(whole.coords)

@@ -66,14 +66,12 @@ class Quantizer(nn.Module):
             z, e = z.float(), self.vectors.float()
             return (e.square().sum(-1) - 2 * z @ e.T).argmin(-1)
 
-    def forward(self, z, used=None):
+    def forward(self, z):
         """Quantise.
 
         Parameters
         ----------
         z : tensor, shape (B, P, D)
-        used : bool tensor, shape (B, P), optional
-            Places that hold signal; the loss and the replacement leave the others out.
 
         Returns
         -------
@@ -82,27 +80,25 @@ class Quantizer(nn.Module):
         loss : tensor, scalar; 0 in eval
         """
         if self.training:
-            self._replace_unused(z.detach(), used)  # before the graph is built: autograd must not see the codebook change
+            self._replace_unused(z.detach())  # before the graph is built: autograd must not see the codebook change
         codes = self.nearest(z)
         if not self.training:
             return self.vectors[codes], codes, z.new_zeros(())
-        self.uses += torch.bincount((codes if used is None else codes[used]).flatten(), minlength=len(self.uses))
+        self.uses += torch.bincount(codes.flatten(), minlength=len(self.uses))
         e = self.vectors[codes]
-        weight = torch.ones_like(codes, dtype=z.dtype) if used is None else used.to(z.dtype)
-        each = (1 - self.beta) * (z - e.detach()).square().mean(-1) + self.beta * (z.detach() - e).square().mean(-1)
-        loss = (each * weight).sum() / weight.sum().clamp(min=1)
+        loss = ((1 - self.beta) * (z - e.detach()).square() + self.beta * (z.detach() - e).square()).mean()
         out = _StraightThrough.apply(z, e.to(z.dtype), self.sync)
         return out, codes, loss
 
     @torch.no_grad()
-    def _replace_unused(self, z, used):
+    def _replace_unused(self, z):
         self.step += 1
         if not self.replace_every or int(self.step) % self.replace_every:
             return
         dead = torch.nonzero(self.uses <= self.replace_below * self.uses.sum()).flatten()
         self.uses.zero_()
-        pool = (z.flatten(0, -2) if used is None else z[used]).float()
-        if not len(dead) or not len(pool):
+        pool = z.flatten(0, -2).float()
+        if not len(dead):
             return
         new = pool[torch.randint(len(pool), (len(dead),), device=pool.device)]
         self.codebook[dead] = ((new - self.affine_lr * self.bias) / (1 + self.affine_lr * self.scale)).to(self.codebook.dtype)

@@ -126,7 +126,7 @@ def cut(
     active_gain=0.10,
     strict=False,
 ):
-    """Choose trials and the window around their onsets. Nothing is read yet but the trial tables.
+    """Choose trials and the window around their onsets. No trace is read yet.
 
     Parameters
     ----------

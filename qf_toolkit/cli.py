@@ -23,7 +23,7 @@ SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
 CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "replace_below", "stim_token")
 READERS = {
     "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched"},
-    "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "neuropil", "plane"},
+    "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "iscell", "neuropil", "plane"},
     "arrays": {"rate_hz", "signal", "trials", "condition_columns", "subject", "session", "key", "orientation", "matched"},
 }
 
@@ -89,9 +89,11 @@ def _import(args):
     from .recordings.store import Store
 
     options = _options(args, sorted(set().union(*READERS.values())))
+    if options.get("trials") is False and args.kind != "nwb":
+        raise QfError("--no-trials: expected with import nwb alone, whose files bring their tables along. Leave --trials out instead.")
     wrong = sorted(set(options) - READERS[args.kind])
     if wrong:
-        flag = {n: "--" + n.removesuffix("_hz").replace("_", "-") for n in options | dict.fromkeys(READERS[args.kind])}
+        flag = {n: "--" + n.removesuffix("_hz").replace("_", "-") for n in options | dict.fromkeys(READERS[args.kind])} | {"iscell": "--all-rois"}
         known = ", ".join(flag[n] for n in sorted(READERS[args.kind]))
         raise QfError(f"{flag[wrong[0]]}: expected an option of import {args.kind}, which are {known}. Leave it out.")
     sources = [p for s in args.sources for p in _sources(args.kind, Path(s))]

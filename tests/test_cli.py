@@ -117,6 +117,18 @@ def test_one_bad_file_is_reported_and_the_good_one_is_stored(tmp_path, capsys):
     assert qf.open_store(tmp_path / "store").keys() == ["m/F"]
 
 
+def test_every_roi_and_no_trials(tmp_path, capsys):
+    plane = tmp_path / "suite2p" / "plane0"
+    plane.mkdir(parents=True)
+    np.save(plane / "F.npy", np.random.default_rng(0).uniform(90, 110, (3, 400)).astype(np.float32))
+    np.save(plane / "Fneu.npy", np.ones((3, 400), np.float32))
+    np.save(plane / "iscell.npy", np.array([[1, 0.9], [0, 0.1], [1, 0.8]]))
+    for flags, n in (([], 2), (["--all-rois", "--overwrite"], 3)):
+        assert main(["import", "suite2p", str(tmp_path / "suite2p"), "--rate", "10", "--store", str(tmp_path / "store"), *flags]) == 0
+        assert f"{n} neurons" in capsys.readouterr().out
+    assert "--no-trials" in refused(capsys, "import", "suite2p", tmp_path / "suite2p", "--no-trials", "--store", tmp_path / "store")
+
+
 def test_options_of_another_importer_are_refused(tmp_path, capsys):
     line = refused(capsys, "import", "nwb", arrays(tmp_path), "--rate", "10", "--store", tmp_path / "store")
     assert "--rate" in line and "import nwb" in line

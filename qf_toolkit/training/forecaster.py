@@ -1,4 +1,4 @@
-"""The one interface that every model and every naive row meets: `fit`, `predict`, `predict_arrays`, `save`/`load`, optionally `sample`."""
+"""The one interface that every model and every naive row meets: `fit`, `predict`, `predict_arrays`, optionally `sample`; models also `save` and `load`."""
 
 import numpy as np
 import xarray as xr

@@ -19,8 +19,9 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .recordings.splits import leave_one_out, split_blocks, split_chronological
     from .recordings.store import Store, open_store
     from .recordings.suite2p import read_suite2p
-    from .training.downstream import fit_classifier, fit_forecaster
+    from .training.activation import fit_classifier
     from .training.pretrain import pretrain
+    from .training.response import fit_forecaster
     from .training.saving import load
 
 __version__ = "0.1.0"
@@ -59,7 +60,8 @@ _HOME = {
     "recordings.splits": ("split_blocks", "split_chronological", "leave_one_out"),
     "models.quantformer": ("QuantFormerConfig",),
     "training.pretrain": ("pretrain",),
-    "training.downstream": ("fit_forecaster", "fit_classifier"),
+    "training.response": ("fit_forecaster",),
+    "training.activation": ("fit_classifier",),
     "training.saving": ("load",),
     "evaluation.compare": ("compare",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),

@@ -282,7 +282,8 @@ def _pretrain(args):
 
 
 def _fit(args):
-    from .training.downstream import fit_classifier, fit_forecaster
+    from .training.activation import fit_classifier
+    from .training.response import fit_forecaster
     from .training.saving import load
 
     settings = _settings(args, _run_of(args.pretrained))
@@ -300,8 +301,8 @@ def _fit(args):
 
 
 def _forecast(args):
-    from .training.downstream import QuantFormerForecaster
     from .training.pretrain import Autoencoder
+    from .training.response import QuantFormerForecaster
     from .training.saving import load
 
     model = load(args.model)

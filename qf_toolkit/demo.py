@@ -62,8 +62,9 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
     """
     from .recordings.simulate import simulate
     from .recordings.store import Store
-    from .training.downstream import fit_classifier, fit_forecaster
+    from .training.activation import fit_classifier
     from .training.pretrain import pretrain
+    from .training.response import fit_forecaster
 
     if size not in SIZES:
         raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
@@ -143,7 +144,7 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     """
     from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
-    from .training.downstream import QuantFormerClassifier
+    from .training.activation import QuantFormerClassifier
 
     classifiers = [m for m in models if isinstance(m, QuantFormerClassifier)]
     forecasters = [m for m in models if not isinstance(m, QuantFormerClassifier)]

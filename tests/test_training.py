@@ -16,9 +16,10 @@ from helpers import toy_session
 from qf_toolkit.errors import DamagedFileError, LeakageError, QfError, UnknownKeyError
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
+from qf_toolkit.training.activation import fit_classifier
 from qf_toolkit.training.bank import Bank
-from qf_toolkit.training.downstream import fit_classifier, fit_forecaster
 from qf_toolkit.training.pretrain import Autoencoder, pretrain
+from qf_toolkit.training.response import fit_forecaster
 from qf_toolkit.training.saving import load
 
 torch.set_num_threads(1)

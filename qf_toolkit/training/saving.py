@@ -72,8 +72,9 @@ def same_version(folder):
 
 def load(folder, device="auto"):
     """Load any saved model: an Autoencoder, a QuantFormerForecaster or a QuantFormerClassifier."""
-    from .downstream import QuantFormerClassifier, QuantFormerForecaster
+    from .activation import QuantFormerClassifier
     from .pretrain import Autoencoder
+    from .response import QuantFormerForecaster
 
     config, _ = read_model(folder)
     kinds = {c.kind: c for c in (Autoencoder, QuantFormerForecaster, QuantFormerClassifier)}

@@ -1,0 +1,185 @@
+"""Response forecasting: a distribution over the codes of the response, and its decoding (paper 3.4.2, eq. 4)."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..models.quantformer import ResponseForecaster
+from .bank import CHUNK
+from .downstream import Downstream, fit
+
+DECODINGS = ("soft", "argmax", "sample")
+TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
+N_DRAWS = 32  # of decode="sample": the forecast is their mean
+
+
+class QuantFormerForecaster(Downstream):
+    """Forecasts the codes of the response, and decodes them.
+
+    Attributes
+    ----------
+    decode : {"soft", "argmax", "sample"}
+        The expected code vector decoded, the likeliest codes decoded (paper), or the mean of decoded draws. Chosen on validation by
+        `fit_forecaster`; may be set.
+    temperature : float
+        Divides the logits of a forecast; chosen on validation. Draws of `sample` are at 1.
+    chosen : dict
+        Validation MSE (signal / scale) of each decoding.
+    residual : dict
+        {neuron key: standard deviation of what its codes leave out of the response, in units of the signal}, from the validation part.
+    """
+
+    kind = "forecaster"
+    name = "QuantFormer"
+    probabilistic = True
+    module_class = ResponseForecaster
+    module: ResponseForecaster
+    options = ("dropout", "hide", "expectation_weight")
+    results = ("decode", "temperature", "residual")
+
+    def __init__(self, autoencoder, neurons, stimuli, *, expectation_weight=0.0, **options):
+        super().__init__(autoencoder, neurons, stimuli, **options)
+        self.decode, self.temperature, self.expectation_weight, self.residual = "soft", 1.0, expectation_weight, {}
+
+    def _objective(self, train, validation):
+        """Equation 4; the targets (codes of the response) and the baseline's codes are computed once, before the first step."""
+        module, n_b = self.module, self.autoencoder.config.n_baseline
+        targets, given = self._codes(train)
+        val_targets, val_given = self._codes(validation)
+
+        def loss(bank, at, wanted, before):
+            x = bank.batch(at).x[:, 0]
+            logits = module(x[:, :n_b], bank.neuron[at], bank.condition[at], self._hidden(len(at)))
+            cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].flatten())
+            if module.training and not self.expectation_weight:
+                return cross_entropy, cross_entropy
+            # the error is weighed by the neuron's scale, so that it is that of the signal itself up to one factor
+            weight = (bank.scale[bank.row[at]] / bank.scale.square().mean().sqrt()).square()
+            error = module.decode(before[at], logits, "soft") - x[:, n_b:]
+            return cross_entropy, (error.square().mean(1) * weight).mean()
+
+        def step(at):
+            cross_entropy, error = loss(train, at, targets, given)
+            return cross_entropy + self.expectation_weight * error if self.expectation_weight else cross_entropy
+
+        def validate():
+            totals = np.zeros(2)
+            for at in torch.arange(len(validation), device=self.device).split(CHUNK):
+                totals += np.array([float(v) for v in loss(validation, at, val_targets, val_given)]) * len(at)
+            cross_entropy, error = totals / len(validation)
+            return {"score": error, "cross_entropy": cross_entropy}
+
+        return step, validate
+
+    @torch.no_grad()
+    def _codes(self, bank):
+        """Codes of the response (n, M) from whole windows, and of the baseline alone (n, P_b)."""
+        model, c = self.module.autoencoder.eval(), self.autoencoder.config
+        targets, given = [], []
+        for at in torch.arange(len(bank), device=self.device).split(CHUNK):
+            x = bank.batch(at).x[:, 0]
+            targets.append(model.codes(x)[:, c.baseline_patches :])
+            given.append(model.baseline_codes(x))
+        return torch.cat(targets), torch.cat(given)
+
+    @torch.no_grad()
+    def _learnt(self, validation, anew):
+        """Decoding and temperature of least validation error, and the residuals."""
+        self.residual |= self._residuals(validation)
+        if not anew:
+            return
+        n_b = self.autoencoder.config.n_baseline
+        totals = {("soft", t): 0.0 for t in TEMPERATURES} | {("sample", 1.0): 0.0, ("argmax", 1.0): 0.0}
+        chunks = torch.arange(len(validation), device=self.device).split(CHUNK)
+        for at in chunks:
+            x = validation.batch(at).x[:, 0]
+            scale = validation.scale[validation.row[at], None]
+            logits = self.module(x[:, :n_b], validation.neuron[at], validation.condition[at])
+            given = self.module.autoencoder.baseline_codes(x)
+            for how, t in totals:
+                out = self._decoded(given, logits, how, t)
+                totals[how, t] += float(((out - x[:, n_b:]) * scale).square().mean(1).sum())
+        totals = {k: v / len(validation) for k, v in totals.items()}
+        self.decode, self.temperature = min(totals, key=totals.__getitem__)
+        self.chosen = {f"{how}, temperature {t:g}": v for (how, t), v in totals.items()}
+
+    def _residuals(self, bank):
+        """What quantisation leaves out of the response: {neuron key: standard deviation}; the pooled one where a neuron has no window."""
+        n_b, n = self.autoencoder.config.n_baseline, len(self.neurons)
+        squares, count = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
+        for at in torch.arange(len(bank), device=self.device).split(CHUNK):
+            x = bank.batch(at).x[:, 0]
+            error = (self.module.autoencoder(x)[0] - x)[:, n_b:] * bank.scale[bank.row[at], None]
+            squares.index_add_(0, bank.neuron[at], error.square().mean(1))
+            count.index_add_(0, bank.neuron[at], torch.ones(len(at), device=self.device))
+        pooled = squares.sum() / count.sum()
+        sd = torch.where(count > 0, squares / count.clamp(min=1), pooled).sqrt().cpu().tolist()
+        return {key: value for key, value, seen in zip(self.neurons, sd, count.tolist(), strict=True) if seen or key not in self.residual}
+
+    def _decoded(self, given, logits, how, temperature):
+        if how != "sample":
+            return self.module.decode(given, logits, how, temperature)
+        # the same uniforms for every observation: a forecast must not depend on what else is in the batch
+        uniforms = torch.rand(N_DRAWS, logits.shape[1], generator=torch.Generator().manual_seed(0)).to(self.device)
+        return sum(self.module.decode(given, logits, "sample", temperature, u) for u in uniforms) / N_DRAWS
+
+    @torch.no_grad()
+    def _run(self, context, neurons, conditions, use):
+        """Call `use(given codes, logits)` on chunks of the folded observations, -> (trial, neuron, T_f) in the signal's units."""
+        x, divisor = self._flat(context, neurons)
+        neuron, stimulus = self._ids(neurons, conditions)
+        out = []
+        for at in torch.arange(len(x), device=self.device).split(CHUNK):
+            logits = self.module(x[at], neuron[at], stimulus[at])
+            out.append(use(self.module.autoencoder.baseline_codes(x[at]), logits).float().cpu())
+        shape = (len(conditions), len(neurons), self.n_response)
+        return torch.cat(out).numpy().reshape(shape) * divisor[:, None]
+
+    def predict_arrays(self, context, neurons, conditions):
+        return self._run(context, neurons, conditions, lambda g, p: self._decoded(g, p, self.decode, self.temperature))
+
+    def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
+        """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
+        spread = torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in neurons], device=self.device)
+
+        def draw(given, logits):
+            out = self.module.decode(given, logits, "sample")
+            sd = next(rows)
+            return out + sd[:, None] * torch.randn_like(out)
+
+        out = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for _ in range(n_samples):
+                rows = iter(spread.repeat(len(conditions)).split(CHUNK))
+                out.append(self._run(context, neurons, conditions, draw))
+        return np.stack(out)
+
+
+def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
+    """Fit the response forecaster (paper 3.4.2, eq. 4).
+
+    Parameters
+    ----------
+    autoencoder : Autoencoder
+    split : Split
+    tuning : {"fine", "prompt"}
+        Encoder, tokens and head learn, or tokens and head alone; codebook and decoder are always frozen.
+    expectation_weight : float
+        Weight of the soft decoding's squared error beside eq. 4; 0 is the paper.
+    hide : float
+        In training steps each observation has a random share of its baseline's patches, up to this one, taken by [MASK], so that the
+        tuning to conditions is learnt rather than the noise of a few traces; 0 is the paper.
+    dropout : float, optional
+        Of the encoder; the auto-encoder's where left out.
+    seed : int
+    **options
+        epochs (100), batch_size (512 observations), lr (1e-3), schedule, patience, checkpoint, resume, progress; see `training.loop`.
+
+    Returns
+    -------
+    QuantFormerForecaster
+        Its decoding and temperature chosen on the validation part.
+    """
+    own = {"expectation_weight": expectation_weight, "hide": hide, "dropout": dropout}
+    return fit(QuantFormerForecaster, autoencoder, split, own, tuning=tuning, seed=seed, **options)

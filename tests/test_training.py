@@ -362,6 +362,9 @@ def test_decodings_and_samples(trained):
         out[how] = forecaster.predict(split.test)["forecast"]
         assert out[how].dims == ("trial", "neuron", "time") and out[how].sizes["time"] == 20
         assert out[how].identical(forecaster.predict(split.test)["forecast"])  # drawing is seeded
+    forecaster.decode = "median"
+    with pytest.raises(QfError, match="found 'median'"):
+        forecaster.predict(split.test)
     forecaster.decode = kept
     assert not out["argmax"].equals(out["soft"])
     samples = forecaster.sample(split.test, n_samples=200, seed=1)["samples"]

@@ -237,6 +237,7 @@ class Tokens(nn.Module):
         self.table = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
 
 
+DECODINGS = ("soft", "argmax", "sample")
 GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # times the label's own, beside which they stand
 
 
@@ -334,6 +335,8 @@ class ResponseForecaster(nn.Module):
         -------
         tensor, shape (B, T_f)
         """
+        if how not in DECODINGS:
+            raise QfError(f"decode: expected one of {DECODINGS}, found {how!r}.")
         vectors = self.autoencoder.quantizer.vectors
         logits = logits.float() / temperature
         if how == "argmax":

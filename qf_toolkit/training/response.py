@@ -8,7 +8,6 @@ from ..models.quantformer import ResponseForecaster
 from .bank import CHUNK
 from .downstream import Downstream, fit
 
-DECODINGS = ("soft", "argmax", "sample")
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 N_DRAWS = 32  # of decode="sample": the forecast is their mean
 

@@ -17,7 +17,7 @@ from .errors import DamagedFileError, QfError
 # what `pretrain` takes where an option is left out; `fit`, `forecast` and `evaluate` take what the model was trained with
 TRIALS = {
     "stimulus": None, "condition": None, "session": None, "subject": None,
-    "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff",
+    "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff", "active_rule": "gain", "active_gain": 0.10,
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
 CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "replace_below", "stim_token")
@@ -199,7 +199,8 @@ def _print_store(store):
 
 def _settings(args, base):
     """The window and split options: those given, over those in `base`."""
-    return {n: getattr(args, n) if getattr(args, n) is not None else default for n, default in base.items()}
+    given = {n: getattr(args, n, None) for n in base}  # not every one has an option
+    return {n: given[n] if given[n] is not None else default for n, default in base.items()}
 
 
 def _trials(store, settings):
@@ -234,8 +235,8 @@ def make_split(store, settings):
     return split_blocks(trials, -1 if test is None else int(test), validation)
 
 
-def _run_of(folder):
-    """The options a saved model was trained with; of one saved from Python the window alone is known."""
+def _run_of(folder, store):
+    """The options a saved model was trained with; of one saved from Python the window and the conditions are known."""
     path = Path(folder) / "run.json"
     if not path.is_file():
         if not (Path(folder) / "config.json").is_file():
@@ -246,8 +247,13 @@ def _run_of(folder):
 
         model = load(folder, device="cpu")
         window = asdict(model.window)
-        conditions = model.stimuli if getattr(model, "stim_token", None) == "condition" else None
-        return {**TRIALS, **SPLIT, **{n: window[n] for n in TRIALS if n in window}, "condition": conditions}
+        settings = {**TRIALS, **SPLIT, **{n: window[n] for n in TRIALS if n in window}}
+        if getattr(model, "stim_token", None) == "condition":
+            from .recordings.store import Store
+
+            present = set(Store(store).index["condition"])
+            settings["condition"] = [c for c in model.stimuli if c in present] or None
+        return settings
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
         return {n: run["settings"][n] for n in (*TRIALS, *SPLIT)}
@@ -286,7 +292,7 @@ def _fit(args):
     from .training.response import fit_forecaster
     from .training.saving import load
 
-    settings = _settings(args, _run_of(args.pretrained))
+    settings = _settings(args, _run_of(args.pretrained, args.store))
     split = make_split(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
@@ -312,7 +318,7 @@ def _forecast(args):
         if not isinstance(model, QuantFormerForecaster):
             raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
         model.decode = args.decode
-    settings = _settings(args, _run_of(args.model))
+    settings = _settings(args, _run_of(args.model, args.store))
     # the model brings its own z-scores, so that all trials need no split
     trials = _trials(args.store, settings) if args.part == "all" else getattr(make_split(args.store, settings), args.part)
     model.prepare(trials)  # whatever doesn't fit is told before the first file
@@ -337,7 +343,7 @@ def _evaluate(args):
     for folder, model, row in zip(args.model, models, rows, strict=True):
         if rows.count(row) > 1:
             model.name = f"{model.name} ({folder})"
-    split = make_split(args.store, _settings(args, _run_of(args.model[0])))
+    split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store)))
     print(split)
     report(
         models,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
-from qf_toolkit.recordings.arrays import frames_at, from_arrays, read_arrays, read_trials_csv
+from qf_toolkit.recordings.arrays import as_trials, frames_at, from_arrays, read_arrays, read_trials_csv
 from qf_toolkit.recordings.session import condition_key, signal_of, trial_features
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -159,3 +159,28 @@ def test_real_worm():
         pytest.skip("the shared recordings are absent")
     ds = read_arrays(path, rate_hz=2.9, signal="dff", subject="worm1", session="kato")
     assert signal_of(ds) == "dff" and dict(ds.sizes) == {"neuron": 109, "frame": 3137, "trial": 0}
+
+
+def test_onsets_in_both_units_and_durations():
+    table = pd.DataFrame({"onset_frame": [100, 200], "onset_s": [10.0, 20.0], "offset_s": [12.0, 22.0], "angle": [0, 90]})
+    assert as_trials(table, 10.0)["offset_frame"].tolist() == [120, 220]
+    for column, values, words in (
+        ("offset_s", [9.0, 22.0], "offset_s after onset_s, found 9"),
+        ("duration_s", [-1.0, 2.0], "above 0 in duration_s, found -1"),
+    ):
+        with pytest.raises(SessionError, match=words):
+            as_trials(table.drop(columns="offset_s").assign(**{column: values}), 10.0)
+
+
+def test_condition_columns_make_the_condition():
+    table = pd.DataFrame(
+        {"onset_frame": [100, 200, 300], "condition": ["p", "q", "p"], "angle": [0, 90, 0], "lick": [0.1, 0.2, 0.3], "block": [0, 0, 1]}
+    )
+    x = np.random.default_rng(0).uniform(90, 110, (2, 400))
+    make = lambda columns: from_arrays(x, subject="m", session="s", rate_hz=10, trials=table, condition_columns=columns)  # noqa: E731
+    assert make(["angle"])["condition"].values.tolist() == ["stimulus/angle=0", "stimulus/angle=90", "stimulus/angle=0"]
+    assert make(["condition"])["condition"].values.tolist() == ["stimulus/p", "stimulus/q", "stimulus/p"]
+    assert "lick" not in make(["angle"]).coords and make(["angle"])["block"].values.tolist() == [0, 0, 1]
+    for column, words in (("block", "says something else"), ("angel", "did you mean angle")):
+        with pytest.raises(SessionError, match=words):
+            make([column])

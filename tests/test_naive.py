@@ -309,6 +309,16 @@ def test_compare_is_the_difference_of_the_scores(split):
         compare(naive.Zero().fit(split_blocks(cut(toy_session(0)), test=0)), split)
 
 
+def test_compare_refuses_shared_names_and_tells_what_cannot_be_made(split):
+    with pytest.raises(QfError, match="ridge, own trace"):
+        compare({"ridge, own trace": naive.Zero().fit(split)}, split)
+    sessions = [toy_session(i, subject=f"m{i}") for i in range(2)]
+    left = leave_one_out(cut(sessions), subject="m1")
+    c = compare(naive.Zero().fit(left), left)
+    assert set(c.attrs["not_applicable"]) == {"training mean", "stimulus mean (PSTH)", "ridge, own trace", "ridge, population"}
+    assert c.index.get_level_values("than").tolist() == ["copy last", "mean of the context"]
+
+
 def test_the_ratio_counts_every_session_once():
     loud, calm = toy_session(0, session="loud"), toy_session(1, session="calm")
     loud["fluorescence"][:] = 100 + 8 * (loud["fluorescence"] - loud["fluorescence"].mean("frame"))

@@ -162,6 +162,28 @@ def test_a_classifier_keeps_its_definition_of_active(trained, tmp_path):
         again.predict(split.test)
 
 
+def test_levels_of_the_gain_are_those_of_the_label(trained):
+    _, autoencoder, *_ = trained
+    split = split_blocks(cut(toy_session(0), active_gain=0.4))
+    model = fit_classifier(autoencoder, split, epochs=30, lr=1e-2, gain_weight=5.0, hide=1.0, **FIT)
+    bank = model.bank(split.train)
+    at = torch.arange(len(bank))
+    with torch.no_grad():
+        h = model.module.summary(bank.batch(at).x[:, 0, :30], bank.neuron[at], bank.condition[at])
+        learnt = model.module.levels(h).sigmoid().mean(0)
+    wanted = torch.stack([(bank.gain > 0.4 * level).float().mean() for level in (-0.5, 0, 0.5, 2, 4, 8)])
+    torch.testing.assert_close(learnt, wanted, atol=0.06, rtol=0)
+
+
+def test_a_gain_without_f0_is_none():
+    def dark(traces, trials):
+        traces[1, 400:700] = 0.001
+
+    split = split_blocks(cut(toy_session(0, change=dark), signal="zscore"))
+    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {"drifting_gratings": 0}, "category", "cpu")
+    assert float(bank.gain.abs().max()) < 20 and bool((bank.gain == 0).any())
+
+
 @pytest.mark.parametrize("signals", [("fluorescence",), ("dff",), ("fluorescence", "dff")])
 def test_labels_under_zscores_are_those_of_the_dataset(signals):
     def dim(traces, trials):
@@ -188,7 +210,7 @@ def test_options_of_fitting_count_and_are_checked(trained):
         (fit_classifier, classifier, {"gain_weight": 3.0}),
     ):
         assert not same(weights(plain), weights(fit(autoencoder, split, epochs=3, **options, **FIT)))
-    for bad in ({"hide": 1.5}, {"dropout": 1.0}):
+    for bad in ({"hide": 1.5}, {"dropout": 1.0}, {"gain_weight": -1.0}, {"gain_weight": float("nan")}):
         with pytest.raises(QfError, match=next(iter(bad))):
             fit_classifier(autoencoder, split, **bad, **FIT)
 
@@ -328,8 +350,13 @@ def test_new_neurons_learn_without_changing_the_known_ones(trained):
     second = toy_split(seed=5, session="two")
     with pytest.raises(QfError, match="lr"):
         forecaster.add_neurons(second, lr=-1, **FIT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.utils.clip_grad_norm_", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            forecaster.add_neurons(second, epochs=1, **FIT)
     with pytest.raises(UnknownKeyError):
         forecaster.predict(second.test)  # as if it had not been tried
+    assert not forecaster.module.training and not any(p.requires_grad for p in forecaster.module.parameters())
     added = forecaster.add_neurons(second, epochs=2, lr=1e-2, **FIT)
     assert added == second.train.neurons
     np.testing.assert_allclose(forecaster.predict(split.test)["forecast"], before["forecast"], atol=1e-6)
@@ -338,7 +365,13 @@ def test_new_neurons_learn_without_changing_the_known_ones(trained):
         forecaster.check_unseen(second.train)
     assert forecaster.add_neurons(second) == []
     assert (forecaster.decode, forecaster.temperature) == ("argmax", 0.7)
+    known = forecaster.module.neurons.table.weight[:6].clone()
+    forecaster.fit(split, epochs=1, lr=1e-2, **FIT)  # later training reaches all tokens again
+    assert not torch.equal(known, forecaster.module.neurons.table.weight[:6])
     classifier = fit_classifier(autoencoder, split, epochs=1, **FIT)
+    other = split_blocks(cut(toy_session(5, session="two"), active_gain=0.4))
+    with pytest.raises(QfError, match="active_gain: expected 0.1"):
+        classifier.add_neurons(other, epochs=1, **FIT)
     threshold = classifier.threshold
     assert classifier.add_neurons(second, epochs=1, **FIT) and classifier.threshold == threshold
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from ..errors import QfError, UnknownKeyError
 from . import metrics
 from .naive import naive_forecasters
 from .table import _forecast, _named, _truth
@@ -57,15 +58,26 @@ def compare(forecasters, split, *, seed=0):
     -------
     pandas.DataFrame
         A row a pair (forecaster, than). Columns: mse_lower, r_higher (means over neurons, positive where the forecaster is better), each with
-        the ends of its 95 % interval, *_from and *_to. A neuron counts once in each session it was recorded in.
+        the ends of its 95 % interval, *_from and *_to. A neuron counts once in each session it was recorded in. attrs: not_applicable, the rows
+        that can't be made on this split, and why.
 
     Raises
     ------
     LeakageError
         As `evaluate`.
+    QfError
+        If a forecaster has the name of a naive row.
     """
     mine = _named(forecasters)
-    naive = {f.name: f.fit(split) for f in naive_forecasters()}
+    naive, missing = {}, {}
+    for row in naive_forecasters():
+        if row.name in mine:
+            raise QfError(f"{row.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name.")
+        try:
+            row.fit(split).predict(split.test)
+            naive[row.name] = row
+        except UnknownKeyError as error:
+            missing[row.name] = str(error)
     scores = per_neuron_scores({**mine, **naive}, split.test)
     rows = {}
     for name in mine:
@@ -75,5 +87,5 @@ def compare(forecasters, split, *, seed=0):
                 better = sign * scores[metric][name], sign * scores[metric][other]
                 row[column], row[f"{column}_from"], row[f"{column}_to"] = metrics.paired_bootstrap(*(b.to_numpy() for b in better), seed=seed)
     out = pd.DataFrame(rows).T
-    out.index.names = ["forecaster", "than"]
+    out.index.names, out.attrs["not_applicable"] = ["forecaster", "than"], missing
     return out

@@ -214,10 +214,10 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
         return read_trials_csv(trials, rate_hz, frame_time, condition_columns)
     table = trials.rename(columns=lambda c: str(c).strip())
     out = pd.DataFrame(index=table.index)
+    seconds = _numbers(table["onset_s"], "onset_s") if "onset_s" in table else None
     if "onset_frame" in table:
         out["onset_frame"] = _whole(table["onset_frame"], "onset_frame")
-    elif "onset_s" in table:
-        seconds = _numbers(table["onset_s"], "onset_s")
+    elif seconds is not None:
         _check_inside(seconds, frame_time)
         out["onset_frame"] = frames_at(seconds, rate_hz, frame_time)
     else:
@@ -228,15 +228,16 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
         out["offset_frame"] = _whole(table["offset_frame"], "offset_frame")
     elif "offset_s" in table:
         offset = _numbers(table["offset_s"], "offset_s")
-        if "onset_s" in table and (offset <= seconds).any():
-            row = int(np.argmax(offset <= seconds))
-            raise SessionError(f"trials: expected offset_s after onset_s, found {offset[row]:g} for {seconds[row]:g} in row {row}. Mend that row.")
-        out["offset_frame"] = np.maximum(frames_at(offset, rate_hz, frame_time), out["onset_frame"] + 1)  # shorter than a frame
+        if seconds is not None:
+            _check_after(offset > seconds, "offset_s after onset_s", offset)
+        out["offset_frame"] = frames_at(offset, rate_hz, frame_time)
+        if seconds is not None:
+            out["offset_frame"] = np.maximum(out["offset_frame"], out["onset_frame"] + 1)  # shorter than a frame
     elif "duration_s" in table:
         duration = _numbers(table["duration_s"], "duration_s")
-        if "onset_s" in table:
-            offset = frames_at(_numbers(table["onset_s"], "onset_s") + duration, rate_hz, frame_time)
-            out["offset_frame"] = np.maximum(offset, out["onset_frame"] + 1)
+        _check_after(duration > 0, "seconds above 0 in duration_s", duration)
+        if seconds is not None:
+            out["offset_frame"] = np.maximum(frames_at(seconds + duration, rate_hz, frame_time), out["onset_frame"] + 1)
         else:
             out["offset_frame"] = out["onset_frame"] + np.maximum(1, np.round(duration * _rate(rate_hz, frame_time))).astype(np.int64)
     else:
@@ -249,10 +250,13 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
     for name in features:
         if name not in table:
             raise SessionError(f"trials: expected a column {name}, found none; {did_you_mean(name, list(table.columns))}")
-        if name not in TRIAL_COORDS:
+        if name == "trial" or (name in TRIAL_COORDS and name != "condition"):
+            raise SessionError(f"condition_columns: expected features of the condition, found {name}, which says something else. Leave it out.")
+        if name != "condition":
             out[name] = table[name]
     for name in ("stimulus", "condition"):
-        if name in table:
+        # features that were asked for make the condition
+        if name in table and (name == "stimulus" or condition_columns is None or name in condition_columns):
             if table[name].isna().any():
                 raise SessionError(f"trials: expected a {name} in every row, found {int(table[name].isna().sum())} empty. Fill them in.")
             out[name] = table[name].astype(str)
@@ -311,6 +315,12 @@ def check_times(seconds, frame_time, name):
             f"{name}: expected {frame_time[0]:g} to {frame_time[-1]:g} s, the span of the recording, found {int(outside.sum())} of {len(seconds)} onsets outside, "
             f"first {seconds[outside][0]:g}. Are they in seconds, on the clock of the frames? Mend or remove those trials."
         )
+
+
+def _check_after(good, wanted, found):
+    if not good.all():
+        row = int(np.argmin(good))
+        raise SessionError(f"trials: expected {wanted}, found {found[row]:g} in row {row} ({int((~good).sum())} such rows). Mend or remove them.")
 
 
 def _numbers(column, name):

@@ -167,18 +167,20 @@ def cut(
         source = [source]
     if isinstance(source, list | tuple):
         source = _Memory(source)
-    table = source.index
+    table = index = source.index
     if len(table) == 0:
         raise QfError("trials: expected a trial table, found only continuous recordings. Import with a trial table, or choose other sessions.")
     for name, wanted in {"session": session, "subject": subject, "stimulus": stimulus, "condition": condition, "block": block}.items():
         if wanted is None:
             continue
         wanted = [wanted] if isinstance(wanted, str | int | np.integer) else list(wanted)
-        known = sorted(table[name].unique())
+        known = sorted(index[name].unique())
         for value in wanted:
             if value not in known:
                 raise UnknownKeyError(f"{name}: {value!r} has no trial here; {did_you_mean(value, known)}")
         table = table[table[name].isin(wanted)]
+    if len(table) == 0:
+        raise QfError("trials: no trial is all of what was chosen together (session, subject, stimulus, condition, block). Choose less.")
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
     parts, kept = [], {}
     known_neurons = set()

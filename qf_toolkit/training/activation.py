@@ -20,13 +20,13 @@ class QuantFormerClassifier(Downstream):
     results = ("threshold",)
 
     def __init__(self, autoencoder, neurons, stimuli, *, gain_weight=0.0, **options):
-        super().__init__(autoencoder, neurons, stimuli, **options)
-        self.threshold, self.gain_weight = 0.5, gain_weight
+        super().__init__(autoencoder, neurons, stimuli, gain_weight=gain_weight, **options)
+        self.threshold = 0.5
 
     def _objective(self, train, validation):
         """Cross-entropy of the label, in training beside that of the other levels of the gain; validation looks at the label alone."""
         module, n_b = self.module, self.autoencoder.config.n_baseline
-        levels = torch.tensor(GAIN_LEVELS, device=self.device) * self.autoencoder.window.active_gain
+        levels = torch.tensor(GAIN_LEVELS, device=self.device) * train.window.active_gain
 
         def loss(bank, at):
             x = bank.batch(at).x[:, 0, :n_b]
@@ -62,12 +62,16 @@ class QuantFormerClassifier(Downstream):
         best = int(gain.argmax())
         self.threshold = float((p[best] + p[min(best + 1, len(p) - 1)]) / 2)
 
-    def prepare(self, trials):
-        """As every model's; the trials must also be labelled as those of the training."""
+    def check_labels(self, trials):
+        """Raise QfError where "active" is defined otherwise than in training."""
         for name in ("score_s", "active_rule", "active_gain"):
             mine, theirs = getattr(self.window, name), getattr(trials.window, name)
             if mine != theirs:
                 raise QfError(f"{name}: expected {mine}, with which the classifier was trained, found {theirs}. Cut the trials with {name}={mine!r}.")
+
+    def prepare(self, trials):
+        """As every model's; the trials must also be labelled as those of the training."""
+        self.check_labels(trials)
         return super().prepare(trials)
 
     @torch.no_grad()

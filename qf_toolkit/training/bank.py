@@ -128,7 +128,7 @@ class Bank:
             dff, has_f0 = window_dff(self.flat[self.first[at, None] + self._frames], self.n_baseline, self.n_f0, self.floor[self.row[at]])
             scored = dff[:, self.n_baseline : self.n_baseline + self.n_score]
             self.active[at] = (label_active(scored, self.window) & has_f0).float()
-            self.gain[at] = response_gain(scored, self.window)
+            self.gain[at] = torch.where(has_f0, response_gain(scored, self.window), 0.0)
         self.unusable = int((~keep).sum())
         for name in ("first", "neuron", "condition", "session", "row", "active", "gain"):
             setattr(self, name, getattr(self, name)[keep])

@@ -23,13 +23,17 @@ class Downstream(Forecaster):
     options: tuple = ("dropout", "hide")  # how it is trained, and
     results: tuple = ()  # what is found after training; both are saved
 
-    def __init__(self, autoencoder, neurons, stimuli, *, dropout=None, hide=0.0):
+    def __init__(self, autoencoder, neurons, stimuli, *, dropout=None, hide=0.0, **weights):
         super().__init__()
         if dropout is not None and not 0 <= dropout < 1:
             raise QfError(f"dropout: expected from 0 to below 1, found {dropout}.")
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise QfError(f"{name}: expected a weight of at least 0, found {weight}.")
         if not 0 <= hide <= 1:
             raise QfError(f"hide: expected a share from 0 to 1, found {hide}.")
         self.autoencoder, self.dropout, self.hide = autoencoder, dropout, hide
+        vars(self).update(weights)
         self.neurons, self.stimuli = list(neurons), list(stimuli)
         self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
         self.history, self.chosen = [], {}
@@ -52,6 +56,9 @@ class Downstream(Forecaster):
         column = "condition" if self.stim_token == "condition" else "stimulus"
         check_keys(column, trials.table[column], self.stimuli, "Train with trials of it, or choose other trials.")
         return trials
+
+    def check_labels(self, trials):
+        """Refuse trials whose labels mean something else than in training, where labels are what is learnt."""
 
     def bank(self, trials):
         """The observations of `trials` with this model's tokens and scales."""
@@ -109,6 +116,7 @@ class Downstream(Forecaster):
             # as if it had not been called: an untrained token must not forecast
             vars(self).update(before[0])
             self.module.neurons.table = before[1]
+            self.module.eval().requires_grad_(False)
             raise
         return new
 
@@ -128,11 +136,14 @@ class Downstream(Forecaster):
             p.requires_grad_(not frozen)
         if tuning == "new":
             weight = module.neurons.table.weight.requires_grad_(True)
-            weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
+            return weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
+        return None
 
     def _train(self, split, *, tuning="fine", known=0, epochs=100, batch_size=512, lr=1e-3, schedule="constant", patience=0, seed=0,
                checkpoint=None, resume=True, progress=True):  # fmt: skip
-        self._freeze(tuning, known)
+        if tuning == "new":
+            self.check_labels(split.train)
+        kept = self._freeze(tuning, known)
         split_train, split_validation = (self.autoencoder.prepare(p) for p in (split.train, split.validation))
         train, validation = self.bank(split_train), self.bank(split_validation)
         tell_left_out(train, validation)
@@ -146,6 +157,8 @@ class Downstream(Forecaster):
                       **self._settings(*self.options)},
             checkpoint=checkpoint, resume=resume, progress=progress, label=f"{self.kind} ({tuning})",
         )  # fmt: skip
+        if kept is not None:
+            kept.remove()
         self.module.requires_grad_(False)
         self.window = split.train.window
         self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))

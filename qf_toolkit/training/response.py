@@ -21,7 +21,7 @@ class QuantFormerForecaster(Downstream):
         The expected code vector decoded, the likeliest codes decoded (paper), or the mean of decoded draws. Chosen on validation by
         `fit_forecaster`; may be set.
     temperature : float
-        Divides the logits of a forecast; chosen on validation. Draws of `sample` are at 1.
+        Divides the logits of the soft decoding; chosen on validation. Draws are at 1.
     chosen : dict
         Validation MSE (signal / scale) of each decoding.
     residual : dict
@@ -37,8 +37,8 @@ class QuantFormerForecaster(Downstream):
     results = ("decode", "temperature", "residual")
 
     def __init__(self, autoencoder, neurons, stimuli, *, expectation_weight=0.0, **options):
-        super().__init__(autoencoder, neurons, stimuli, **options)
-        self.decode, self.temperature, self.expectation_weight, self.residual = "soft", 1.0, expectation_weight, {}
+        super().__init__(autoencoder, neurons, stimuli, expectation_weight=expectation_weight, **options)
+        self.decode, self.temperature, self.residual = "soft", 1.0, {}
 
     def _objective(self, train, validation):
         """Equation 4; the targets (codes of the response) and the baseline's codes are computed once, before the first step."""
@@ -120,7 +120,7 @@ class QuantFormerForecaster(Downstream):
             return self.module.decode(given, logits, how, temperature)
         # the same uniforms for every observation: a forecast must not depend on what else is in the batch
         uniforms = torch.rand(N_DRAWS, logits.shape[1], generator=torch.Generator().manual_seed(0)).to(self.device)
-        return sum(self.module.decode(given, logits, "sample", temperature, u) for u in uniforms) / N_DRAWS
+        return sum(self.module.decode(given, logits, "sample", uniforms=u) for u in uniforms) / N_DRAWS
 
     @torch.no_grad()
     def _run(self, context, neurons, conditions, use):

@@ -244,6 +244,9 @@ def test_several_sessions_are_forecast_into_a_file_each(tmp_path, capsys):
     assert main(["fit", str(path), "--pretrained", str(base), "--out", str(model), "--epochs", "1", "--quiet"]) == 0
     assert main(["forecast", str(path), "--model", str(model), "--out", str(tmp_path / "f.nc"), "--quiet"]) == 0
     assert "2 files" in capsys.readouterr().out
+    qf.load(model).save(tmp_path / "python")  # brings its window and conditions along
+    one = ["forecast", str(path), "--model", str(tmp_path / "python"), "--out", str(tmp_path / "one.nc"), "--session", "mouse/a", "--quiet"]
+    assert main(one) == 0 and (tmp_path / "one.nc").is_file()
     for session in "ab":
         ds = xr.load_dataset(tmp_path / "f" / f"mouse__{session}.nc", engine="h5netcdf")
         assert ds.sizes["neuron"] == 6 and np.isfinite(ds["forecast"]).all()

@@ -35,7 +35,7 @@ from qf_toolkit.plots.style import style
 
 sizes = {"n_neurons": 6, "repeats": 15, "directions": 2, "temporal_frequencies": 1} if FAST else {"n_neurons": 40, "temporal_frequencies": 2}
 model = {"width": 16, "layers": 1, "heads": 2} if FAST else {"width": 64, "layers": 2, "heads": 4}
-epochs = {"autoencoder": 1, "forecaster": 1, "classifier": 1} if FAST else {"autoencoder": 20, "forecaster": 30, "classifier": 15}
+epochs = {"autoencoder": 1, "forecaster": 1, "classifier": 1} if FAST else {"autoencoder": 20, "forecaster": 40, "classifier": 20}
 training = {"batch_size": 64, "lr": 1e-3, "schedule": "cosine", "seed": SEED, "progress": False}
 
 # %% [markdown]
@@ -71,11 +71,12 @@ split
 # %% [markdown]
 # ## Training
 # First the auto-encoder learns a code book of activity patterns; then the forecaster learns which codes follow a baseline and a stimulus.
-# The paper's loss asks for the right codes alone; `expectation_weight` adds that the traces they decode to are right on average.
+# The paper's loss asks for the right codes alone; `expectation_weight` adds that the traces they decode to are right on average, and `hide`
+# masks parts of the baseline, so that the tuning is learnt rather than the noise of a few traces.
 
 # %%
 autoencoder = qf.pretrain(split, patch_frames=10, epochs=epochs["autoencoder"], **model, **training)
-forecaster = qf.fit_forecaster(autoencoder, split, epochs=epochs["forecaster"], expectation_weight=5, **training)
+forecaster = qf.fit_forecaster(autoencoder, split, epochs=epochs["forecaster"], expectation_weight=5, hide=0.5, dropout=0.1, **training)
 
 # %% [markdown]
 # ## Forecasts beside the truth

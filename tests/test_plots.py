@@ -104,6 +104,18 @@ def test_several_sessions_are_drawn_from_their_own_forecast():
             np.testing.assert_allclose(lines["model"], lines["measured"][-len(lines["model"]) :] + 1, rtol=1e-5)
 
 
+def test_style_leaves_a_notebook_interactive():
+    """A notebook's backend turns interactive on with the first figure, which is often drawn inside the style."""
+    before = mpl.is_interactive()
+    try:
+        mpl.interactive(False)
+        with style():
+            mpl.interactive(True)
+        assert mpl.is_interactive()
+    finally:
+        mpl.interactive(before)
+
+
 def test_style_is_a_context_and_files_are_editable(tmp_path):
     before = dict(mpl.rcParams)
     trials = cut(recording())

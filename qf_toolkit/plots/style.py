@@ -1,8 +1,9 @@
 """The look of the figures, as a context, and saving them."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
-from matplotlib import style as mpl_style
+from matplotlib import rc_params_from_file, rcParams
 
 from .._files import atomic_path
 
@@ -10,15 +11,25 @@ STYLE = Path(__file__).with_name("qf.mplstyle")
 TRUTH = "0.15"  # what was measured is near black in every figure
 
 
+@contextmanager
 def style():
     """The look of the toolkit's figures as a context manager; nothing global is changed.
+
+    Only the style's own settings are put back at the end. Matplotlib's contexts put back all of them, also that a notebook has been made
+    interactive meanwhile by its first figure, and no later figure would be shown.
 
     Examples
     --------
     >>> with style():  # doctest: +SKIP
     ...     fig, ax = plt.subplots()
     """
-    return mpl_style.context(STYLE)
+    ours = rc_params_from_file(STYLE, use_default_template=False)
+    before = {name: rcParams[name] for name in ours}
+    rcParams.update(ours)
+    try:
+        yield
+    finally:
+        rcParams.update(before)
 
 
 def save_figure(fig, stem, formats=("svg", "png")):

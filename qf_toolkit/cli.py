@@ -307,6 +307,7 @@ def _fit(args):
 
 
 def _forecast(args):
+    from .recordings.store import _file_name
     from .training.pretrain import Autoencoder
     from .training.response import QuantFormerForecaster
     from .training.saving import load
@@ -323,9 +324,9 @@ def _forecast(args):
     trials = _trials(args.store, settings) if args.part == "all" else getattr(make_split(args.store, settings), args.part)
     model.prepare(trials)  # whatever doesn't fit is told before the first file
     out, parts = Path(args.out), trials.by_session()
-    folder = out.with_suffix("")
+    folder = out.with_suffix("") if out.suffix == ".nc" else out
     for part in _progress(parts, args, "forecast", "session"):
-        file = out if len(parts) == 1 else folder / f"{part.sessions[0].replace('/', '__')}.nc"
+        file = out if len(parts) == 1 else folder / _file_name(part.sessions[0])
         write_netcdf(model.predict(part), file)
     print(f"{len(trials)} trials forecast: {out if len(parts) == 1 else f'{len(parts)} files in {folder}'}")
 

@@ -36,6 +36,8 @@ def read_suite2p(
         Frames a second of a plane; `fs` of ops.npy where left out.
     trials : str, Path or pandas.DataFrame, optional
         A trial table or its CSV file; see `arrays.read_trials_csv`. None makes a continuous recording.
+    condition_columns : list of str, optional
+        The columns that are features of the condition; see `arrays.read_trials_csv`.
     subject, session : str, optional
         The name of the folder above `suite2p`, where left out.
     neuropil : float

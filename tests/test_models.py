@@ -99,6 +99,26 @@ def test_straight_through_gradients():
     torch.testing.assert_close(loss, by_hand)
 
 
+def test_gradients_of_the_codebook_are_the_same_in_every_run():
+    """With several threads, too: else a resumed training could not end at the same weights."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        q = Quantizer(codes=32, width=64, replace_every=0).train()
+        z = torch.randn(512, 15, 64, generator=torch.Generator().manual_seed(0))
+
+        def gradient():
+            q.zero_grad()
+            out, _, loss = q(z)
+            (out.square().mean() + loss).backward()
+            return q.codebook.grad.clone()
+
+        first = gradient()
+        assert all(torch.equal(first, gradient()) for _ in range(20))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_unused_codes_are_replaced_by_what_the_encoder_makes():
     torch.manual_seed(0)
     q = Quantizer(codes=4, width=2, replace_every=5).train()

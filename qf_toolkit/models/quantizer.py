@@ -12,6 +12,7 @@ bit, so that decoding the codes gives exactly what the forward pass gave.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -85,7 +86,8 @@ class Quantizer(nn.Module):
         if not self.training:
             return self.vectors[codes], codes, z.new_zeros(())
         self.uses += torch.bincount(codes.flatten(), minlength=len(self.uses))
-        e = self.vectors[codes]
+        # not vectors[codes]: the gradient of indexing is summed in an order that differs from run to run where there are several threads
+        e = F.embedding(codes, self.vectors)
         loss = ((1 - self.beta) * (z - e.detach()).square() + self.beta * (z.detach() - e).square()).mean()
         out = _StraightThrough.apply(z, e.to(z.dtype), self.sync)
         return out, codes, loss

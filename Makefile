@@ -1,17 +1,22 @@
 # `make demo` and `make test` are all a newcomer needs; each sets up .venv first where that is missing.
 PYTHON ?= python3
 SIZE ?= full
+DATA ?= simulated
 DEMO ?= demo
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOG := .venv/install.log
+ALLEN_LOG := .venv/allen.log
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+ALLEN := { $(PIP) -e '.[allen]' && $(PIP) --no-deps allensdk; } >$(ALLEN_LOG) 2>&1
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: demo test test-slow lint notebooks clean setup help
+.PHONY: demo test test-slow lint notebooks clean setup allen help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       simulate, train, forecast, evaluate: the table and the figures in $(DEMO)/ (SIZE=full|small|tiny)"
+	@echo "make demo DATA=allen   the same from Visual Coding files of a simulated mouse, with all four stimuli"
 	@echo "make test       the tests          make test-slow  the long ones, too"
 	@echo "make lint       ruff and pyright   make notebooks  run the notebooks headless"
 	@echo "make clean      remove what the above made, .venv apart"
@@ -26,15 +31,20 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; \
 	  echo "qf_toolkit: could not make .venv in $$(basename "$$PWD"). Is the folder writable, and is there space on the disk?" >&2; exit 1; }
 	@echo "qf_toolkit: setting up .venv (some minutes, about 2 GB)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[nwb,notebooks,dev]' >$(LOG) 2>&1 || { \
+	@$(PIP) -e '.[nwb,cluster,notebooks,dev]' >$(LOG) 2>&1 || { \
 	  if grep -qi 'no space left' $(LOG); then echo "qf_toolkit: the disk is full; free about 2 GB and run the same again." >&2; \
 	  elif grep -qiE 'failed to establish|name resolution|connection (error|refused|timed out|broken)|max retries|NewConnectionError|network is unreachable|ProxyError' $(LOG); \
 	  then echo "qf_toolkit: the packages can't be fetched; is there a network? Details in $(LOG); run the same again." >&2; \
 	  else echo "qf_toolkit: pip failed: $$(grep -i '^error' $(LOG) | head -n 1). Details in $(LOG)" >&2; fi; exit 1; }
+	@$(ALLEN) || echo "qf_toolkit: allensdk could not be installed (details in $(ALLEN_LOG)); all but the Allen files works. Try again: make allen" >&2
 	@touch $@
 
+# its pins are years old, so that pip can't install it beside the rest in one command
+allen: $(STAMP)
+	@$(ALLEN) || { echo "qf_toolkit: allensdk could not be installed: $$(grep -i '^error' $(ALLEN_LOG) | head -n 1). Details in $(ALLEN_LOG)" >&2; exit 1; }
+
 demo: $(STAMP)
-	@$(BIN)/qf demo --out $(DEMO) --size $(SIZE)
+	@$(BIN)/qf demo --out $(DEMO) --size $(SIZE) --data $(DATA)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 -m "not slow"

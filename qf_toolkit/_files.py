@@ -2,20 +2,32 @@
 
 import contextlib
 import os
+import re
+import socket
+import sys
 import tempfile
+import time
+import zlib
 from pathlib import Path
 
 from .errors import QfError
 
+# nodes of a cluster often differ in the last letter alone: the digest keeps them apart where the name is cut
+HOST = re.sub(r"\W+", "_", socket.gethostname(), flags=re.ASCII)[:16] + f"_{zlib.crc32(socket.gethostname().encode()):08x}"
+A_DAY = 24 * 3600
+_PART = re.compile(r"\.(?P<host>\w+)-(?P<pid>\d{1,9})\.\w+\.part$", re.ASCII)
+
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path, exclusive=False):
     """Yield a temporary path beside `path`; when the block ends well it replaces `path` in one step.
 
     Parameters
     ----------
     path : str or Path
         The file to be written.
+    exclusive : bool
+        Replace nothing: of several processes that write `path`, one succeeds.
 
     Yields
     ------
@@ -26,12 +38,15 @@ def atomic_path(path):
     ------
     QfError
         If the disk is full or the folder can't be written.
+    FileExistsError
+        If `exclusive` and there is a file at `path` when the block ends.
     """
     path = Path(path)
     tmp = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        # who writes it is in its name, for `sweep`; cut, since names end at 255 bytes
+        fd, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.{HOST}-{os.getpid()}.", suffix=".part", dir=path.parent)
         os.close(fd)
         tmp = Path(name)
         yield tmp
@@ -40,9 +55,14 @@ def atomic_path(path):
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(tmp, 0o666 & ~umask)
-        os.replace(tmp, path)
-        tmp = None
+        if exclusive:
+            _put(tmp, path)
+        else:
+            os.replace(tmp, path)
+            tmp = None
     except OSError as e:
+        if exclusive and tmp is not None and isinstance(e, FileExistsError):
+            raise
         # some libraries raise a bare OSError whose text holds the reason
         raise QfError(
             f"could not write {path}: {e.strerror or e}. Nothing was changed there. "
@@ -51,6 +71,46 @@ def atomic_path(path):
     finally:
         if tmp is not None:
             tmp.unlink(missing_ok=True)
+
+
+def _put(tmp, path):
+    """Put `tmp` at `path` where nothing is yet."""
+    try:
+        os.link(tmp, path)
+    except FileExistsError:
+        if not os.path.samefile(tmp, path):  # a network drive may have lost its first answer, and was asked twice
+            raise
+    except OSError:  # exFAT and some network drives have no links: an empty file takes the place first
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            os.replace(tmp, path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def sweep(folder):
+    """Remove what killed processes left half-written in `folder`: the temporary files of `atomic_path`.
+
+    Those of a living process stay; so do, for a day, those of other machines, which can't be asked.
+    """
+    for part in Path(folder).glob(".*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > A_DAY or _is_orphan(part):
+                part.unlink()
+
+
+def _is_orphan(part):
+    named = _PART.search(part.name)
+    if not named or named["host"] != HOST or sys.platform == "win32":  # there, os.kill(pid, 0) is Ctrl-C
+        return False
+    try:
+        os.kill(int(named["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it lives, under another user
+        pass
+    return False
 
 
 def write_text(path, text):

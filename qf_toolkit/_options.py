@@ -52,8 +52,10 @@ def build_parser(readers, run):
 
     p = command("import", "import recordings into a store", "qf import nwb recordings/*.nwb --store data/store")
     p.add_argument("kind", choices=tuple(readers), metavar="{" + ",".join(readers) + "}", help="what the sources are")
-    p.add_argument("sources", nargs="+", metavar="SOURCE", help="NWB 2 files or folders of them; suite2p folder; .npy or .npz")
+    p.add_argument("sources", nargs="*", metavar="SOURCE", help="NWB 2 files or folders of them; suite2p folder; .npy or .npz (allen: see below)")
     p.add_argument("--store", required=True, help="folder, made where missing")
+    p.add_argument("--workers", type=int, metavar="N", help="processes that import side by side (as many as there are cores, for many files)")
+    p.add_argument("--scheduler", nargs="?", const="local", metavar="ADDRESS", help="a Dask cluster instead, tcp://...; without an address one of its own")
     p.add_argument("--rate", dest="rate_hz", type=float, metavar="HZ", help="frames a second (suite2p, arrays)")
     table = p.add_mutually_exclusive_group()
     table.add_argument("--trials", metavar="CSV", help="a row a trial, onset_frame or onset_s; for nwb the name of a table, where there are several")
@@ -70,6 +72,14 @@ def build_parser(readers, run):
     p.add_argument("--key", help="arrays: name of the array inside an .npz file")
     p.add_argument("--matched", action="store_true", default=None, help="nwb, arrays: a cell of that name is the same cell in every session")
     p.add_argument("--overwrite", action="store_true", help="replace sessions that are in the store")
+    g = _add_allen(p, "Visual Coding sessions: by their containers (downloaded once, then kept), from an existing cache, or from loose files.")
+    g.add_argument("--files", nargs="+", metavar="PATH", help="session files (NWB 1.0) or folders of them; no cache, no network")
+    g.add_argument("--traces", choices=("corrected", "raw", "demixed", "dff"), help="which traces (corrected for neuropil)")
+
+    p = command("allen", "list the containers and sessions of the Allen Brain Observatory", "qf allen list --area VISp --depth 175")
+    p.add_argument("what", choices=("list",), help="list: a table of what can be imported")
+    p.add_argument("--sessions", action="store_true", help="a row a session instead of a container")
+    _add_allen(p, "Left out, all of them.")
 
     p = command("info", "show what a store or one session holds", "qf info data/store mouse1/day1")
     p.add_argument("store", metavar="STORE")
@@ -87,7 +97,6 @@ def build_parser(readers, run):
     g.add_argument("--heads", type=int, metavar="N", help="of attention (8)")
     g.add_argument("--codes", type=int, metavar="N", help="in the codebook (32)")
     g.add_argument("--replace-below", type=float, metavar="SHARE", help="replace codes that take less than this share of the patches (0: unused ones)")
-    g.add_argument("--stim-token", choices=("condition", "category"), help="what has a token; category where a condition is shown once")
     g.add_argument("--balance", choices=("weight", "sample"), help="against rare activations: loss weight (paper) or sampling (weight)")
     g.add_argument("--normalise", choices=("neuron", "global"), help="divide each neuron's signal by its own spread, or all by one (neuron)")
 
@@ -99,6 +108,10 @@ def build_parser(readers, run):
     p.add_argument("--tuning", choices=("prompt", "fine"), help="prompt: tokens and head alone; fine: the encoder, too (fine)")
     p.add_argument(
         "--expectation-weight", type=float, metavar="W", help="forecast: weight of the expected forecast's squared error beside the paper's loss (0)"
+    )
+    p.add_argument(
+        "--stim-token", choices=("auto", "condition", "category", "features"),
+        help="what has a stimulus token (auto: each condition where those are repeated, else its category)",
     )
     p.add_argument("--gain-weight", type=float, metavar="W", help="activation: weight of the levels of the gain beside the label (0)")
     p.add_argument("--hide", type=float, metavar="SHARE", help="hide up to this share of the baseline in training steps (0)")
@@ -132,6 +145,24 @@ def build_parser(readers, run):
     return top
 
 
+def _add_allen(p, text):
+    g = p.add_argument_group("allen", text)
+    g.add_argument("--container", nargs="+", type=int, metavar="ID", help="experiment containers")
+    g.add_argument("--paper", action="store_true", help="the 11 containers of the QuantFormer paper")
+    g.add_argument("--type", dest="types", nargs="+", choices=("A", "B", "C", "C2"), help="sessions of these types (all)")
+    g.add_argument("--area", nargs="+", metavar="NAME", help="visual areas, for example VISp")
+    g.add_argument("--cre-line", nargs="+", metavar="NAME", help="driver lines, for example Cux2-CreERT2")
+    g.add_argument("--depth", dest="depth_um", nargs="+", type=int, metavar="UM", help="imaging depths, micrometres")
+    g.add_argument("--cache", metavar="DIR", help="where downloads are kept (data/allen)")
+    g.add_argument("--manifest", metavar="PATH", help="manifest.json of an existing cache: nothing is asked of the network")
+    g.add_argument("--url", help="another server than the Allen Institute's, for example a mirror")
+    return g
+
+
+def _seconds_or_paper(text):
+    return text if text == "paper" else float(text)
+
+
 def _add_window(p):
     g = p.add_argument_group("window and split", "Left out, they are those the model was trained with; for `pretrain` the value in brackets.")
     g.add_argument("--stimulus", nargs="+", metavar="NAME", help="stimulus categories (all)")
@@ -141,7 +172,8 @@ def _add_window(p):
     g.add_argument("--baseline", dest="baseline_s", type=float, metavar="S", help="seconds before the onset (3)")
     g.add_argument("--response", dest="response_s", type=float, metavar="S", help="seconds from the onset on (2)")
     g.add_argument("--f0", dest="f0_s", type=float, metavar="S", help="F0 is the mean of the baseline's last S seconds (2)")
-    g.add_argument("--score", dest="score_s", type=float, metavar="S", help="part of the response that is labelled and scored (all of it)")
+    g.add_argument("--score", dest="score_s", type=_seconds_or_paper, metavar="S", help="part of the response that is labelled and scored (all of it); "
+                   "paper: 2 s for drifting gratings, 0.5 s for images, static gratings and noise")
     g.add_argument("--signal", choices=("dff", "zscore"), help="what is forecast (dff)")
     g.add_argument("--split", choices=("blocks", "chronological"), help="test on a block, or on the end of every session (blocks)")
     g.add_argument("--test", type=float, metavar="X", help="position of the test block (-1, the last), or share of the trials (1/3)")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import __version__
 from ._files import write_netcdf, write_text
+from ._importing import READERS, import_recordings, list_allen, options_given
 from ._options import build_parser
 from .errors import DamagedFileError, QfError
 
@@ -20,12 +21,7 @@ TRIALS = {
     "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff", "active_rule": "gain", "active_gain": 0.10,
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
-CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "replace_below", "stim_token")
-READERS = {
-    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched"},
-    "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "iscell", "neuropil", "plane"},
-    "arrays": {"rate_hz", "signal", "trials", "condition_columns", "subject", "session", "key", "orientation", "matched"},
-}
+CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "replace_below")
 
 
 def main(argv=None):
@@ -83,69 +79,6 @@ def _simulate(args):
     }
     store = simulate(args.store, sessions=tuple(args.sessions), seed=args.seed, subject=args.subject, **sizes)
     _print_store(store)
-
-
-def _import(args):
-    from .recordings.store import Store
-
-    options = _options(args, sorted(set().union(*READERS.values())))
-    if options.get("trials") is False and args.kind != "nwb":
-        raise QfError("--no-trials: expected with import nwb alone, whose files bring their tables along. Leave --trials out instead.")
-    wrong = sorted(set(options) - READERS[args.kind])
-    if wrong:
-        flag = {n: "--" + n.removesuffix("_hz").replace("_", "-") for n in options | dict.fromkeys(READERS[args.kind])} | {"iscell": "--all-rois"}
-        known = ", ".join(flag[n] for n in sorted(READERS[args.kind]))
-        raise QfError(f"{flag[wrong[0]]}: expected an option of import {args.kind}, which are {known}. Leave it out.")
-    sources = [p for s in args.sources for p in _sources(args.kind, Path(s))]
-    if len(sources) > 1 and args.session is not None:
-        raise QfError(f"--session: expected one recording to name so, found {len(sources)}. Import them one by one, or leave it out.")
-    store = Store(args.store, create=True)
-    failed = []
-    for path in _progress(sources, args, "import"):
-        try:
-            sessions = _read(args.kind, path, options)
-            # a reader of several planes gives several Sessions
-            for ds in sessions if isinstance(sessions, list | tuple) else [sessions]:
-                key = store.add(ds, overwrite=args.overwrite)
-                info = store.info(key)
-                flagged = ", ".join(f"{n} {why}" for why, n in info["flagged"].items()) or "none"
-                size = f"{info['neurons']} neurons, {info['frames']} frames at {info['rate_hz']:.4g} Hz, {info['trials']} trials"
-                _say(f"{key}: {size}, flagged: {flagged}")
-        except (QfError, OSError) as error:
-            failed.append((path, error))
-    for path, error in failed:
-        text = " ".join(str(error).split())
-        print(f"qf: {text if str(path) in text else f'{path}: {text}'}", file=sys.stderr)
-    if failed:
-        print(f"qf: {len(failed)} of {len(sources)} recordings were not imported.", file=sys.stderr)
-    return 0 if not failed else 1 if len(failed) < len(sources) else 2
-
-
-def _sources(kind, path):
-    if not path.exists():
-        raise QfError(f"{path}: expected a file or folder, found nothing there. Check the path.")
-    if kind == "nwb" and path.is_dir():
-        files = sorted(path.rglob("*.nwb"))
-        if not files:
-            raise QfError(f"{path}: expected .nwb files in the folder, found none. Give the files themselves.")
-        return files
-    return [path]
-
-
-def _read(kind, path, options):
-    if kind == "nwb":
-        from .recordings.nwb import read_nwb
-
-        return read_nwb(path, **options)
-    if kind == "suite2p":
-        from .recordings.suite2p import read_suite2p
-
-        return read_suite2p(path, **options)
-    from .recordings.arrays import read_arrays
-
-    if "rate_hz" not in options:
-        raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30.")
-    return read_arrays(path, **{"signal": "fluorescence", **options})
 
 
 def _info(args):
@@ -248,11 +181,12 @@ def _run_of(folder, store):
         model = load(folder, device="cpu")
         window = asdict(model.window)
         settings = {**TRIALS, **SPLIT, **{n: window[n] for n in TRIALS if n in window}}
-        if getattr(model, "stim_token", None) == "condition":
+        if hasattr(model, "tokens"):
             from .recordings.store import Store
 
-            present = set(Store(store).index["condition"])
-            settings["condition"] = [c for c in model.stimuli if c in present] or None
+            present = Store(store).index["condition"]
+            if lacking := set(model.tokens.lacking(present)):
+                settings["condition"] = sorted(set(present) - lacking) or None
         return settings
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -267,10 +201,6 @@ def _finish(model, out, settings):
     print(f"saved in {out}")
 
 
-def _options(args, names):
-    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-
-
 def _how(args):
     """What every training takes: seed, where to go on from."""
     return {"seed": args.seed, "checkpoint": Path(args.out) / "checkpoint", "resume": not args.fresh, "progress": not args.quiet}
@@ -282,7 +212,7 @@ def _pretrain(args):
     settings = _settings(args, {**TRIALS, **SPLIT})
     split = make_split(args.store, settings)
     print(split)
-    options = _options(args, (*CONFIG, "epochs", "batch_size", "lr", "schedule", "patience", "balance", "normalise"))
+    options = options_given(args, (*CONFIG, "epochs", "batch_size", "lr", "schedule", "patience", "balance", "normalise"))
     model = pretrain(split, device=args.device, **options, **_how(args))
     _finish(model, args.out, settings)
 
@@ -296,7 +226,7 @@ def _fit(args):
     split = make_split(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
-    options = _options(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning", "hide", "dropout"))
+    options = options_given(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning", "hide", "dropout", "stim_token"))
     for name, task in {"expectation_weight": "forecast", "gain_weight": "activation"}.items():
         if getattr(args, name) is not None:
             if args.task != task:
@@ -370,15 +300,10 @@ def _progress(items, args, label, unit="file"):
     return tqdm(items, desc=label, unit=unit, disable=args.quiet or len(items) < 2)
 
 
-def _say(text):
-    from tqdm.auto import tqdm
-
-    tqdm.write(text)  # does not break the bar
-
-
 RUN = {
     "simulate": _simulate,
-    "import": _import,
+    "import": import_recordings,
+    "allen": list_allen,
     "info": _info,
     "pretrain": _pretrain,
     "fit": _fit,

@@ -140,7 +140,8 @@ def test_duplicate_keys(raw, capsys):
     table.to_csv(raw / "trials.csv", index=False)
     assert main(arrays(raw)) == 0
     before = {p.name: p.read_bytes() for p in (raw / "store").iterdir()}
-    assert main(arrays(raw)) == 2  # the session is there
+    np.save(raw / "F.npy", np.load(raw / "F.npy") + 1)
+    assert main(arrays(raw)) == 2  # another recording, and a session of that name is there
     assert "--overwrite" in capsys.readouterr().err and {p.name: p.read_bytes() for p in (raw / "store").iterdir()} == before
 
 
@@ -321,7 +322,9 @@ def test_each_trial_a_condition_of_its_own(raw, capsys):
     assert main(arrays(raw)) == 0
     argv = ["pretrain", raw / "store", "--out", raw / "model", "--split", "chronological", *QUICK]
     assert main([str(a) for a in argv]) == 0
-    line = refused(capsys, "fit", raw / "store", "--pretrained", raw / "model", "--out", raw / "fit", "--epochs", "1", "--quiet")
+    fit = ["fit", raw / "store", "--pretrained", raw / "model", "--epochs", "1", "--quiet", "--out", raw / "fit"]
+    assert main([str(a) for a in fit]) == 0 and "one token" in capsys.readouterr().err  # its category has it
+    line = refused(capsys, *fit[:-1], raw / "other", "--stim-token", "condition")
     assert "without a token" in line and "--stim-token category" in line
     assert main(arrays(raw, "--overwrite", "--condition-columns", "direction")) == 0
     assert Store(raw / "store").index["condition"].nunique() == 2

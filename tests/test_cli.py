@@ -103,8 +103,10 @@ def test_import_arrays_with_trials(tmp_path, capsys):
     assert main(argv) == 0
     assert "m/d1: 3 neurons, 600 frames at 10 Hz, 3 trials, flagged: none" in capsys.readouterr().out
     assert list(qf.open_store(tmp_path / "store").index["condition"].unique()) == ["stimulus/direction=0", "stimulus/direction=90"]
-    assert "--overwrite" in " ".join([str(main(argv)), capsys.readouterr().err])
-    assert main([*argv, "--overwrite"]) == 0
+    assert main(argv) == 0 and "1 of 1 recordings are in the store already" in capsys.readouterr().out
+    pd.DataFrame({"onset_frame": [100, 250], "direction": [0, 90]}).to_csv(tmp_path / "trials.csv", index=False)
+    assert "--overwrite" in " ".join([str(main(argv)), capsys.readouterr().err])  # another trial table is another import
+    assert main([*argv, "--overwrite"]) == 0 and len(qf.open_store(tmp_path / "store").index) == 2
 
 
 def test_one_bad_file_is_reported_and_the_good_one_is_stored(tmp_path, capsys):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
@@ -73,12 +74,13 @@ class Writer:
             self.file.add_trial(start_time=float(start), stop_time=float(stop), **{k: v[i] for k, v in columns.items()})
         return self
 
-    def intervals(self, name, starts, **columns):
+    def intervals(self, name, starts, stops=None, **columns):
         table = TimeIntervals(name=name, description="d")
         for c in columns:
             table.add_column(c, c)
         for i, start in enumerate(starts):
-            table.add_row(start_time=float(start), stop_time=float(start) + 1, **{k: v[i] for k, v in columns.items()})
+            stop = float(start) + 1 if stops is None else float(stops[i])
+            table.add_row(start_time=float(start), stop_time=stop, **{k: v[i] for k, v in columns.items()})
         self.file.add_time_intervals(table)
         return self
 
@@ -236,7 +238,7 @@ def test_no_hdf5_no_nwb_and_nwb_1(tmp_path):
     with h5py.File(tmp_path / "old.nwb", "w") as f:
         f["nwb_version"] = "NWB-1.0.6"
         f["general/subject"] = "x"
-    with pytest.raises(SessionError, match=r"old\.nwb.*NWB-1\.0\.6.*Convert"):
+    with pytest.raises(SessionError, match=r"old\.nwb.*NWB-1\.0\.6.*convert"):
         read_nwb(tmp_path / "old.nwb")
     with h5py.File(tmp_path / "hollow.nwb", "w") as f:
         f.attrs["nwb_version"] = "2.5.0"
@@ -368,3 +370,60 @@ def test_real_sessions(tmp_path):
         assert signal_of(ds) == "dff" and ds.attrs["rate_hz"] == 10.8
         store.add(ds)
     assert len(store.keys()) == len(files) and len(store.index) > 1000
+
+
+# --- Visual Coding in NWB 2
+
+
+def visual_coding(path, letter):
+    """A container's session of the simulator, told as NWB 2; returns the Session that its NWB 1.0 file gives."""
+    from qf_toolkit.recordings.allen import read_allen
+    from qf_toolkit.recordings.session import epoch_table, trial_table
+    from qf_toolkit.recordings.simulate_allen import simulate_container
+
+    ds = read_allen(simulate_container(path.parent / "one", sessions=(letter,), n_neurons=3, noise_frames=90, images=4)[0])
+    time = ds["frame_time"].values
+    w = Writer(subject=ds.attrs["subject"], session=ds.attrs["session"])
+    table = w.plane(n=3)
+    table.add_column("cell_specimen_id", "as in the cell table", data=[int(k.split("/")[1]) for k in ds["neuron"].values])
+    w.series(Fluorescence, table, ds["fluorescence"].values.T, timestamps=time)
+    behavior = w.file.create_processing_module("behavior", "running")
+    behavior.add(pynwb.TimeSeries(name="running_speed", data=ds["running_speed"].values, timestamps=ds["running_time"].values, unit="cm/s"))
+    shown = trial_table(ds)
+    for stimulus, rows in shown.groupby("stimulus"):
+        columns = {
+            c: rows[c].tolist() for c in ("orientation", "temporal_frequency", "spatial_frequency", "phase") if c in rows and rows[c].notna().any()
+        }
+        if stimulus == "natural_scenes":
+            columns["frame"] = rows["image"].fillna(-1).tolist()
+        if stimulus.startswith("locally"):
+            columns["frame"] = rows["frame_"].tolist()
+        if stimulus == "drifting_gratings":
+            columns["blank_sweep"] = rows["orientation"].isna().astype(float).tolist()
+        if stimulus == "drifting_gratings":  # with and without the suffix
+            w.intervals(f"{stimulus}_presentations", time[rows["onset_frame"]], stops=time[rows["offset_frame"]], **columns)
+        else:
+            w.intervals(stimulus, time[rows["onset_frame"]], stops=time[rows["offset_frame"]], **columns)
+    movie = epoch_table(ds).query("stimulus == 'natural_movie_one'").iloc[0]
+    w.intervals("natural_movie_one_presentations", time[movie["start_frame"] : movie["stop_frame"]], stops=time[movie["start_frame"] + 1 : movie["stop_frame"] + 1],
+                frame=list(np.arange(movie["stop_frame"] - movie["start_frame"]) % 30))  # fmt: skip
+    rest = epoch_table(ds).query("stimulus == 'spontaneous'").iloc[0]
+    w.intervals("spontaneous", [time[rest["start_frame"]]], stops=[time[rest["stop_frame"]]])
+    w.write(path)
+    return ds
+
+
+@pytest.mark.parametrize("letter", ["A", "B", "C2"])
+def test_visual_coding_in_nwb_2_gives_the_session_of_its_nwb_1_file(tmp_path, letter):
+    pytest.importorskip("allensdk", reason="allensdk is not installed")
+    from qf_toolkit.recordings.session import epoch_table, trial_table
+
+    expected = visual_coding(tmp_path / "two.nwb", letter)
+    ds = read_nwb(tmp_path / "two.nwb")
+    pd.testing.assert_frame_equal(trial_table(ds)[list(trial_table(expected))], trial_table(expected))
+    assert epoch_table(ds)["stimulus"].tolist() == epoch_table(expected)["stimulus"].tolist()
+    assert epoch_table(ds).equals(epoch_table(expected))
+    assert ds["neuron"].values.tolist() == expected["neuron"].values.tolist()  # matched: named by cell_specimen_id
+    np.testing.assert_array_equal(ds["fluorescence"], expected["fluorescence"])
+    np.testing.assert_array_equal(ds["running_speed"], expected["running_speed"])
+    assert read_nwb(tmp_path / "two.nwb", trials=False).sizes["trial"] == 0

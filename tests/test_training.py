@@ -49,9 +49,7 @@ def same(a, b):
 def test_bank_gathers_what_the_dataset_holds():
     split = toy_split()
     ds = split.train.dataset()
-    bank = Bank(
-        split.train, {n: i for i, n in enumerate(split.train.neurons)}, {c: i for i, c in enumerate(split.train.conditions)}, "condition", "cpu"
-    )
+    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {c: i for i, c in enumerate(split.train.conditions)}, "cpu")
     n = ds.sizes["neuron"]
     x = bank.signal(torch.arange(len(bank))).reshape(-1, n, bank.length).numpy()
     np.testing.assert_allclose(x, ds["dff"].values, atol=1e-6)
@@ -60,7 +58,7 @@ def test_bank_gathers_what_the_dataset_holds():
 
 def test_beta_is_inactive_to_active_and_finite_without_actives():
     split = toy_split()
-    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {"drifting_gratings": 0}, "category", "cpu")
+    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {"drifting_gratings": 0}, "cpu")
     actives = int(split.train.dataset()["active"].sum())
     assert bank.beta() == pytest.approx((len(bank) - actives) / actives)
     bank.active[:] = 0
@@ -180,7 +178,7 @@ def test_a_gain_without_f0_is_none():
         traces[1, 400:700] = 0.001
 
     split = split_blocks(cut(toy_session(0, change=dark), signal="zscore"))
-    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {"drifting_gratings": 0}, "category", "cpu")
+    bank = Bank(split.train, {n: i for i, n in enumerate(split.train.neurons)}, {"drifting_gratings": 0}, "cpu")
     assert float(bank.gain.abs().max()) < 20 and bool((bank.gain == 0).any())
 
 
@@ -194,7 +192,7 @@ def test_labels_under_zscores_are_those_of_the_dataset(signals):
     keys = {n: i for i, n in enumerate(split.train.neurons)}
     for part in split.train.by_session():
         ds = part.dataset()
-        bank = Bank(part, keys, {"drifting_gratings": 0}, "category", "cpu")
+        bank = Bank(part, keys, {"drifting_gratings": 0}, "cpu")
         shape = ds["active"].shape
         np.testing.assert_array_equal(bank.active.reshape(shape).numpy().astype(bool), ds["active"].values)
         np.testing.assert_allclose(bank.signal(torch.arange(len(bank))).reshape(*shape, -1).numpy(), ds["zscore"].values, atol=1e-4)

@@ -48,7 +48,7 @@ class SimulatorCeiling(Forecaster):
                 raise QfError(
                     f"ceiling: expected a simulated recording, found source {ds.attrs.get('source', '')!r} in {session}. Pass ceiling=False."
                 )
-            n_baseline, n_response, n_f0, _ = part.window.frames(float(ds.attrs["rate_hz"]))
+            n_baseline, n_response, n_f0 = part.window.frames(float(ds.attrs["rate_hz"]))
             rows, onsets = part.rows[session], part.table["onset_frame"].to_numpy()
             expected = np.asarray(conditional_mean(part.source, session, onsets, n_response, self.n_samples, self.seed))[:, rows]
             traces, floor = as_fluorescence(ds)

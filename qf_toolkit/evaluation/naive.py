@@ -436,15 +436,16 @@ class FrequencyClassifier(_Naive):
 
 
 def scored(ds):
-    """Which frames of the response are scored: valid, inside the first `n_score`, after a baseline without a gap.
+    """Which frames of the response are scored: valid, inside the trial's first `n_score`, after a baseline without a gap.
 
     Returns
     -------
-    bool array, shape (trial, neuron, n_score)
+    bool array, shape (trial, neuron, attrs["n_score"])
     """
     n, k = ds.attrs["n_baseline"], ds.attrs["n_score"]
     valid = ds["valid"].values
-    return valid[..., n : n + k] & valid[..., :n].all(-1)[..., None]
+    inside = np.arange(k) < ds["n_score"].values[:, None]
+    return valid[..., n : n + k] & valid[..., :n].all(-1)[..., None] & inside[:, None]
 
 
 def naive_forecasters():

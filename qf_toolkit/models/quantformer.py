@@ -11,6 +11,7 @@ Deviations and choices, each an option:
 - `decode="soft"` and `"sample"` beside the paper's argmax: argmax throws the distribution away;
 - `expectation_weight`: adds the squared error of the soft decoding to eq. 4; 0 is the paper;
 - `gain_weight`: the classifier also learns which of some levels the response's gain passes, the label being one of them; 0 is the paper;
+- `stim_token` of the downstream tasks: a token for each condition is the paper; the released code maps four features, see `FeatureTokens`;
 - `hide` and `dropout` of the downstream tasks: parts of the baseline are [MASK]ed at random in training; 0 is the paper.
 """
 
@@ -24,6 +25,8 @@ from ..errors import QfError
 from .batch import Batch
 from .quantizer import Quantizer
 from .transformer import Transformer
+
+STIM_TOKENS = ("auto", "condition", "category", "features")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class QuantFormerConfig:
     sync: float = 0.2
     replace_every: int = 20
     replace_below: float = 0.0  # share of the places; 0 replaces only what was never used (released code)
-    stim_token: str = "condition"  # or "category"
+    stim_token: str = "auto"  # of downstream fits that don't say; pre-training ignores stimuli
 
     def __post_init__(self):
         for name in ("patch_frames", "width", "layers", "heads"):
@@ -70,7 +73,7 @@ class QuantFormerConfig:
             raise QfError(f"codes: expected at least 2, found {self.codes}.")
         if not 0 <= self.replace_below < 1 / self.codes:
             raise QfError(f"replace_below: expected a share from 0 to below 1 / codes = {1 / self.codes:.3g}, found {self.replace_below}.")
-        for name, known in {"norm": ("post", "pre"), "stim_token": ("condition", "category")}.items():
+        for name, known in {"norm": ("post", "pre"), "stim_token": STIM_TOKENS}.items():
             if getattr(self, name) not in known:
                 raise QfError(f"{name}: expected one of {known}, found {getattr(self, name)!r}.")
 
@@ -237,6 +240,41 @@ class Tokens(nn.Module):
         self.table = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
 
 
+class FeatureTokens(nn.Module):
+    """One token for each condition: a learned map of its features, plus a learned embedding of its category.
+
+    What the conditions are stands in buffers, a row each, which `describe` adds to and which are no weights: neither learnt nor saved.
+
+    Parameters
+    ----------
+    n_categories, n_features, width : int
+    """
+
+    category: torch.Tensor
+    features: torch.Tensor
+
+    def __init__(self, n_categories, n_features, width):
+        super().__init__()
+        self.categories = nn.Embedding(n_categories, width)
+        # features have about unit variance each, and so has what they add up to
+        self.weight = nn.Parameter(torch.randn(width, n_features) / max(n_features, 1) ** 0.5)
+        self.register_buffer("category", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.register_buffer("features", torch.zeros(0, n_features), persistent=False)
+
+    def forward(self, ids):
+        """(B,) -> (B, 1, D)."""
+        return (self.categories(self.category[ids]) + F.linear(self.features[ids], self.weight))[:, None]
+
+    def describe(self, category, features):
+        """Add conditions: positions of their categories (n,), and their features (n, F)."""
+        self.category = torch.cat([self.category, category.to(self.category)])
+        self.features = torch.cat([self.features, features.to(self.features)])
+
+
+def _stimulus_tokens(n, width):
+    return Tokens(n, width) if isinstance(n, int) else FeatureTokens(*n, width)
+
+
 DECODINGS = ("soft", "argmax", "sample")
 GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # times the label's own, beside which they stand
 
@@ -255,7 +293,9 @@ class ActivationClassifier(nn.Module):
     Parameters
     ----------
     autoencoder : QuantFormer
-    n_neurons, n_stimuli : int
+    n_neurons : int
+    n_stimuli : int or (int, int)
+        Number of stimulus tokens, or the numbers of categories and features of `FeatureTokens`.
     dropout : float, optional
         Of the encoder; the auto-encoder's where left out.
     """
@@ -265,7 +305,7 @@ class ActivationClassifier(nn.Module):
         config = autoencoder.config
         self.config, self.encoder = config, _encoder_of(autoencoder, dropout)
         self.cls = nn.Parameter(0.02 * torch.randn(config.width))
-        self.neurons, self.stimuli = Tokens(n_neurons, config.width), Tokens(n_stimuli, config.width)
+        self.neurons, self.stimuli = Tokens(n_neurons, config.width), _stimulus_tokens(n_stimuli, config.width)
         self.head, self.levels = nn.Linear(config.width, 2), nn.Linear(config.width, len(GAIN_LEVELS))
         self.patchify = autoencoder.patchify
 
@@ -293,7 +333,7 @@ class ResponseForecaster(nn.Module):
         config = autoencoder.config
         self.config, self.autoencoder = config, autoencoder.requires_grad_(False)
         self.encoder = _encoder_of(autoencoder, dropout)
-        self.neurons, self.stimuli = Tokens(n_neurons, config.width), Tokens(n_stimuli, config.width)
+        self.neurons, self.stimuli = Tokens(n_neurons, config.width), _stimulus_tokens(n_stimuli, config.width)
         self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, config.codes))
 
     def train(self, mode=True):

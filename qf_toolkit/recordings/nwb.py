@@ -14,6 +14,7 @@ import pandas as pd
 from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
 from .arrays import check_times, frames_at, naming
 from .session import RESERVED, condition_key, new_session
+from .visual_coding import FEATURES, epochs_at_pauses, is_continuous, number_blocks, stimulus_of, trials_of
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
 _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
@@ -53,7 +54,7 @@ class _Series:
         return {self.plane, self.series.name, self.container, self.container.split("/")[-1], self.path, self.series.rois.table.name}
 
 
-def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stimulus=None, condition_columns=None, plane=None, matched=False):
+def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stimulus=None, condition_columns=None, plane=None, matched=None):
     """Import an NWB 2 file as a Session.
 
     Parameters
@@ -65,7 +66,8 @@ def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stim
     signal : {"fluorescence", "dff"}, optional
         Which traces; fluorescence where there is any, else dF/F.
     trials : str, list of str or False, optional
-        Tables of intervals to take as trials. Where left out: `trials`, or every `*_presentations` table. False makes a continuous recording.
+        Tables of intervals to take as trials. Where left out: the stimuli of the Visual Coding protocol, `trials`, or every `*_presentations` table,
+        but for natural movies and spontaneous activity, which are epochs. False makes a continuous recording.
     stimulus : str, optional
         Stimulus category of all trials; where left out, from a column stimulus_name or stimulus, or the table's name (without `_presentations`).
     condition_columns : list of str, optional
@@ -73,13 +75,14 @@ def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stim
         or all that repeat over the trials and are no outcome.
     plane : str, optional
         One of several planes or series, by the name of its imaging plane, its series, its container or its ROI table.
-    matched : bool
-        Whether an ROI of that id is the same cell in every session of the subject.
+    matched : bool, optional
+        Whether an ROI of that id is the same cell in every session of the subject; where left out, if it is a cell_specimen_id.
 
     Returns
     -------
     xarray.Dataset
-        A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron).
+        A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron); `running_speed` (running_time) in cm/s where
+        there is a series of that name. The stimuli of Visual Coding get the same conditions, blocks and epochs as by `read_allen`.
 
     Raises
     ------
@@ -136,7 +139,10 @@ def _check_nwb2(path):
     if version is None:
         raise SessionError(f"{path}: expected an NWB 2 file, found HDF5 without nwb_version. Is it another format? Use the importer for it.")
     if not str(version).startswith("2"):
-        raise SessionError(f"{path}: expected NWB 2, found version {version!r}. Convert it to NWB 2, or import its traces with read_arrays.")
+        raise SessionError(
+            f"{path}: expected NWB 2, found version {version!r}. For a Visual Coding session use `qf import allen --files` (read_allen); "
+            "convert others to NWB 2, or import their traces with read_arrays."
+        )
 
 
 def _reason(e):
@@ -151,18 +157,47 @@ def _session(path, file, subject, session, signal, trials, stimulus, condition_c
         traces = traces / np.float32(100)
         provenance.append("percent by its unit, divided by 100")
     several = len(chosen) > 1
-    cells = [f"{s.plane}-{i}".replace("/", "_") if several else i for s in chosen for i in _roi_ids(s.series)]
+    named = [_roi_ids(s.series) for s in chosen]
+    cells = [f"{s.plane}-{i}".replace("/", "_") if several else i for s, (ids, _) in zip(chosen, named, strict=True) for i in ids]
     optical = getattr(chosen[0].series.rois.table, "imaging_plane", None)
-    return new_session(
+    table, epochs = _trials(file, frame_time, trials, stimulus, condition_columns)
+    about = {n: getattr(file.subject, n, None) for n in ("sex", "age", "genotype", "species")} if file.subject else {}
+    ds = new_session(
         traces,
         subject=subject or _key(file.subject.subject_id if file.subject else None) or _from_name(path, "sub"),
         session=session or _key(file.session_id) or _from_name(path, "ses"),
-        rate_hz=rate, signal=signal, frame_time=frame_time, cells=cells, matched=matched,
-        trials=_trials(file, frame_time, trials, stimulus, condition_columns),
-        neuron_coords={"plane": np.array([s.plane for s in chosen for _ in _roi_ids(s.series)], dtype=object)},
+        rate_hz=rate, signal=signal, frame_time=frame_time, cells=cells, matched=all(m for _, m in named) if matched is None else matched,
+        trials=table, epochs=epochs, attrs={n: str(v) for n, v in about.items() if v},
+        neuron_coords={"plane": np.array([s.plane for s, (ids, _) in zip(chosen, named, strict=True) for _ in ids], dtype=object)},
         indicator=str(getattr(optical, "indicator", None) or "unknown"), area=str(getattr(optical, "location", None) or "unknown"),
         source="nwb", provenance=f"{path.name}: {', '.join(provenance)}",
     )  # fmt: skip
+    return _with_running(ds, file)
+
+
+def _with_running(ds, file):
+    """The Session with its running speed, where there is a series of that name."""
+    from pynwb import TimeSeries
+
+    series = [i for m in file.processing.values() for i in _leaves(m.data_interfaces) if isinstance(i, TimeSeries) and i.name == "running_speed"]
+    if not series or np.ndim(series[0].data) != 1:
+        return ds
+    speed = np.asarray(series[0].data[:], np.float32) * np.float32(series[0].conversion or 1)
+    if str(series[0].unit).lower().replace(" ", "") in ("m/s", "meters/s", "meters/second", "m/sec"):
+        speed = speed * np.float32(100)
+    if series[0].timestamps is not None:
+        seconds = np.asarray(series[0].timestamps[:], np.float64)
+    else:
+        seconds = float(series[0].starting_time or 0) + np.arange(len(speed)) / float(series[0].rate)
+    ds = ds.assign(running_speed=("running_time", speed)).assign_coords(running_time=seconds)
+    ds["running_speed"].attrs["units"] = "cm/s"
+    return ds
+
+
+def _leaves(interfaces):
+    for item in interfaces.values():
+        yield item
+        yield from getattr(item, "time_series", {}).values()
 
 
 def _key(name):
@@ -284,31 +319,45 @@ def _read_one(s):
 
 
 def _roi_ids(series):
-    """Names of the ROIs of a series; their row where the ids are not unique."""
+    """Names of the ROIs of a series, their row where the ids are not unique; and whether they are cell_specimen_ids, matched across sessions."""
     rows = np.asarray(series.rois.data[:], dtype=int)
     table = series.rois.table
-    column = table["cell_specimen_id"].data if "cell_specimen_id" in table.colnames else table.id.data
+    specimen = "cell_specimen_id" in table.colnames
+    column = table["cell_specimen_id"].data if specimen else table.id.data
     ids = np.asarray(column[:])[rows]
     unique = len(set(ids.tolist())) == len(ids) and not (ids.dtype.kind == "f" and not np.isfinite(ids).all())
-    return [str(int(i)) if isinstance(i, int | float) else str(i) for i in (ids if unique else rows).tolist()]
+    return [str(int(i)) if isinstance(i, int | float) else str(i) for i in (ids if unique else rows).tolist()], specimen and unique
 
 
 # --- trials
 
 
 def _trials(file, frame_time, wanted, stimulus, condition_columns):
-    """The trial table in frames, None for a continuous recording."""
+    """The trial table in frames, None for a continuous recording; and the table of epochs."""
+    every = _interval_tables(file) if wanted is not False or file.intervals else {}
+    shown = {name: (t, *_in_frames(n, t, frame_time)) for n, t in every.items() if (name := stimulus_of(n)) and len(t)}
+    epochs = [epochs_at_pauses(name, onset, offset) for name, (_, onset, offset) in shown.items()]
+    epochs = number_blocks(pd.concat(epochs, ignore_index=True)) if epochs else None
     if wanted is False:
-        return None
-    tables = _choose_tables(_interval_tables(file), wanted)
+        return None, epochs
+    tables = _choose_tables(every, wanted)
     if condition_columns is not None:
         condition_columns = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
         known = sorted({c for t in tables.values() for c in t})
         for name in condition_columns:
             if name not in known:
                 raise QfError(f"condition_columns: {name!r} is in none of the tables {', '.join(tables) or '(none)'}; {did_you_mean(name, known)}")
-    parts = [_one_table(name, t, frame_time, stimulus, condition_columns) for name, t in tables.items() if len(t)]
-    return pd.concat(parts, ignore_index=True) if parts else None
+    parts = []
+    for name, table in tables.items():
+        if not len(table):
+            continue
+        known = stimulus_of(name)
+        if known in FEATURES and set(FEATURES[known]) & set(table) and stimulus is None and condition_columns is None:
+            part = trials_of(known, *shown[known], epochs)
+            parts.append(part if (block := _block(table, ())) is None else part.assign(block=block))
+        else:
+            parts.append(_one_table(name, table, frame_time, stimulus, condition_columns))
+    return (pd.concat(parts, ignore_index=True) if parts else None), epochs
 
 
 def _interval_tables(file):
@@ -360,7 +409,11 @@ def _choose_tables(tables, wanted):
                     f"trials: no table {name!r} in the file; {did_you_mean(name, sorted(tables)) if tables else 'it has none, pass trials=False'}"
                 )
         return {n: tables[n] for n in wanted}
-    shown = {n: t for n, t in tables.items() if n.endswith("presentations") and "spontaneous" not in n}
+    shown = {
+        n: t
+        for n, t in tables.items()
+        if (n.endswith("presentations") or stimulus_of(n)) and "spontaneous" not in n and not is_continuous(stimulus_of(n) or "")
+    }
     if "trials" in tables and (not shown or _feature_columns(tables["trials"])):
         return {"trials": tables["trials"]}
     if shown:
@@ -395,7 +448,8 @@ def _condition_columns(table):
     ]
 
 
-def _one_table(name, table, frame_time, stimulus, condition_columns):
+def _in_frames(name, table, frame_time):
+    """First frame of every row, and one past its last."""
     for column in ("start_time", "stop_time"):
         if column not in table or table[column].dtype.kind != "f":
             raise SessionError(f"{name}: expected seconds in a column {column}, found {', '.join(table.columns)}. Pass trials=... for another table.")
@@ -406,9 +460,13 @@ def _one_table(name, table, frame_time, stimulus, condition_columns):
         )
     check_times(start, frame_time, f"{name}/start_time")
     stop = table["stop_time"].to_numpy()
-    stop = np.where(np.isfinite(stop), stop, start)
     onset = frames_at(start, None, frame_time)
-    out = pd.DataFrame({"onset_frame": onset, "offset_frame": np.maximum(frames_at(stop, None, frame_time), onset + 1)})
+    return onset, np.maximum(frames_at(np.where(np.isfinite(stop), stop, start), None, frame_time), onset + 1)
+
+
+def _one_table(name, table, frame_time, stimulus, condition_columns):
+    onset, offset = _in_frames(name, table, frame_time)
+    out = pd.DataFrame({"onset_frame": onset, "offset_frame": offset})
     columns = _condition_columns(table) if condition_columns is None else [c for c in condition_columns if c in table]
     category = next((c for c in _CATEGORIES if c in table and c not in columns), None)
     default = name.removesuffix("_presentations")
@@ -418,13 +476,20 @@ def _one_table(name, table, frame_time, stimulus, condition_columns):
         out["stimulus"] = table[category].fillna(default).astype(str) if category else default
     # a table without any feature holds one kind of trial; `blank` is kept for a sweep whose features are all missing
     out["condition"] = [condition_key(s, r) if columns else f"{s}/all" for s, r in zip(out["stimulus"], _rows(table, columns), strict=True)]
-    block = next((b for b in _BLOCKS if b in table and b not in columns), None)
-    whole = block is not None and table[block].dtype.kind == "f" and (table[block] % 1 == 0).all()
-    out["block"] = table[block].astype(np.int64) if whole else 0
+    block = _block(table, columns)
+    out["block"] = 0 if block is None else block
     for column in columns:
         if column != "condition":
             out[f"{column}_" if column in RESERVED else column] = table[column]
     return out
+
+
+def _block(table, columns):
+    """The table's own numbering of blocks, None where it has none."""
+    name = next((b for b in _BLOCKS if b in table and b not in columns), None)
+    if name is None or table[name].dtype.kind != "f" or not (table[name] % 1 == 0).all():
+        return None
+    return table[name].to_numpy(np.int64)
 
 
 def _rows(table, columns):

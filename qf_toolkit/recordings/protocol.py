@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 BLOCKS = 3
+SESSIONS = ("A", "B", "C", "C2")
 
 
 def stimuli_of(letter, n):
@@ -27,7 +28,8 @@ def stimuli_of(letter, n):
             one("static_gratings", 0.25, 0.25, c, n["image_repeats"], max(1, len(c) * n["image_repeats"] // 25)),
             one("natural_scenes", 0.25, 0.25, scenes, n["image_repeats"], n["image_repeats"]),
         ]
-    return [one("locally_sparse_noise", 0.25, 0.25, grid(frame=np.arange(float(n["noise_frames"]))), 1, 0)]
+    noise = ["locally_sparse_noise"] if letter == "C" else ["locally_sparse_noise_4deg", "locally_sparse_noise_8deg"]
+    return [one(name, 0.25, 0.25, grid(frame=np.arange(float(n["noise_frames"]))), 1, 0) for name in noise]
 
 
 def schedule(stimuli, gap_s, rate_hz, rng):

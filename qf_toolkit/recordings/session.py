@@ -13,8 +13,13 @@ coords
     condition  (trial)   str, key `stimulus/feature=value,...`; a blank sweep is `stimulus/blank`
     block      (trial)   int64, the sub-session, 0, 1, 2...
     any other coord on `trial` is a feature of the condition (orientation in degrees, temporal_frequency in Hz...)
+where the source tells
+    running_speed (running_time)  float32, cm/s, running_time in seconds
+    x, y (neuron)                 centre of the ROI, pixels (column, row)
+    epoch_stimulus, epoch_start_frame, epoch_stop_frame, epoch_block (epoch)  stretches of each stimulus, also of those without trials
+        (natural movies, spontaneous activity), in frames start <= frame < stop
 attrs
-    subject, session, rate_hz, signal, indicator, area, source, provenance, fingerprint, f0_floor, schema_version
+    subject, session, rate_hz, signal, indicator, area, source, provenance, fingerprint, f0_floor, schema_version, and what else a source tells
 """
 
 import hashlib
@@ -32,7 +37,7 @@ TRIAL_COORDS = ("onset_frame", "offset_frame", "stimulus", "condition", "block")
 # names that mean something else in a Session, a trial table or a dataset of windows; a feature called so gets an underscore at its end
 RESERVED = {
     "trial", *TRIAL_COORDS, "neuron", "frame", "time", "frame_time", "flag", "plane", "session", "subject", "sample", "patch", "code",
-    *SIGNALS, "zscore", "valid", "active", "forecast", "samples", "probability", "reconstruction",
+    *SIGNALS, "zscore", "valid", "n_score", "active", "forecast", "samples", "probability", "reconstruction",
 }  # fmt: skip
 MAX_NAN_SHARE = 0.5  # a neuron with more of its frames missing than this is flagged as a whole
 MIN_F0_SHARE = 0.01  # F0 below this share of the session's median fluorescence makes dF/F meaningless
@@ -89,6 +94,9 @@ def new_session(
     area="unknown",
     source="arrays",
     provenance="",
+    attrs=None,
+    epochs=None,
+    fingerprint=None,
 ):
     """Build and check a Session from plain arrays.
 
@@ -109,12 +117,18 @@ def new_session(
         other column is a feature of the condition. None makes a continuous recording. Without `condition` the key is made of the features.
     cells : sequence of str, optional
         Names of the cells, 0, 1, 2... where left out.
-    matched : bool
-        Whether a cell of that name is the same cell in every session of the subject.
+    matched : bool or bool array, shape (neuron,)
+        Whether a cell of that name is the same cell in every session of the subject; of all cells, or of each.
     neuron_coords : mapping of str to array, shape (neuron,), optional
         More labels of the neurons (plane, x, y...).
     indicator, area, source, provenance : str
         Free text, kept in attrs.
+    attrs : mapping of str to str or number, optional
+        What else is known of the recording (cre_line, imaging_depth_um, sex...).
+    epochs : pandas.DataFrame, optional
+        stimulus, start_frame, stop_frame, block: the stretches of each stimulus.
+    fingerprint : str, optional
+        That of the traces, where an importer has made it while it read them; see `Fingerprint`.
 
     Returns
     -------
@@ -144,15 +158,17 @@ def new_session(
     cells = [str(c) for c in (range(n_neurons) if cells is None else cells)]
     if len(cells) != n_neurons:
         raise SessionError(f"cells: expected {n_neurons} names, one a row of traces, found {len(cells)}.")
-    prefix = f"{subject}/" if matched else f"{subject}/{session}/"
+    prefix = [f"{subject}/" if m else f"{subject}/{session}/" for m in np.broadcast_to(matched, n_neurons)]
     coords = {
-        "neuron": np.array([prefix + c for c in cells], dtype=object),
+        "neuron": np.array([p + c for p, c in zip(prefix, cells, strict=True)], dtype=object),
         "frame_time": ("frame", frame_time),
         **{name: ("neuron", np.asarray(values)) for name, values in (neuron_coords or {}).items()},
         **_trial_coords(trials),
+        **_epoch_coords(epochs),
     }
     ds = xr.Dataset({signal: (("neuron", "frame"), traces.astype(np.float32, copy=False))}, coords)
     ds.attrs = {
+        **(attrs or {}),
         "subject": str(subject),
         "session": str(session),
         "rate_hz": float(rate_hz) if rate_hz else float("nan"),
@@ -166,7 +182,7 @@ def new_session(
     check_dff_is_fraction(ds)
     ds.attrs["f0_floor"] = f0_floor(ds)
     ds = ds.assign_coords(flag=("neuron", flag_neurons(ds)))
-    ds.attrs["fingerprint"] = fingerprint(ds)
+    ds.attrs["fingerprint"] = fingerprint or Fingerprint().add(ds[signal].values).text()
     return validate(ds)
 
 
@@ -209,6 +225,15 @@ def _trial_coords(trials):
     return coords
 
 
+def _epoch_coords(epochs):
+    """The table of epochs as coords on `epoch`, in order of time."""
+    if epochs is None or len(epochs) == 0:
+        return {}
+    table = epochs.sort_values("start_frame", kind="stable")
+    columns = {c: table[c].to_numpy(dtype=object if c == "stimulus" else np.int64) for c in ("stimulus", "start_frame", "stop_frame", "block")}
+    return {f"epoch_{c}": ("epoch", v) for c, v in columns.items()}
+
+
 def f0_floor(ds):
     """The F0 at or below which dF/F is meaningless: 1 % of the session's median fluorescence, or 1 + dF/F = 0.05 where only dF/F exists.
 
@@ -238,16 +263,18 @@ def flag_neurons(ds):
     """
     name = signal_of(ds)
     x = ds[name].values
-    finite = np.isfinite(x)
     flags = np.full(x.shape[0], "", dtype=object)
-    few = finite.mean(1) < 1 - MAX_NAN_SHARE if x.shape[1] else np.ones(x.shape[0], bool)
-    low = np.where(finite, x, np.inf).min(1, initial=np.inf)
-    high = np.where(finite, x, -np.inf).max(1, initial=-np.inf)
+    low, high = x.min(1, initial=np.inf), x.max(1, initial=-np.inf)
+    few = np.full(len(x), x.shape[1] == 0)
+    for i in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):  # a missing or infinite frame somewhere
+        finite = x[i][np.isfinite(x[i])]
+        few[i] = len(finite) < (1 - MAX_NAN_SHARE) * x.shape[1] or not len(finite)
+        low[i], high[i] = finite.min(initial=np.inf), finite.max(initial=-np.inf)
     if name == "fluorescence":
-        with np.errstate(all="ignore"):
-            part = np.where(finite, x, np.nan)[:, :: max(1, x.shape[1] // 4096)]
-            median = np.array([np.nanmedian(row) if np.isfinite(row).any() else 0.0 for row in part])
-        flags[median <= f0_floor(ds)] = "tiny_f0"
+        floor = ds.attrs["f0_floor"] if "f0_floor" in ds.attrs else f0_floor(ds)
+        part = x[:, :: max(1, x.shape[1] // 4096)]
+        median = np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else 0.0 for row in part])
+        flags[median <= floor] = "tiny_f0"
     same = high - low <= 1e-6 * np.maximum(np.abs(high), 1e-30)
     flags[same] = "constant"
     flags[same & (high == 0)] = "silent"
@@ -293,10 +320,19 @@ def session_key(ds):
     return f"{ds.attrs['subject']}/{ds.attrs['session']}"
 
 
-def fingerprint(ds):
+class Fingerprint:
     """A hash of the traces, by which a renamed copy of a recording is still known as the same."""
-    x = np.ascontiguousarray(ds[signal_of(ds)].values)
-    return hashlib.blake2b(x.view(np.uint8).data, digest_size=12).hexdigest()
+
+    def __init__(self):
+        self._hash = hashlib.blake2b(digest_size=12)
+
+    def add(self, rows):
+        """Go on with more rows of the traces, float32 (neuron, frame); returns self."""
+        self._hash.update(np.ascontiguousarray(rows).view(np.uint8).data)
+        return self
+
+    def text(self):
+        return self._hash.hexdigest()
 
 
 def validate(ds):
@@ -404,6 +440,12 @@ def trial_table(ds):
     """The trial table of a Session as a DataFrame, one row a trial, features as columns."""
     names = ["trial", *TRIAL_COORDS, *trial_features(ds)]
     return pd.DataFrame({n: ds[n].values for n in names})
+
+
+def epoch_table(ds):
+    """The stretches of each stimulus as a DataFrame: stimulus, start_frame, stop_frame (one past the last), block; empty where the source tells none."""
+    names = ("stimulus", "start_frame", "stop_frame", "block")
+    return pd.DataFrame({n: ds[f"epoch_{n}"].values if f"epoch_{n}" in ds.coords else [] for n in names})
 
 
 def describe_flags(ds):

@@ -21,7 +21,7 @@ import xarray as xr
 
 from .._files import write_netcdf
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from .protocol import schedule, stimuli_of
+from .protocol import SESSIONS, schedule, stimuli_of
 from .session import new_session, session_key
 from .store import Store, _file_name
 
@@ -87,7 +87,7 @@ def simulate(
         Folder of the store, made where missing.
     n_neurons : int
         The same neurons in every session, keys `subject/cell`.
-    sessions : sequence of {"A", "B", "C"}
+    sessions : sequence of {"A", "B", "C", "C2"}
         A: drifting gratings, 2 s and 1 s grey. B: static gratings and natural scenes, 0.25 s without grey. C: locally sparse noise,
         0.25 s, every frame another condition. Each stimulus comes in three blocks, with equal shares of a condition's repeats.
     repeats, image_repeats : int
@@ -126,8 +126,8 @@ def simulate(
         raise QfError(f"rate_hz, gap_s, seed: expected a rate above 0, the others at least 0, found {rate_hz}, {gap_s} and {seed}.")
     sessions = list(dict.fromkeys(sessions))
     for letter in sessions:
-        if letter not in ("A", "B", "C"):
-            raise UnknownKeyError(f"sessions: {letter!r} is not in the protocol; {did_you_mean(letter, 'ABC')}")
+        if letter not in SESSIONS:
+            raise UnknownKeyError(f"sessions: {letter!r} is not in the protocol; {did_you_mean(letter, SESSIONS)}")
         if letter != "A" and rate_hz < 8:
             raise QfError(f"rate_hz: expected at least 8 Hz for session {letter}, whose stimuli last 0.25 s, found {rate_hz}. Simulate A alone.")
     phys = physiology or Physiology()
@@ -138,13 +138,7 @@ def simulate(
             raise QfError(f"session: {subject}/{letter} is in {store.path} already. Choose another folder, subject or session.")
     params = _neurons(n_neurons, rate_hz, phys, _rng(seed, subject, "neurons"))
     for letter in sessions:
-        layout, shape = _rng(seed, subject, f"layout {letter}"), _rng(seed, subject, f"tuning {letter}")
-        stimuli = stimuli_of(letter, counts)
-        table, n_frames = schedule(stimuli, gap_s, rate_hz, layout)
-        drive = np.zeros((n_frames, n_neurons), np.float32)
-        for stimulus in stimuli:
-            _add_drive(drive, table, stimulus, params, rate_hz, shape)
-        truth = _run(drive, params, rate_hz, phys, _rng(seed, subject, f"dynamics {letter}"))
+        table, truth = record(letter, counts, params, gap_s=gap_s, rate_hz=rate_hz, phys=phys, subject=subject, seed=seed)
         f = _fluorescence(truth, params, rate_hz, _rng(seed, subject, f"shot noise {letter}"))
         session = new_session(
             f, subject=subject, session=letter, rate_hz=rate_hz, trials=table.drop(columns="code"), cells=[f"c{i:04d}" for i in range(n_neurons)],
@@ -154,6 +148,17 @@ def simulate(
         _save_truth(store, truth, params, session, phys)  # first, so that no session is ever without
         store.add(session)
     return store
+
+
+def record(letter, counts, params, *, gap_s, rate_hz, phys, subject, seed):
+    """One session of the protocol shown to the neurons of `params`: the trial table, and the truth as arrays, frame first."""
+    layout, shape = _rng(seed, subject, f"layout {letter}"), _rng(seed, subject, f"tuning {letter}")
+    stimuli = stimuli_of(letter, counts)
+    table, n_frames = schedule(stimuli, gap_s, rate_hz, layout)
+    drive = np.zeros((n_frames, len(params["peak"])), np.float32)
+    for stimulus in stimuli:
+        _add_drive(drive, table, stimulus, params, rate_hz, shape)
+    return table, _run(drive, params, rate_hz, phys, _rng(seed, subject, f"dynamics {letter}"))
 
 
 def _rng(seed, subject, purpose):
@@ -324,11 +329,10 @@ def _run(drive, params, rate_hz, phys, rng):
     return out
 
 
-def _fluorescence(truth, params, rate_hz, rng):
-    """The recorded trace (neuron, frame) float32: raw with shot noise, less 0.7 x neuropil."""
+def soma_and_neuropil(truth, params, rate_hz, rng):
+    """What the microscope records, in slabs of frames: first and one-past-last frame, soma with shot noise and neuropil, float32 (frame, neuron)."""
     q = _prepared(params, np.float32)
     n_frames, n = truth["rate"].shape
-    out = np.empty((n, n_frames), np.float32)
     for a in range(0, n_frames, 4096):
         b = min(a + 4096, n_frames)
         part = {k: truth[k][a:b] for k in ("slow", "quick", "shared", "neuropil")}
@@ -336,7 +340,14 @@ def _fluorescence(truth, params, rate_hz, rng):
         # sd grows with the square root of all light on the soma, and is `noise` in dF/F at rest
         at_rest = q["f0"] + q["neuropil_factor"] * q["neuropil0"]
         z = np.clip(rng.standard_normal((b - a, n), dtype=np.float32), -MAX_NOISE_SD, MAX_NOISE_SD)
-        raw = raw + q["noise"] * q["f0"] * np.sqrt(raw / at_rest) * z
+        yield a, b, raw + q["noise"] * q["f0"] * np.sqrt(raw / at_rest) * z, neuropil
+
+
+def _fluorescence(truth, params, rate_hz, rng):
+    """The recorded trace (neuron, frame) float32: raw with shot noise, less 0.7 x neuropil."""
+    n_frames, n = truth["rate"].shape
+    out = np.empty((n, n_frames), np.float32)
+    for a, b, raw, neuropil in soma_and_neuropil(truth, params, rate_hz, rng):
         out[:, a:b] = (raw - SUBTRACTED * neuropil).T
     return out
 

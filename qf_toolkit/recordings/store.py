@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -13,7 +14,7 @@ import xarray as xr
 
 from .._files import atomic_path
 from ..errors import DamagedFileError, QfError, SessionError, UnknownKeyError, did_you_mean
-from .session import session_key, signal_of, trial_table, validate
+from .session import session_key, trial_table, validate
 from .trials import cut
 
 CACHED_SESSIONS = 4  # a full Visual Coding session is 115 MB
@@ -107,18 +108,22 @@ class Store:
         """
         validate(session)
         key = session_key(session)
-        path = self.path / _file_name(key)
+        path, previous = self.path / _file_name(key), _previous(self.path / _file_name(key))
+        taken = QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
         if path.exists() and not overwrite:
-            raise QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
-        with atomic_path(path) as tmp:
-            tmp.write_bytes(session.to_netcdf(engine="h5netcdf"))  # by way of memory, as in write_netcdf
-            if path.exists():
-                previous = _previous(path)
-                previous.unlink(missing_ok=True)
-                try:
-                    os.link(path, previous)
-                except OSError:  # exFAT and some network drives have no links
-                    shutil.copyfile(path, previous)
+            raise taken
+        try:
+            with atomic_path(path, exclusive=not overwrite) as tmp:
+                tmp.write_bytes(_netcdf(session))
+                # a damaged file does not push out the good version kept before it
+                if overwrite and path.exists() and not (previous.exists() and _is_damaged(path)):
+                    previous.unlink(missing_ok=True)
+                    try:
+                        os.link(path, previous)
+                    except OSError:  # exFAT and some network drives have no links
+                        shutil.copyfile(path, previous)
+        except FileExistsError as e:  # another process was first
+            raise taken from e
         self._cache.pop(key, None)
         self._headers.pop(key, None)
         return key
@@ -144,7 +149,7 @@ class Store:
         if key not in self._headers:
             ds = self._read(key, load=False)
             try:
-                self._headers[key] = ds.drop_vars(signal_of(ds)).load()
+                self._headers[key] = ds.drop_vars(list(ds.data_vars)).load()  # traces, and what was recorded beside them
             finally:
                 ds.close()
         return self._headers[key]
@@ -191,6 +196,17 @@ class Store:
                 tables.append(table)
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "trial", "stimulus", "condition"])
 
+    @property
+    def neurons(self):
+        """Every neuron of every Session, a row each: session, subject, neuron (key), flag. A matched cell has a row in each of its sessions."""
+        tables = [
+            pd.DataFrame(
+                {"session": key, "subject": (ds := self.header(key)).attrs["subject"], "neuron": ds["neuron"].values, "flag": ds["flag"].values}
+            )
+            for key in self.keys()
+        ]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "neuron", "flag"])
+
     def trials(self, stimulus=None, **options):
         """Onset-aligned windows; see `qf_toolkit.recordings.trials.cut`, which takes the options."""
         return cut(self, stimulus=stimulus, **options)
@@ -214,6 +230,27 @@ def _open(path, load):
     except SessionError as e:
         ds.close()
         raise type(e)(f"{path}: {e}") from e
+
+
+def _netcdf(session):
+    """A Session as a netCDF file in memory, as in write_netcdf."""
+    if "dask" not in sys.modules:
+        return session.to_netcdf(engine="h5netcdf")
+    import dask.config
+
+    # in a worker, or beside a client, xarray would ask the cluster to lock the bytes in memory, and fail
+    with dask.config.set(scheduler="synchronous"):
+        return session.to_netcdf(engine="h5netcdf")
+
+
+def _is_damaged(path):
+    try:
+        _open(path, load=False).close()
+    except DamagedFileError:
+        return True
+    except SessionError:
+        pass
+    return False
 
 
 def _file_name(key):

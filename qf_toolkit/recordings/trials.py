@@ -16,6 +16,11 @@ from .session import TRIAL_COORDS, session_key, signal_of, trial_features, trial
 
 TARGETS = ("dff", "zscore")
 ACTIVE_RULES = ("gain", "abs_dff")
+PAPER_SCORE_S = {
+    "drifting_gratings": 2.0, "static_gratings": 0.5, "natural_scenes": 0.5, "locally_sparse_noise": 0.5, "locally_sparse_noise_4deg": 0.5,
+    "locally_sparse_noise_8deg": 0.5,
+}  # fmt: skip
+"""The response window of each stimulus, seconds from the onset on (paper Table A-1)."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +30,22 @@ class Window:
     baseline_s: float = 3.0  # before the onset (paper 4.2)
     response_s: float = 2.0  # from the onset on (paper 4.2)
     f0_s: float = 2.0  # F0 is the mean of the baseline's last f0_s; the paper is silent, the released code takes 2 s
-    score_s: float = 2.0  # from the onset on: what is labelled and scored (paper Table A-1)
+    score_s: float | str = 2.0  # from the onset on: what is labelled and scored; "paper": as in Table A-1, by stimulus
     signal: str = "dff"  # "dff", of the window; "zscore", of the stored trace, per neuron, on the training part
     active_rule: str = "gain"  # "gain" (paper 3.2): mean dF/F >= active_gain; "abs_dff" (released code): mean of abs > active_gain
     active_gain: float = 0.10
 
     def __post_init__(self):
         for name in ("baseline_s", "response_s", "f0_s", "score_s"):
+            if isinstance(getattr(self, name), str) and (name, self.score_s) != ("score_s", "paper"):
+                raise QfError(f"{name}: expected seconds{' or paper' * (name == 'score_s')}, found {getattr(self, name)!r}.")
+            if name == "score_s" and self.score_s == "paper":
+                continue
             if not getattr(self, name) > 0:
                 raise QfError(f"{name}: expected seconds above 0, found {getattr(self, name)}.")
         if self.f0_s > self.baseline_s:
             raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {self.f0_s}. Shorten f0_s.")
-        if self.score_s > self.response_s:
+        if self.score_s != "paper" and self.score_s > self.response_s:
             raise QfError(f"score_s: expected at most response_s = {self.response_s} s, found {self.score_s}. Shorten score_s.")
         if self.signal not in TARGETS:
             raise QfError(f"signal: expected one of {TARGETS}, found {self.signal!r}.")
@@ -44,8 +53,15 @@ class Window:
             raise QfError(f"active_rule: expected one of {ACTIVE_RULES}, found {self.active_rule!r}.")
 
     def frames(self, rate_hz):
-        """(baseline, response, f0, score) in frames, each at least 1."""
-        return tuple(max(1, round(s * rate_hz)) for s in (self.baseline_s, self.response_s, self.f0_s, self.score_s))
+        """(baseline, response, f0) in frames, each at least 1."""
+        return tuple(max(1, round(s * rate_hz)) for s in (self.baseline_s, self.response_s, self.f0_s))
+
+    def score_frames(self, rate_hz, stimuli):
+        """Frames from the onset on that are labelled and scored, an int array with one for each of `stimuli`; at least 1."""
+        if self.score_s != "paper":
+            return np.full(len(stimuli), max(1, round(self.score_s * rate_hz)))
+        seconds = {s: min(PAPER_SCORE_S.get(s, self.response_s), self.response_s) for s in set(stimuli)}
+        return np.array([max(1, round(seconds[s] * rate_hz)) for s in stimuli], int)
 
 
 def gather(traces, neurons, starts, length):
@@ -141,8 +157,9 @@ def cut(
     f0_s : float, optional
         F0 is the mean of the baseline's last `f0_s` seconds; the lesser of 2 s and the baseline where left out. With drifting gratings
         3 s apart, a 3 s baseline holds 2 s of the previous grating: `f0_s=1` takes the grey second alone.
-    score_s : float, optional
-        The part of the response that is labelled and scored, `response_s` where left out; the paper scores 0.5 s for the short stimuli.
+    score_s : float or "paper", optional
+        The part of the response that is labelled and scored, `response_s` where left out. "paper": 2 s for drifting gratings, 0.5 s for static
+        gratings, natural scenes and sparse noise (Table A-1).
     signal : {"dff", "zscore"}
     active_rule : {"gain", "abs_dff"}
     active_gain : float
@@ -218,7 +235,7 @@ def cut(
 
 def _complete(ds, onsets, window):
     """Which windows lie inside the recording and span no gap in time."""
-    n_baseline, n_response, _, _ = window.frames(ds.attrs["rate_hz"])
+    n_baseline, n_response, _ = window.frames(ds.attrs["rate_hz"])
     start, stop, n = onsets - n_baseline, onsets + n_response, ds.sizes["frame"]
     inside = (start >= 0) & (stop <= n)
     gap = np.diff(ds["frame_time"].values) > 1.5 / ds.attrs["rate_hz"]
@@ -304,7 +321,7 @@ class Trials:
 
     def intervals(self, session):
         """First and one-past-last frame of every window of a session, int array (trial, 2)."""
-        n_baseline, n_response, _, _ = self.window.frames(self.source.header(session).attrs["rate_hz"])
+        n_baseline, n_response, _ = self.window.frames(self.source.header(session).attrs["rate_hz"])
         onset = self.table.loc[self.table["session"] == session, "onset_frame"].to_numpy()
         return np.stack([onset - n_baseline, onset + n_response], 1)
 
@@ -352,7 +369,7 @@ class Trials:
         -------
         xarray.Dataset
             `dff` or `zscore` (trial, neuron, time) float32, NaN where missing; `valid` (trial, neuron, time) bool; `active` (trial, neuron) bool;
-            coords neuron, time (seconds from the onset), onset_frame, stimulus, condition, block and the features.
+            coords neuron, time (seconds from the onset), onset_frame, stimulus, condition, block, n_score (frames that are scored) and the features.
 
         Raises
         ------
@@ -365,14 +382,15 @@ class Trials:
             session = self.sessions[0]
         ds, w = self.source[session], self.window
         rate = float(ds.attrs["rate_hz"])
-        n_baseline, n_response, n_f0, n_score = w.frames(rate)
+        n_baseline, n_response, n_f0 = w.frames(rate)
         table = self.table[self.table["session"] == session]
         rows = self.rows[session]
         traces, floor = as_fluorescence(ds)
         starts = table["onset_frame"].to_numpy() - n_baseline
         x = gather(traces, rows, starts, n_baseline + n_response)
         dff, usable = window_dff(x, n_baseline, n_f0, floor[rows])
-        active = label_active(dff[..., n_baseline : n_baseline + n_score], w) & usable
+        n_score = w.score_frames(rate, table["stimulus"].tolist())
+        active = is_active(response_gain(dff[..., n_baseline:], n_score, w), w) & usable
         if w.signal == "zscore":
             mean, sd = self.scale_of(session)
             out = (gather(ds[signal_of(ds)].values, rows, starts, n_baseline + n_response) - mean[:, None]) / sd[:, None]
@@ -385,37 +403,48 @@ class Trials:
             "neuron": np.array(self.neurons_of(session), dtype=object),
             "time": (np.arange(n_baseline + n_response) - n_baseline) / rate,
             **{c: ("trial", table[c].to_numpy()) for c in (*TRIAL_COORDS, *trial_features(ds))},
+            "n_score": ("trial", n_score),
         }
         dims = ("trial", "neuron", "time")
         return xr.Dataset(
             {w.signal: (dims, np.where(valid, out, np.nan).astype(np.float32)), "valid": (dims, valid), "active": (dims[:2], active)},
             coords,
             {
-                "session": session, "rate_hz": rate, "n_baseline": n_baseline, "n_f0": n_f0, "n_score": n_score,
+                "session": session, "rate_hz": rate, "n_baseline": n_baseline, "n_f0": n_f0, "n_score": int(n_score.max()),
                 "unusable_observations": int((~valid.all(-1)).sum()), "left_out": _tell(self.counts) if self.counts else "",
                 "simulated": int(str(ds.attrs.get("source", "")) == "simulation"),
             },
         )  # fmt: skip
 
 
-def response_gain(dff, window):
+def response_gain(response, n_score, window):
     """What the label of activity is a threshold on: mean dF/F of the scored part (paper 3.2), or of its absolute value (released code's rule).
 
     Parameters
     ----------
-    dff : array or tensor, shape (..., time)
+    response : array or tensor, shape (observation, ..., time)
+        dF/F from the onset on.
+    n_score : array or tensor, shape (observation,)
+        Frames that are scored.
     window : Window
 
     Returns
     -------
-    array or tensor, shape (...)
+    array or tensor, shape (observation, ...)
     """
-    return (dff if window.active_rule == "gain" else abs(dff)).mean(-1)
+    out = None
+    for k in dict.fromkeys(n_score.tolist()):  # one or two lengths
+        part = response[..., :k]
+        gain = (part if window.active_rule == "gain" else abs(part)).mean(-1)
+        if out is None:
+            out = gain
+        else:
+            out[n_score == k] = gain[n_score == k]
+    return response[..., 0] if out is None else out
 
 
-def label_active(dff, window):
-    """Which observations are active, from the scored part of their response; arguments as `response_gain`, returns bool, shape (...)."""
-    gain = response_gain(dff, window)
+def is_active(gain, window):
+    """Which observations are active, from their `response_gain`: bool, shape of `gain`."""
     return gain >= window.active_gain if window.active_rule == "gain" else gain > window.active_gain
 
 

@@ -19,8 +19,8 @@ class QuantFormerClassifier(Downstream):
     options = ("dropout", "hide", "gain_weight")
     results = ("threshold",)
 
-    def __init__(self, autoencoder, neurons, stimuli, *, gain_weight=0.0, **options):
-        super().__init__(autoencoder, neurons, stimuli, gain_weight=gain_weight, **options)
+    def __init__(self, autoencoder, neurons, tokens, *, gain_weight=0.0, **options):
+        super().__init__(autoencoder, neurons, tokens, gain_weight=gain_weight, **options)
         self.threshold = 0.5
 
     def _objective(self, train, validation):
@@ -97,7 +97,7 @@ class QuantFormerClassifier(Downstream):
         raise QfError("sample: a classifier gives probabilities. Use predict_probability(trials).")
 
 
-def fit_classifier(autoencoder, split, *, tuning="fine", gain_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
+def fit_classifier(autoencoder, split, *, tuning="fine", stim_token=None, gain_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
     """Fit the activation classifier (paper 3.4.1).
 
     Parameters
@@ -105,7 +105,7 @@ def fit_classifier(autoencoder, split, *, tuning="fine", gain_weight=0.0, hide=0
     gain_weight : float
         Weight of learning which levels (-0.5, 0, 0.5, 2, 4 and 8 times that of the label) the response's gain passes. A label says one
         bit of a response; the levels say more of the same, and none of them is a forecast. 0 is the paper.
-    autoencoder, split, tuning, hide, dropout, seed, **options
+    autoencoder, split, tuning, stim_token, hide, dropout, seed, **options
         As in `fit_forecaster`.
 
     Returns
@@ -114,4 +114,4 @@ def fit_classifier(autoencoder, split, *, tuning="fine", gain_weight=0.0, hide=0
         Its threshold chosen on the validation part.
     """
     own = {"gain_weight": gain_weight, "hide": hide, "dropout": dropout}
-    return fit(QuantFormerClassifier, autoencoder, split, own, tuning=tuning, seed=seed, **options)
+    return fit(QuantFormerClassifier, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

@@ -9,7 +9,8 @@ import torch
 from ..errors import QfError
 from ..models.batch import Batch
 from ..recordings.session import signal_of
-from ..recordings.trials import as_fluorescence, label_active, response_gain, window_dff
+from ..recordings.trials import as_fluorescence, is_active, response_gain, window_dff
+from .tokens import token_id
 
 CHUNK = 8192  # observations looked at together where every window is visited once
 
@@ -46,8 +47,7 @@ class Bank:
     neurons : dict
         {neuron key: position in the model's table}.
     stimuli : dict
-        {key of the stimulus token: position}.
-    stim_token : {"condition", "category"}
+        {key of the stimulus token, a condition or a category: position}.
     device : torch.device
     scale : dict, optional
         {neuron key: divisor of its signal}; 1 where left out.
@@ -61,9 +61,9 @@ class Bank:
         Observations left out: something missing in the window, or a neuron or stimulus without a token.
     """
 
-    def __init__(self, trials, neurons, stimuli, stim_token, device, scale=None):
-        self.window, self.device = trials.window, device
-        self.n_baseline, self.n_response, self.n_f0, self.n_score = trials.window.frames(trials.rate_hz)
+    def __init__(self, trials, neurons, stimuli, device, scale=None):
+        self.window, self.device, self._stimuli = trials.window, device, dict(stimuli)
+        self.n_baseline, self.n_response, self.n_f0 = trials.window.frames(trials.rate_hz)
         self.length = self.n_baseline + self.n_response
         flat, first, self.unknown, self.unusable = [], [], 0, 0
         columns = {name: [] for name in ("neuron", "condition", "session")}
@@ -79,7 +79,7 @@ class Bank:
                 mean = mean + np.float32(signal_of(ds) == "dff")  # as_fluorescence has added 1
             keys = trials.neurons_of(session)
             table = trials.table[trials.table["session"] == session]
-            token = table["condition" if stim_token == "condition" else "stimulus"].map(stimuli)
+            token = table["condition"].map({c: token_id(stimuli, c) for c in table["condition"].unique()})
             known = np.array([k in neurons for k in keys])
             self.unknown += len(table) * len(rows) - int(token.notna().sum()) * int(known.sum())
             table, token = table[token.notna()], token[token.notna()].to_numpy(dtype=np.int64)
@@ -89,6 +89,7 @@ class Bank:
             first.append((offset + starts[:, None] + np.arange(len(rows)) * traces.shape[1]).ravel())
             columns["neuron"].append(np.tile([neurons[k] for k in keys], len(table)))
             columns["condition"].append(np.repeat(token, len(rows)))
+            columns.setdefault("n_score", []).append(np.repeat(trials.window.score_frames(trials.rate_hz, table["stimulus"].tolist()), len(rows)))
             columns["session"].append(np.full(len(table) * len(rows), position))
             per_neuron["floor"].append(floor)
             per_neuron["mean"].append(mean)
@@ -115,8 +116,13 @@ class Bank:
     def digest(self):
         """A hash of what is learnt from but the traces themselves: which windows, labels, tokens and scales."""
         found = hashlib.blake2b(digest_size=12)
-        for name in ("first", "neuron", "condition", "active", "gain", "scale", "mean", "sd"):
+        for name in ("first", "neuron", "active", "gain", "scale", "mean", "sd"):
             found.update(getattr(self, name).cpu().numpy().tobytes())
+        # tokens by key: where features make them, their positions depend on which conditions a model has met before
+        names = {i: k for k, i in self._stimuli.items()}
+        used, which = self.condition.cpu().unique(return_inverse=True)
+        keys = [names[i] for i in used.tolist()]
+        found.update("\n".join(sorted(keys)).encode() + np.argsort(np.argsort(keys))[which.numpy()].tobytes())
         return found.hexdigest()
 
     def _keep_usable(self):
@@ -126,17 +132,17 @@ class Bank:
             keep[at] = usable & torch.isfinite(x).all(1)
             # the label is a gain in fluorescence, whatever signal is forecast
             dff, has_f0 = window_dff(self.flat[self.first[at, None] + self._frames], self.n_baseline, self.n_f0, self.floor[self.row[at]])
-            scored = dff[:, self.n_baseline : self.n_baseline + self.n_score]
-            self.active[at] = (label_active(scored, self.window) & has_f0).float()
-            self.gain[at] = torch.where(has_f0, response_gain(scored, self.window), 0.0)
+            gain = response_gain(dff[:, self.n_baseline :], self.n_score[at], self.window)
+            self.active[at] = (is_active(gain, self.window) & has_f0).float()
+            self.gain[at] = torch.where(has_f0, gain, 0.0)
         self.unusable = int((~keep).sum())
-        for name in ("first", "neuron", "condition", "session", "row", "active", "gain"):
+        for name in ("first", "neuron", "condition", "session", "row", "n_score", "active", "gain"):
             setattr(self, name, getattr(self, name)[keep])
         if not len(self.first):
             raise QfError(
                 f"trials: no observation is left in one part of the split ({self.unusable} with values missing or F0 too small, {self.unknown} of a "
                 "neuron or stimulus without a token, since the training part has none of it). Look at the recording with `qf info`; where every "
-                'trial is a condition of its own, take stim_token="category" (--stim-token category).'
+                'trial is a condition of its own, take stim_token="category" (--stim-token category) or "features".'
             )
 
     def _signal(self, at):

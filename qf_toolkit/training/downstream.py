@@ -13,6 +13,7 @@ from .forecaster import Forecaster, check_keys, join_seen, seen_frames
 from .loop import LoopConfig, run
 from .pretrain import Autoencoder, _scales
 from .saving import digest, read_model, same_version, write_model
+from .tokens import StimulusTokens, token_id
 
 
 class Downstream(Forecaster):
@@ -23,7 +24,7 @@ class Downstream(Forecaster):
     options: tuple = ("dropout", "hide")  # how it is trained, and
     results: tuple = ()  # what is found after training; both are saved
 
-    def __init__(self, autoencoder, neurons, stimuli, *, dropout=None, hide=0.0, **weights):
+    def __init__(self, autoencoder, neurons, tokens, *, dropout=None, hide=0.0, **weights):
         super().__init__()
         if dropout is not None and not 0 <= dropout < 1:
             raise QfError(f"dropout: expected from 0 to below 1, found {dropout}.")
@@ -34,10 +35,10 @@ class Downstream(Forecaster):
             raise QfError(f"hide: expected a share from 0 to 1, found {hide}.")
         self.autoencoder, self.dropout, self.hide = autoencoder, dropout, hide
         vars(self).update(weights)
-        self.neurons, self.stimuli = list(neurons), list(stimuli)
+        self.neurons, self.tokens = list(neurons), tokens
         self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
         self.history, self.chosen = [], {}
-        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), len(self.stimuli), dropout)
+        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), tokens.size, dropout)
         self.module.to(autoencoder.device).eval()
         self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
 
@@ -47,14 +48,19 @@ class Downstream(Forecaster):
 
     @property
     def stim_token(self):
-        return self.autoencoder.config.stim_token
+        """What has a stimulus token; see `StimulusTokens`."""
+        return self.tokens.kind
+
+    @property
+    def stimuli(self):
+        """Keys of the conditions and categories that have a token, or under "features" an embedding."""
+        return self.tokens.keys
 
     def prepare(self, trials):
         """Check rate, window, neurons and conditions; give the trials this model's z-scores."""
         trials = self.autoencoder.prepare(trials)
         check_keys("neuron", trials.neurons, self.neurons, "Add it with model.add_neurons(split), or choose neurons=... in trials().")
-        column = "condition" if self.stim_token == "condition" else "stimulus"
-        check_keys(column, trials.table[column], self.stimuli, "Train with trials of it, or choose other trials.")
+        self.tokens.check(trials.conditions)
         return trials
 
     def check_labels(self, trials):
@@ -62,20 +68,25 @@ class Downstream(Forecaster):
 
     def bank(self, trials):
         """The observations of `trials` with this model's tokens and scales."""
-        return Bank(trials, self._table(self.neurons), self._table(self.stimuli), self.stim_token, self.device, self._scale)
+        return Bank(trials, self._table(self.neurons), self._stimulus_ids(trials.conditions), self.device, self._scale)
 
     @staticmethod
     def _table(keys):
         return {k: i for i, k in enumerate(keys)}
 
+    def _stimulus_ids(self, conditions):
+        """{key of the stimulus token: position}; under "features" the module learns what conditions not met before are, but no weight of theirs."""
+        if self.stim_token == "features":
+            self.module.stimuli.describe(*map(torch.from_numpy, self.tokens.describe(conditions)))
+        return self.tokens.ids
+
     def _ids(self, neurons, conditions):
-        """Positions of tokens for every (trial, neuron), flat; condition keys are reduced to categories where those have the tokens."""
-        names = conditions if self.stim_token == "condition" else [c.split("/")[0] for c in conditions]
+        """Positions of tokens for every (trial, neuron), flat."""
         check_keys("neuron", neurons, self.neurons, "Add it with model.add_neurons(split).")
-        check_keys(self.stim_token, names, self.stimuli, "Train with trials of it.")
-        n, s = self._table(self.neurons), self._table(self.stimuli)
-        neuron = torch.tensor([n[k] for k in neurons], device=self.device).repeat(len(names))
-        stimulus = torch.tensor([s[k] for k in names], device=self.device).repeat_interleave(len(neurons))
+        self.tokens.check(conditions)
+        n, s = self._table(self.neurons), self._stimulus_ids(conditions)
+        neuron = torch.tensor([n[k] for k in neurons], device=self.device).repeat(len(conditions))
+        stimulus = torch.tensor([token_id(s, c) for c in conditions], device=self.device).repeat_interleave(len(neurons))
         return neuron, stimulus
 
     def _flat(self, context, neurons):
@@ -151,7 +162,7 @@ class Downstream(Forecaster):
         self.history = run(
             self.module, lambda: torch.randperm(len(train), device=self.device), step, validate,
             LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, patience=patience, seed=seed),
-            settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, "stimuli": self.stimuli, "window": asdict(split.train.window),
+            settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, **self.tokens.note(), "window": asdict(split.train.window),
                       "model": asdict(self.autoencoder.config), "pretrained": digest(self.autoencoder.module.state_dict()),
                       "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
                       **self._settings(*self.options)},
@@ -172,7 +183,7 @@ class Downstream(Forecaster):
     def save(self, folder):
         """Write config.json and model.safetensors into `folder`."""
         note = {
-            "autoencoder": self.autoencoder.note(), "neurons": self.neurons, "stimuli": self.stimuli, "scale": self._scale,
+            "autoencoder": self.autoencoder.note(), "neurons": self.neurons, **self.tokens.note(), "scale": self._scale,
             "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen,
             **self._settings(*self.options, *self.results),
         }  # fmt: skip
@@ -186,7 +197,8 @@ class Downstream(Forecaster):
         pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
         with same_version(folder):
             autoencoder = Autoencoder.from_note(note["autoencoder"], pick("pretrained."), pick_device(device))
-            self = cls(autoencoder, note["neurons"], note["stimuli"], **{n: note[n] for n in cls.options})
+            tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
+            self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
             self.module.load_state_dict(pick("task."))
             self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
             self.window = Window(**note["window"])
@@ -204,15 +216,11 @@ class Downstream(Forecaster):
         """What is found on the validation part after training; not `anew` where only new neurons learnt."""
 
 
-def _keys(autoencoder, split):
-    column = "condition" if autoencoder.config.stim_token == "condition" else "stimulus"
-    return split.train.neurons, sorted(split.train.table[column].unique())
-
-
-def fit(kind, autoencoder, split, own, *, seed, **options):
+def fit(kind, autoencoder, split, own, *, stim_token, seed, **options):
     """Make a Downstream of `kind` with the tokens of the training part and its `own` options, and train it."""
+    tokens = StimulusTokens.learnt(autoencoder.config.stim_token if stim_token is None else stim_token, split.train.table)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = kind(autoencoder, *_keys(autoencoder, split), **own)
+        model = kind(autoencoder, split.train.neurons, tokens, **own)
     model._train(split, seed=seed, **options)
     return model

@@ -13,6 +13,7 @@ from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import check_rate, check_unseen, seen_frames
 from .loop import LoopConfig, run
 from .saving import read_model, same_version, write_model
+from .tokens import category_of
 
 
 class Autoencoder:
@@ -191,7 +192,7 @@ def pretrain(
     """
     device = pick_device(device)
     window, rate = split.train.window, split.train.rate_hz
-    n_baseline, n_response, _, _ = window.frames(rate)
+    n_baseline, n_response, _ = window.frames(rate)
     known = {f.name for f in fields(QuantFormerConfig)}
     if unknown := sorted(set(overrides) - known):
         raise QfError(f"{unknown[0]}: no setting of pretrain or QuantFormerConfig; known: {', '.join(sorted(known))}.")
@@ -205,9 +206,9 @@ def pretrain(
         check_rate(rate, part)
     scale = _scales(split.train, normalise, device)
     everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
-    tokens = {s: 0 for p in (split.train, split.validation) for s in p.table["stimulus"]}
+    tokens = {category_of(c): 0 for p in (split.train, split.validation) for c in p.conditions}
     pooled = {n: scale.get(n, scale[""]) for n in everything}
-    train, validation = (Bank(p, everything, tokens, "category", device, pooled) for p in (split.train, split.validation))
+    train, validation = (Bank(p, everything, tokens, device, pooled) for p in (split.train, split.validation))
     tell_left_out(train, validation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -241,7 +242,7 @@ def pretrain(
 def _scales(trials, normalise, device):
     """{neuron key: divisor} of the training part; "" is the pooled one."""
     keys = trials.neurons
-    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(trials.table["stimulus"], 0), "category", device)
+    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), device)
     spread, neuron, counted = bank.spread()
     spread, neuron = spread[counted].cpu().numpy(), neuron[counted].cpu().numpy()
     pooled = float(np.sqrt(np.mean(np.square(spread)))) or 1.0

@@ -36,8 +36,8 @@ class QuantFormerForecaster(Downstream):
     options = ("dropout", "hide", "expectation_weight")
     results = ("decode", "temperature", "residual")
 
-    def __init__(self, autoencoder, neurons, stimuli, *, expectation_weight=0.0, **options):
-        super().__init__(autoencoder, neurons, stimuli, expectation_weight=expectation_weight, **options)
+    def __init__(self, autoencoder, neurons, tokens, *, expectation_weight=0.0, **options):
+        super().__init__(autoencoder, neurons, tokens, expectation_weight=expectation_weight, **options)
         self.decode, self.temperature, self.residual = "soft", 1.0, {}
 
     def _objective(self, train, validation):
@@ -155,7 +155,7 @@ class QuantFormerForecaster(Downstream):
         return np.stack(out)
 
 
-def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
+def fit_forecaster(autoencoder, split, *, tuning="fine", stim_token=None, expectation_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
     """Fit the response forecaster (paper 3.4.2, eq. 4).
 
     Parameters
@@ -164,6 +164,9 @@ def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0,
     split : Split
     tuning : {"fine", "prompt"}
         Encoder, tokens and head learn, or tokens and head alone; codebook and decoder are always frozen.
+    stim_token : {"auto", "condition", "category", "features"}, optional
+        What has a stimulus token; the auto-encoder's where left out. "auto": each condition where conditions are repeated in training, else
+        the stimulus category. "condition" is the paper, "features" near the released code; see `training.tokens.StimulusTokens`.
     expectation_weight : float
         Weight of the soft decoding's squared error beside eq. 4; 0 is the paper.
     hide : float
@@ -181,4 +184,4 @@ def fit_forecaster(autoencoder, split, *, tuning="fine", expectation_weight=0.0,
         Its decoding and temperature chosen on the validation part.
     """
     own = {"expectation_weight": expectation_weight, "hide": hide, "dropout": dropout}
-    return fit(QuantFormerForecaster, autoencoder, split, own, tuning=tuning, seed=seed, **options)
+    return fit(QuantFormerForecaster, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

@@ -1,8 +1,10 @@
 """Writing files so that a crash, a full disk or a kill never leaves half of one behind."""
 
 import contextlib
+import errno
 import os
 import re
+import shutil
 import socket
 import sys
 import tempfile
@@ -95,14 +97,14 @@ def sweep(folder):
     Those of a living process stay; so do, for a day, those of other machines, which can't be asked.
     """
     for part in Path(folder).glob(".*.part"):
+        named = _PART.search(part.name)
         with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > A_DAY or _is_orphan(part):
+            if named and (time.time() - part.stat().st_mtime > A_DAY or _is_orphan(named)):
                 part.unlink()
 
 
-def _is_orphan(part):
-    named = _PART.search(part.name)
-    if not named or named["host"] != HOST or sys.platform == "win32":  # there, os.kill(pid, 0) is Ctrl-C
+def _is_orphan(named):
+    if named["host"] != HOST or sys.platform == "win32":  # there, os.kill(pid, 0) is Ctrl-C
         return False
     try:
         os.kill(int(named["pid"]), 0)
@@ -122,5 +124,25 @@ def write_text(path, text):
 def write_netcdf(ds, path):
     """Write a Dataset to `path` atomically."""
     with atomic_path(path) as tmp:
-        # built in memory first: HDF5 crashes the interpreter at its exit when the disk fills up under an open file
-        tmp.write_bytes(ds.to_netcdf(engine="h5netcdf"))
+        fill_netcdf(ds, tmp)
+
+
+def fill_netcdf(ds, tmp):
+    """Write a Dataset into the temporary file of `atomic_path`."""
+    # HDF5 crashes the interpreter at its exit when the disk fills up under an open file: see before that there is room
+    room = ds.nbytes + ds.nbytes // 50 + sum(v.size * 64 for v in ds.variables.values() if v.dtype.kind in "OU") + (1 << 18)
+    with open(tmp, "wb") as f:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(f.fileno(), 0, room)
+            except OSError as e:
+                if e.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                    raise
+        elif shutil.disk_usage(tmp.parent).free < room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with contextlib.ExitStack() as alone:
+        if "dask" in sys.modules:  # in a worker, or beside a client, xarray would ask the cluster for a lock on this file
+            import dask.config
+
+            alone.enter_context(dask.config.set(scheduler="synchronous"))
+        ds.to_netcdf(tmp, engine="h5netcdf")

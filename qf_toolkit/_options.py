@@ -140,6 +140,7 @@ def build_parser(readers, run):
     p = command("demo", "simulate, train, forecast and evaluate, in some minutes", "qf demo --out demo --size small")
     p.add_argument("--out", default="demo", metavar="DIR")
     p.add_argument("--size", choices=("full", "small", "tiny"), default="full")
+    p.add_argument("--data", choices=("simulated", "allen"), default="simulated", help="allen: four stimuli, from Visual Coding files of a simulated mouse")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto", help="auto, cpu, cuda...")
     return top

@@ -291,7 +291,7 @@ def _evaluate(args):
 def _demo(args):
     from .demo import demo
 
-    demo(args.out, size=args.size, seed=args.seed, device=args.device, progress=not args.quiet)
+    demo(args.out, size=args.size, seed=args.seed, device=args.device, progress=not args.quiet, data=args.data)
 
 
 def _progress(items, args, label, unit="file"):

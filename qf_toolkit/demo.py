@@ -32,11 +32,39 @@ SIZES = {
         "classifier": {"epochs": 1},
     },
 }
-MADE = ("store", "autoencoder", "forecaster", "classifier", "figures")
+# what a container of Visual Coding files holds, and how long each stage learns from it
+ALLEN = {
+    "full": {
+        "simulate": {"n_neurons": 24, "repeats": 12, "directions": 4, "images": 8, "orientations": 4, "spatial_frequencies": 1, "phases": 2,
+                     "image_repeats": 24, "noise_frames": 600},
+        "config": {"width": 32, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
+        "pretrain": {"epochs": 12, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
+        "forecaster": {"epochs": 20, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
+        "classifier": {"epochs": 12, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
+    },
+    "small": {
+        "simulate": {"n_neurons": 10, "repeats": 9, "directions": 2, "images": 4, "orientations": 2, "spatial_frequencies": 1, "phases": 2,
+                     "image_repeats": 24, "noise_frames": 300},
+        "config": {"width": 32, "layers": 1, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
+        "pretrain": {"epochs": 8, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
+        "forecaster": {"epochs": 8, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
+        "classifier": {"epochs": 5, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
+    },
+    "tiny": {
+        "simulate": {"n_neurons": 3, "repeats": 9, "directions": 1, "temporal_frequencies": 1, "images": 2, "orientations": 1,
+                     "spatial_frequencies": 1, "phases": 1, "image_repeats": 24, "noise_frames": 90},
+        "config": {"width": 16, "layers": 1, "heads": 2, "patch_frames": 15, "codes": 8},
+        "pretrain": {"epochs": 1},
+        "forecaster": {"epochs": 1},
+        "classifier": {"epochs": 1},
+    },
+}  # fmt: skip
+STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")
+MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")
 MARK = "demo.json"
 
 
-def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
+def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data="simulated"):
     """Run the demo, printing as it goes. Interrupted, the same call goes on where it was.
 
     Parameters
@@ -44,6 +72,9 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
     out : str or Path
         Folder of everything it makes; a former demo in it is replaced.
     size : {"full", "small", "tiny"}
+    data : {"simulated", "allen"}
+        A simulated session of drifting gratings; or a simulated container of Visual Coding files (NWB 1.0, sessions A, B and C), imported through
+        allensdk, with a table and figures for each of the four stimuli.
     seed : int
         Of the simulation and of the training.
     device : str
@@ -53,12 +84,12 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
     Returns
     -------
     list of Path
-        The table of the forecasts, that of the activations, and the figures.
+        The table of the forecasts, that of the activations, and the figures; with data="allen" of each stimulus.
 
     Raises
     ------
     QfError
-        If the folder holds something else, or can't be written.
+        If the folder holds something else, or can't be written; with data="allen" if allensdk is missing.
     """
     from .recordings.simulate import simulate
     from .recordings.store import Store
@@ -68,9 +99,13 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
 
     if size not in SIZES:
         raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
-    out, plan = Path(out), SIZES[size]
-    _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "plan": plan})
+    if data not in ("simulated", "allen"):
+        raise QfError(f"data: expected simulated or allen, found {data!r}.")
+    out, plan = Path(out), (ALLEN if data == "allen" else SIZES)[size]
+    _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "data": data, "plan": plan})
     common = {"seed": seed, "progress": progress}
+    if data == "allen":
+        return _finished(out, _demo_allen(out, plan, device, common))
 
     print(f"1. a simulated mouse sees drifting gratings (size {size}, seed {seed})")
     store = Store(out / "store", create=True)
@@ -87,8 +122,55 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True):
     classifier = fit_classifier(model, split, checkpoint=out / "classifier" / "checkpoint", **plan["classifier"], **common)
     classifier.save(out / "classifier")
     print("4. forecasts of the last block, which no model has seen\n")
-    paths = report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True, progress=progress)
+    return _finished(
+        out, report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True, progress=progress)
+    )
+
+
+def _finished(out, paths):
     write_text(out / MARK, json.dumps({**json.loads((out / MARK).read_text(encoding="utf-8")), "done": True}, indent=2) + "\n")
+    return paths
+
+
+def _demo_allen(out, plan, device, common):
+    from .recordings.allen import read_allen
+    from .recordings.many import import_many
+    from .recordings.simulate_allen import simulate_container
+    from .recordings.splits import split_blocks
+    from .recordings.store import Store
+    from .training.activation import fit_classifier
+    from .training.pretrain import pretrain
+    from .training.response import fit_forecaster
+
+    print(f"1. a simulated mouse is shown sessions A, B and C of Visual Coding (seed {common['seed']})")
+    files = sorted((out / "files").glob("*.nwb"))
+    if len(files) < 3:
+        files = simulate_container(out / "files", seed=common["seed"], **plan["simulate"])
+    print("2. its NWB 1.0 files are imported through allensdk")
+    for done in import_many(read_allen, files, out / "store", workers=1, progress=False):
+        if done.error is not None:
+            raise QfError(done.error)
+    store = Store(out / "store")
+
+    def split_of(stimulus):
+        # F0 from the last second: gratings are 3 s apart, of images it holds four
+        return split_blocks(store.trials(stimulus=stimulus, baseline_s=3.0, response_s=2.0, f0_s=1.0, score_s="paper"))
+
+    split = split_of(list(STIMULI))
+    print(f"   {split.train}\n   {split}")
+    print("3. pre-training on all four stimuli")
+    model = pretrain(split, checkpoint=out / "autoencoder" / "checkpoint", device=device, **plan["config"], **plan["pretrain"], **common)
+    model.save(out / "autoencoder")
+    paths = []
+    for i, stimulus in enumerate(STIMULI):
+        print(f"\n4.{i + 1} {stimulus.replace('_', ' ')}: forecaster and classifier, then forecasts of the last block, which no model has seen")
+        split = split_of(stimulus)
+        models = []
+        for name, fit in (("forecaster", fit_forecaster), ("classifier", fit_classifier)):
+            folder = out / name / stimulus
+            models.append(fit(model, split, checkpoint=folder / "checkpoint", **plan[name], **common))
+            models[-1].save(folder)
+        paths += report(models, split, out=out / f"{stimulus}.csv", figures=out / "figures" / stimulus, progress=common["progress"])
     return paths
 
 

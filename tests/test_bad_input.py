@@ -323,7 +323,7 @@ def test_each_trial_a_condition_of_its_own(raw, capsys):
     argv = ["pretrain", raw / "store", "--out", raw / "model", "--split", "chronological", *QUICK]
     assert main([str(a) for a in argv]) == 0
     fit = ["fit", raw / "store", "--pretrained", raw / "model", "--epochs", "1", "--quiet", "--out", raw / "fit"]
-    assert main([str(a) for a in fit]) == 0 and "one token" in capsys.readouterr().err  # its category has it
+    assert main([str(a) for a in fit]) == 0 and "one for all of them" in capsys.readouterr().err  # its category has it
     line = refused(capsys, *fit[:-1], raw / "other", "--stim-token", "condition")
     assert "without a token" in line and "--stim-token category" in line
     assert main(arrays(raw, "--overwrite", "--condition-columns", "direction")) == 0

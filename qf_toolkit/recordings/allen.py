@@ -215,18 +215,23 @@ def _centres(path, n):
     import h5py
 
     with h5py.File(path, "r") as f:
-        where = f"{PIPELINE}/ImageSegmentation/imaging_plane_1"
-        if f"{where}/roi_list" not in f:
+        rois = f.get(f"{PIPELINE}/ImageSegmentation/imaging_plane_1", {})
+        if "roi_list" not in rois:
             return {}
-        names = f[f"{where}/roi_list"][()]
-        centres = np.full((n, 2), np.nan, np.float32)
-        for i, name in enumerate(names[:n]):
-            if f"{where}/{name.decode()}/img_mask" in f:
-                mask = f[f"{where}/{name.decode()}/img_mask"][()]
-                rows = np.flatnonzero(mask.any(1))  # most of the field is empty
-                if len(rows):
-                    inside, column = np.nonzero(mask[rows])
-                    centres[i] = column.mean(), rows[inside].mean()
+        centres, mask = np.full((n, 2), np.nan, np.float32), np.empty((0, 0))
+        for i, name in enumerate(rois["roi_list"][()][:n]):
+            # one array for all, filled by h5py's lower layer: hundreds of masks, each nearly empty
+            try:
+                stored = h5py.h5d.open(rois.id, name + b"/img_mask")
+            except KeyError:
+                continue
+            if mask.shape != stored.shape or mask.dtype != stored.dtype:
+                mask = np.empty(stored.shape, stored.dtype)
+            stored.read(h5py.h5s.ALL, h5py.h5s.ALL, mask)
+            rows = np.flatnonzero(mask.any(1))
+            if len(rows):
+                inside, column = np.nonzero(mask[rows])
+                centres[i] = column.mean(), rows[inside].mean()
     return {"x": centres[:, 0], "y": centres[:, 1]}
 
 

@@ -114,7 +114,7 @@ def _write_rois(f, n, cell_specimen_ids, centres, experiment_id):
     for i, name in enumerate(names):
         column, row = centres[i] if centres is not None else (20 + 20 * (i % 24), 20 + 20 * (i // 24 % 24))
         mask = ((x - column) ** 2 + (y - row) ** 2 <= 36).astype(np.uint8)
-        f.create_dataset(f"{where}/imaging_plane_1/{name}/img_mask", data=mask, compression="gzip", compression_opts=1)
+        f.create_dataset(f"{where}/imaging_plane_1/{name}/img_mask", data=mask, chunks=mask.shape, compression="gzip", compression_opts=1)
 
 
 def simulate_container(

@@ -49,7 +49,7 @@ def split_blocks(trials, test=-1, validation=0.15):
     test : int
         Position of the test block among those of each session; -1 is the last.
     validation : float
-        Share of each training block, its end, that becomes the validation part.
+        Share of each training block (of each stimulus), its end, that becomes the validation part.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def split_blocks(trials, test=-1, validation=0.15):
         if not -len(blocks) <= test < len(blocks):
             raise QfError(f"test: expected a block position from {-len(blocks)} to {len(blocks) - 1} in {session}, found {test}.")
         is_test[rows.index[rows["block"] == blocks[test]]] = True
-    groups = trials.table["session"] + "#" + trials.table["block"].astype(str)
+    groups = _blocks(trials)
     return _parts(trials, is_test, groups, validation, 0, f"by block (test block {test})")
 
 
@@ -135,8 +135,13 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
     if value not in known:
         raise UnknownKeyError(f"{column}: {value!r} has no trial here; {did_you_mean(value, known)}")
     is_test = (trials.table[column] == value).to_numpy()
-    groups = trials.table["session"] + "#" + trials.table["block"].astype(str)
+    groups = _blocks(trials)
     return _parts(trials, is_test, groups, validation, 0, f"leaving out {column} {value}")
+
+
+def _blocks(trials):
+    """What a trial's block is called: blocks are numbered anew in each session, and for each stimulus in it."""
+    return trials.table["session"] + "#" + trials.table["stimulus"] + "#" + trials.table["block"].astype(str)
 
 
 def _parts(trials, is_test, groups, validation, gap_s, rule):

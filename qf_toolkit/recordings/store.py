@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote, unquote
 import pandas as pd
 import xarray as xr
 
-from .._files import atomic_path
+from .._files import atomic_path, fill_netcdf
 from ..errors import DamagedFileError, QfError, SessionError, UnknownKeyError, did_you_mean
 from .session import session_key, trial_table, validate
 from .trials import cut
@@ -114,7 +113,7 @@ class Store:
             raise taken
         try:
             with atomic_path(path, exclusive=not overwrite) as tmp:
-                tmp.write_bytes(_netcdf(session))
+                fill_netcdf(session, tmp)
                 # a damaged file does not push out the good version kept before it
                 if overwrite and path.exists() and not (previous.exists() and _is_damaged(path)):
                     previous.unlink(missing_ok=True)
@@ -230,17 +229,6 @@ def _open(path, load):
     except SessionError as e:
         ds.close()
         raise type(e)(f"{path}: {e}") from e
-
-
-def _netcdf(session):
-    """A Session as a netCDF file in memory, as in write_netcdf."""
-    if "dask" not in sys.modules:
-        return session.to_netcdf(engine="h5netcdf")
-    import dask.config
-
-    # in a worker, or beside a client, xarray would ask the cluster to lock the bytes in memory, and fail
-    with dask.config.set(scheduler="synchronous"):
-        return session.to_netcdf(engine="h5netcdf")
 
 
 def _is_damaged(path):

@@ -12,7 +12,10 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
     from .models.quantformer import QuantFormerConfig
+    from .recordings.allen import read_allen
+    from .recordings.allen_cache import AllenCache
     from .recordings.arrays import from_arrays
+    from .recordings.many import import_many
     from .recordings.nwb import read_nwb
     from .recordings.session import new_session
     from .recordings.simulate import simulate
@@ -27,6 +30,7 @@ if TYPE_CHECKING:  # for editors and the type checker
 __version__ = "0.1.0"
 
 __all__ = [
+    "AllenCache",
     "QfError",
     "QuantFormerConfig",
     "Store",
@@ -37,11 +41,13 @@ __all__ = [
     "fit_classifier",
     "fit_forecaster",
     "from_arrays",
+    "import_many",
     "leave_one_out",
     "load",
     "new_session",
     "open_store",
     "pretrain",
+    "read_allen",
     "read_nwb",
     "read_suite2p",
     "show",
@@ -55,6 +61,9 @@ _HOME = {
     "recordings.session": ("new_session",),
     "recordings.simulate": ("simulate",),
     "recordings.arrays": ("from_arrays",),
+    "recordings.allen": ("read_allen",),
+    "recordings.allen_cache": ("AllenCache",),
+    "recordings.many": ("import_many",),
     "recordings.nwb": ("read_nwb",),
     "recordings.suite2p": ("read_suite2p",),
     "recordings.splits": ("split_blocks", "split_chronological", "leave_one_out"),

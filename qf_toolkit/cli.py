@@ -82,6 +82,7 @@ def _simulate(args):
 
 
 def _info(args):
+    from .recordings.session import epoch_table
     from .recordings.store import Store
 
     store = Store(args.store)
@@ -98,6 +99,11 @@ def _info(args):
         print()
         table = rows.groupby("stimulus").agg(trials=("trial", "size"), conditions=("condition", "nunique"), blocks=("block", "nunique"))
         print(table.to_string())
+    epochs = epoch_table(store.header(args.session))
+    without = epochs[~epochs["stimulus"].isin(rows["stimulus"])]
+    if len(without):
+        print("\nstretches without trials (frames, the last one excluded)")
+        print(without.to_string(index=False))
     return 0
 
 

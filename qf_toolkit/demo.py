@@ -32,31 +32,31 @@ SIZES = {
         "classifier": {"epochs": 1},
     },
 }
-# what a container of Visual Coding files holds, and how long each stage learns from it
+# what a container of Visual Coding files holds, and how many steps each stage learns from it; the stimuli differ tenfold in their trials
 ALLEN = {
     "full": {
-        "simulate": {"n_neurons": 24, "repeats": 12, "directions": 4, "images": 8, "orientations": 4, "spatial_frequencies": 1, "phases": 2,
-                     "image_repeats": 24, "noise_frames": 600},
-        "config": {"width": 32, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
-        "pretrain": {"epochs": 12, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"epochs": 20, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
-        "classifier": {"epochs": 12, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
+        "simulate": {"n_neurons": 24, "repeats": 15, "directions": 8, "temporal_frequencies": 2, "images": 8, "orientations": 4,
+                     "spatial_frequencies": 1, "phases": 2, "image_repeats": 120, "noise_frames": 960},
+        "config": {"width": 48, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
+        "pretrain": {"steps": 2500, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
+        "forecaster": {"steps": 2500, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
+        "classifier": {"steps": 1000, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
     },
     "small": {
-        "simulate": {"n_neurons": 10, "repeats": 9, "directions": 2, "images": 4, "orientations": 2, "spatial_frequencies": 1, "phases": 2,
-                     "image_repeats": 24, "noise_frames": 300},
+        "simulate": {"n_neurons": 10, "repeats": 15, "directions": 4, "temporal_frequencies": 1, "images": 4, "orientations": 2,
+                     "spatial_frequencies": 1, "phases": 2, "image_repeats": 120, "noise_frames": 480},
         "config": {"width": 32, "layers": 1, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
-        "pretrain": {"epochs": 8, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"epochs": 8, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
-        "classifier": {"epochs": 5, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
+        "pretrain": {"steps": 800, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
+        "forecaster": {"steps": 800, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
+        "classifier": {"steps": 400, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
     },
     "tiny": {
-        "simulate": {"n_neurons": 3, "repeats": 9, "directions": 1, "temporal_frequencies": 1, "images": 2, "orientations": 1,
-                     "spatial_frequencies": 1, "phases": 1, "image_repeats": 24, "noise_frames": 90},
+        "simulate": {"n_neurons": 3, "repeats": 15, "directions": 2, "temporal_frequencies": 1, "images": 2, "orientations": 1,
+                     "spatial_frequencies": 1, "phases": 1, "image_repeats": 150, "noise_frames": 300},
         "config": {"width": 16, "layers": 1, "heads": 2, "patch_frames": 15, "codes": 8},
-        "pretrain": {"epochs": 1},
-        "forecaster": {"epochs": 1},
-        "classifier": {"epochs": 1},
+        "pretrain": {"steps": 10, "batch_size": 64},
+        "forecaster": {"steps": 10, "batch_size": 64},
+        "classifier": {"steps": 10, "batch_size": 64},
     },
 }  # fmt: skip
 STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")
@@ -122,9 +122,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
     classifier = fit_classifier(model, split, checkpoint=out / "classifier" / "checkpoint", **plan["classifier"], **common)
     classifier.save(out / "classifier")
     print("4. forecasts of the last block, which no model has seen\n")
-    return _finished(
-        out, report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True, progress=progress)
-    )
+    return _finished(out, report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True, progress=progress))
 
 
 def _finished(out, paths):
@@ -152,14 +150,17 @@ def _demo_allen(out, plan, device, common):
             raise QfError(done.error)
     store = Store(out / "store")
 
-    def split_of(stimulus):
+    def split_of(*stimuli):
         # F0 from the last second: gratings are 3 s apart, of images it holds four
-        return split_blocks(store.trials(stimulus=stimulus, baseline_s=3.0, response_s=2.0, f0_s=1.0, score_s="paper"))
+        window = {"baseline_s": 3.0, "response_s": 2.0, "f0_s": 1.0, "score_s": "paper"}
+        return split_blocks(store.trials(stimulus=stimuli, condition=_well_shown(store.index, stimuli), **window))
 
-    split = split_of(list(STIMULI))
+    split = split_of(*STIMULI)
     print(f"   {split.train}\n   {split}")
     print("3. pre-training on all four stimuli")
-    model = pretrain(split, checkpoint=out / "autoencoder" / "checkpoint", device=device, **plan["config"], **plan["pretrain"], **common)
+    model = pretrain(
+        split, checkpoint=out / "autoencoder" / "checkpoint", device=device, **plan["config"], **_epochs(plan["pretrain"], split), **common
+    )
     model.save(out / "autoencoder")
     paths = []
     for i, stimulus in enumerate(STIMULI):
@@ -168,10 +169,26 @@ def _demo_allen(out, plan, device, common):
         models = []
         for name, fit in (("forecaster", fit_forecaster), ("classifier", fit_classifier)):
             folder = out / name / stimulus
-            models.append(fit(model, split, checkpoint=folder / "checkpoint", **plan[name], **common))
+            models.append(fit(model, split, checkpoint=folder / "checkpoint", **_epochs(plan[name], split), **common))
             models[-1].save(folder)
         paths += report(models, split, out=out / f"{stimulus}.csv", figures=out / "figures" / stimulus, progress=common["progress"])
     return paths
+
+
+def _well_shown(table, stimuli):
+    """The conditions that are shown twice or more in each block, of the stimuli whose conditions repeat; a rare blank is left out."""
+    kept = []
+    for stimulus in stimuli:
+        shown = table[table["stimulus"] == stimulus].groupby(["condition", "block"]).size().unstack(fill_value=0)
+        enough = shown.index[(shown >= 2).all(axis=1)] if shown.to_numpy().sum() > len(shown) else shown.index
+        kept += enough.tolist()
+    return kept
+
+
+def _epochs(plan, split):
+    """The epochs that make about as many steps as the plan has."""
+    observations = sum(len(part) * len(part.neurons) for part in split.train.by_session())
+    return {**{k: v for k, v in plan.items() if k != "steps"}, "epochs": max(1, round(plan["steps"] * plan["batch_size"] / observations))}
 
 
 def _split(store):

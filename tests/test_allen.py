@@ -271,6 +271,20 @@ def test_splits_of_a_container(tmp_path, sessions):
             assert not (frames[0] & frames[1] or frames[0] & frames[2] or frames[1] & frames[2])
 
 
+def test_two_containers_of_one_mouse_are_told(tmp_path):
+    store = Store(tmp_path / "store", create=True)
+    for i in (7, 8, 9):
+        specimen = {"general/specimen_name": f"Cux2-CreERT2;Camk2a-tTA;Ai93-{'222' if i < 9 else '333'}"}
+        noise_session(tmp_path / "a.nwb", container_id=i, metadata=specimen, cells=2)
+        store.add(read_allen(tmp_path / "a.nwb"))
+    trials = store.trials(response_s=1, baseline_s=1)
+    with pytest.warns(UserWarning, match="8 is of the same mouse as 7"):
+        leave_one_out(trials, subject="7")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        leave_one_out(trials, subject="9")
+
+
 # --- what allensdk needs, and what is left alone
 
 

@@ -41,6 +41,9 @@ def plot_forecast(truth, forecasts, trial, neuron, *, ax=None):
     time = truth["time"].values
     step = float(np.median(np.diff(time)))
     ax.axvline(0, color="0.6", lw=0.8, zorder=0)
+    n_score = int(truth["n_score"].values[np.isin(truth["trial"].values, trials)].max()) if "n_score" in truth.coords else len(time)
+    if truth.attrs.get("n_baseline", 0) + n_score < len(time):  # only a part of the response counts
+        ax.axvspan(0, n_score * step, color="0.93", zorder=-1, lw=0)
     ax.plot(time, measured, color=TRUTH, lw=1.0, label="measured")
     colors = _palette(ax)
     for i, (name, forecast) in enumerate(forecasts.items()):
@@ -59,7 +62,8 @@ def figure_forecasts(trials, forecasts, n=8, seed=0):
     """Single observations, chosen by rule, over means of conditions.
 
     The first half are the most active observations of different neurons, the other half are drawn at random, so that the good and the
-    ordinary are both seen. The last row holds the mean over the trials of a condition, for the neurons of the first half.
+    ordinary are both seen. The last row holds the mean over the trials of a condition, for the neurons of the first half; where a condition is
+    shown once, over those of its stimulus. A grey band is the part of the response that is scored, where that is not all of it.
 
     Parameters
     ----------
@@ -103,6 +107,9 @@ def figure_forecasts(trials, forecasts, n=8, seed=0):
                 ax.set_title(f"{kind}: {_short(neuron)}, trial {trial}\n{_short_condition(here)}", fontsize=6)
                 if i < columns and kind == "most active":
                     same = truth["trial"].values[condition == here]
+                    if len(same) == 1:
+                        here = here.split("/")[0]
+                        same = truth["trial"].values[truth["stimulus"].values.astype(str) == here]
                     ax = plot_forecast(truth, forecasts, same, neuron, ax=axes[-1, i])
                     ax.set_title(f"mean of {len(same)} trials: {_short(neuron)}\n{_short_condition(here)}", fontsize=6)
         for ax in axes.flat:
@@ -197,7 +204,8 @@ def _choose(trials, n, seed):
     found = []
     for session in trials.sessions:
         truth = trials.dataset(session)
-        response = truth[_signal(truth)].values[..., truth.attrs["n_baseline"] :].mean(-1)  # NaN where not valid
+        n_baseline, n_score = truth.attrs["n_baseline"], truth.attrs["n_score"]
+        response = truth[_signal(truth)].values[..., n_baseline : n_baseline + n_score].mean(-1)  # NaN where not valid
         names, numbers = truth["neuron"].values.astype(str), truth["trial"].values
         found += [(response[t, k], session, int(numbers[t]), str(names[k])) for t, k in np.argwhere(np.isfinite(response))]
     if not found:

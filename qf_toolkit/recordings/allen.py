@@ -215,9 +215,10 @@ def _centres(path, n):
     import h5py
 
     with h5py.File(path, "r") as f:
-        rois = f.get(f"{PIPELINE}/ImageSegmentation/imaging_plane_1", {})
-        if "roi_list" not in rois:
+        where = f"{PIPELINE}/ImageSegmentation/imaging_plane_1"
+        if f"{where}/roi_list" not in f:
             return {}
+        rois = f[where]
         centres, mask = np.full((n, 2), np.nan, np.float32), np.empty((0, 0))
         for i, name in enumerate(rois["roi_list"][()][:n]):
             # one array for all, filled by h5py's lower layer: hundreds of masks, each nearly empty

@@ -1,5 +1,6 @@
 """Train, validation and test parts that share no frame: by sub-session, chronological, or leaving one subject or stimulus out."""
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,8 +72,7 @@ def split_blocks(trials, test=-1, validation=0.15):
         if not -len(blocks) <= test < len(blocks):
             raise QfError(f"test: expected a block position from {-len(blocks)} to {len(blocks) - 1} in {session}, found {test}.")
         is_test[rows.index[rows["block"] == blocks[test]]] = True
-    groups = _blocks(trials)
-    return _parts(trials, is_test, groups, validation, 0, f"by block (test block {test})")
+    return _parts(trials, is_test, _blocks(trials), validation, 0, f"by block (test block {test})")
 
 
 def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
@@ -112,6 +112,9 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
 def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
     """Test on all trials of one subject or of one stimulus category, train on the others (paper 4.2, Table 4).
 
+    A mouse may have been recorded in several containers of the Allen Brain Observatory, which count as several subjects, as in the paper: a
+    warning names those that the one left out shares its mouse with.
+
     Parameters
     ----------
     trials : Trials
@@ -135,8 +138,21 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
     if value not in known:
         raise UnknownKeyError(f"{column}: {value!r} has no trial here; {did_you_mean(value, known)}")
     is_test = (trials.table[column] == value).to_numpy()
-    groups = _blocks(trials)
-    return _parts(trials, is_test, groups, validation, 0, f"leaving out {column} {value}")
+    if column == "subject":
+        _tell_same_mouse(trials, value)
+    return _parts(trials, is_test, _blocks(trials), validation, 0, f"leaving out {column} {value}")
+
+
+def _tell_same_mouse(trials, subject):
+    mouse = {}
+    for session in trials.sessions:
+        attrs = trials.source.header(session).attrs
+        mouse.setdefault(str(attrs.get("mouse", attrs["subject"])), set()).add(attrs["subject"])
+    others = sorted(set().union(*(m for m in mouse.values() if subject in m)) - {subject})
+    if others:
+        warnings.warn(
+            f"subject: {', '.join(others)} is of the same mouse as {subject}, and is trained on. Choose subject=... without it.", stacklevel=3
+        )
 
 
 def _blocks(trials):

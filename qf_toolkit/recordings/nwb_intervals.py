@@ -1,0 +1,188 @@
+"""The trials of an NWB 2 file, from any of its tables of intervals."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from ..errors import QfError, SessionError, did_you_mean
+from .arrays import check_times, frames_at
+from .session import RESERVED, condition_key
+from .visual_coding import FEATURES, epochs_at_pauses, is_continuous, number_blocks, stimulus_of, trials_of
+
+_OUTCOME = re.compile(
+    r"(?i)reward|outcome|response|correct|lick|hit|miss|false_alarm|choice|reaction|aborted|engaged|running|pupil|(_|^)(time|id|index)$|latency|^tags$|_s$"
+)
+_BLOCKS = ("block", "stimulus_block", "session_block")
+_CATEGORIES = ("stimulus_name", "stimulus", "stimulus_type", "stimulus_category")
+# names under which labs keep what was shown; a suffix for the unit may follow
+_FEATURE = re.compile(
+    r"(?i)^(trial_type|stim(ulus)?_(id|type|name)|cue|odou?r|tone|sound|whisker|texture|side|orientation|direction|angle|contrast|"
+    r"temporal_frequency|spatial_frequency|frequency|phase|speed|coherence|amplitude|intensity|size|diameter|color|colour|"
+    r"x_position|y_position|pos_x|pos_y|position|image(_name|_id|_index)?|frame|movie_frame(_index)?|scene|mask|is_change|omitted)"
+    r"(_(deg|degrees|hz|khz|db|cpd|ms|percent|um|mm))?$"
+)
+
+
+def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
+    """The trial table in frames, None for a continuous recording; and the table of epochs."""
+    every = _interval_tables(file) if wanted is not False or file.intervals else {}
+    shown = {name: (t, *_in_frames(n, t, frame_time)) for n, t in every.items() if (name := stimulus_of(n)) and len(t)}
+    epochs = [epochs_at_pauses(name, onset, offset) for name, (_, onset, offset) in shown.items()]
+    epochs = number_blocks(pd.concat(epochs, ignore_index=True)) if epochs else None
+    if wanted is False:
+        return None, epochs
+    tables = _choose_tables(every, wanted)
+    if condition_columns is not None:
+        condition_columns = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
+        known = sorted({c for t in tables.values() for c in t})
+        for name in condition_columns:
+            if name not in known:
+                raise QfError(f"condition_columns: {name!r} is in none of the tables {', '.join(tables) or '(none)'}; {did_you_mean(name, known)}")
+    parts = []
+    for name, table in tables.items():
+        if not len(table):
+            continue
+        known = stimulus_of(name)
+        if known in FEATURES and set(FEATURES[known]) & set(table) and stimulus is None and condition_columns is None:
+            part = trials_of(known, *shown[known], epochs)
+            parts.append(part if (block := _block(table, ())) is None else part.assign(block=block))
+        else:
+            parts.append(_one_table(name, table, frame_time, stimulus, condition_columns))
+    return (pd.concat(parts, ignore_index=True) if parts else None), epochs
+
+
+def _interval_tables(file):
+    """{name: DataFrame} of every TimeIntervals with start_time, scalar columns alone."""
+    from pynwb.epoch import TimeIntervals
+
+    found = {} if file.trials is None else {"trials": file.trials}
+    found.update(file.intervals or {})
+    for module in file.processing.values():
+        found.update({n: i for n, i in module.data_interfaces.items() if isinstance(i, TimeIntervals)})
+    return {n: _scalars(t) for n, t in found.items() if n != "invalid_times"}
+
+
+def _scalars(table):
+    """The columns of a table that hold one number or text a row."""
+    from hdmf.common import DynamicTableRegion, VectorIndex
+
+    columns = {}
+    for name in table.colnames:
+        column = table[name]
+        if isinstance(column, VectorIndex | DynamicTableRegion):
+            continue
+        data = np.asarray(column.data[:])
+        if data.ndim != 1 or data.dtype.kind not in "biufOSU":  # pairs, and references to series
+            continue
+        values = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in data.tolist()]
+        if not all(v is None or isinstance(v, str | int | float) for v in values):
+            continue
+        columns[name] = _plain(pd.Series(values, dtype=object))
+    return pd.DataFrame(columns)
+
+
+def _plain(values):
+    """Numbers as numbers; the words for "nothing" that files hold in text columns as NaN."""
+    values = values.where(~values.map(lambda v: isinstance(v, str) and v.strip().lower() in ("", "null", "nan", "none", "n/a")), np.nan)
+    numbers = pd.to_numeric(values, errors="coerce")
+    text = values.map(lambda v: isinstance(v, str))
+    # a name such as 007 stays text
+    zeros = values[text].map(lambda v: bool(re.match(r"^0\d", v)))
+    return values if (numbers.isna() & values.notna()).any() or zeros.any() else numbers.astype(np.float64)
+
+
+def _choose_tables(tables, wanted):
+    if wanted is not None:
+        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        for name in wanted:
+            if name not in tables:
+                raise QfError(
+                    f"trials: no table {name!r} in the file; {did_you_mean(name, sorted(tables)) if tables else 'it has none, pass trials=False'}"
+                )
+        return {n: tables[n] for n in wanted}
+    shown = {
+        n: t
+        for n, t in tables.items()
+        if (n.endswith("presentations") or stimulus_of(n)) and "spontaneous" not in n and not is_continuous(stimulus_of(n) or "")
+    }
+    if "trials" in tables and (not shown or _feature_columns(tables["trials"])):
+        return {"trials": tables["trials"]}
+    if shown:
+        return shown
+    others = {n: t for n, t in tables.items() if n != "epochs" and _feature_columns(t)}
+    if not others and len(tables) > 1:
+        raise QfError(f"trials: expected one table of intervals, found {', '.join(sorted(tables))}. Pass trials=... to choose, or trials=False.")
+    return others or tables
+
+
+def _feature_columns(table):
+    """Columns that certainly say what was shown."""
+    if "condition" in table:
+        return ["condition"]
+    return [c for c in table if _FEATURE.match(c) and c not in _CATEGORIES and table[c].notna().any()]
+
+
+def _condition_columns(table):
+    """The columns that make the condition by default."""
+    known = _feature_columns(table)
+    if known:
+        return known
+    category = [c for c in _CATEGORIES if c in table and table[c].nunique() > 1]
+    if category:
+        return category[:1]
+    return [
+        c
+        for c in table
+        if c not in ("start_time", "stop_time", *_BLOCKS, *_CATEGORIES)
+        and not _OUTCOME.search(c)
+        and 1 < table[c].nunique() <= max(2, len(table) // 2)
+    ]
+
+
+def _in_frames(name, table, frame_time):
+    """First frame of every row, and one past its last."""
+    for column in ("start_time", "stop_time"):
+        if column not in table or table[column].dtype.kind != "f":
+            raise SessionError(f"{name}: expected seconds in a column {column}, found {', '.join(table.columns)}. Pass trials=... for another table.")
+    start = table["start_time"].to_numpy()
+    if not np.isfinite(start).all():
+        raise SessionError(
+            f"{name}: expected a start_time in every row, found {int((~np.isfinite(start)).sum())} of {len(start)} missing. Mend the file."
+        )
+    check_times(start, frame_time, f"{name}/start_time")
+    stop = table["stop_time"].to_numpy()
+    onset = frames_at(start, None, frame_time)
+    return onset, np.maximum(frames_at(np.where(np.isfinite(stop), stop, start), None, frame_time), onset + 1)
+
+
+def _one_table(name, table, frame_time, stimulus, condition_columns):
+    onset, offset = _in_frames(name, table, frame_time)
+    out = pd.DataFrame({"onset_frame": onset, "offset_frame": offset})
+    columns = _condition_columns(table) if condition_columns is None else [c for c in condition_columns if c in table]
+    category = next((c for c in _CATEGORIES if c in table and c not in columns), None)
+    default = name.removesuffix("_presentations")
+    if stimulus is not None:
+        out["stimulus"] = stimulus
+    else:
+        out["stimulus"] = table[category].fillna(default).astype(str) if category else default
+    # a table without any feature holds one kind of trial; `blank` is kept for a sweep whose features are all missing
+    out["condition"] = [condition_key(s, r) if columns else f"{s}/all" for s, r in zip(out["stimulus"], _rows(table, columns), strict=True)]
+    block = _block(table, columns)
+    out["block"] = 0 if block is None else block
+    for column in columns:
+        if column != "condition":
+            out[f"{column}_" if column in RESERVED else column] = table[column]
+    return out
+
+
+def _block(table, columns):
+    """The table's own numbering of blocks, None where it has none."""
+    name = next((b for b in _BLOCKS if b in table and b not in columns), None)
+    if name is None or table[name].dtype.kind != "f" or not (table[name] % 1 == 0).all():
+        return None
+    return table[name].to_numpy(np.int64)
+
+
+def _rows(table, columns):
+    return table[columns].to_dict("records") if columns else [{}] * len(table)

@@ -144,10 +144,8 @@ def _tell_matched(store, keys):
     """How many cells each container's sessions have in common."""
     from .recordings.store import Store
 
-    store = Store(store)
-    neurons = store.neurons
     for subject in sorted({k.split("/")[0] for k in keys}):
-        mine = neurons[neurons["subject"] == subject]
+        mine = Store(store).neurons(subject)
         seen = mine.groupby("neuron")["session"].nunique()
         n = mine["session"].nunique()
         if n > 1:

@@ -35,7 +35,7 @@ SIZES = {
 # what a container of Visual Coding files holds, and how many steps each stage learns from it; the stimuli differ tenfold in their trials
 ALLEN = {
     "full": {
-        "simulate": {"n_neurons": 24, "repeats": 15, "directions": 8, "temporal_frequencies": 2, "images": 8, "orientations": 4,
+        "simulate": {"n_neurons": 16, "repeats": 15, "directions": 8, "temporal_frequencies": 2, "images": 6, "orientations": 4,
                      "spatial_frequencies": 1, "phases": 2, "image_repeats": 120, "noise_frames": 960},
         "config": {"width": 48, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
         "pretrain": {"steps": 2500, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},

@@ -153,6 +153,15 @@ def test_cells_are_matched_across_the_sessions_of_a_container(sessions):
     assert all(n.startswith("900000001/517") for n in common)
 
 
+def test_the_cells_of_a_store(tmp_path, sessions):
+    store = Store(tmp_path / "store", create=True)
+    assert len(store.neurons()) == 0
+    for ds in sessions.values():
+        store.add(ds)
+    found = store.neurons("900000001").groupby("neuron")["session"].nunique()
+    assert (found == 4).sum() == 4 and (found == 1).sum() == 8 and len(store.neurons("another")) == 0
+
+
 @pytest.mark.parametrize("ids", [None, np.full(5, np.nan), np.full(5, -1), np.array([b"None"] * 5)])
 def test_a_session_without_matched_cells_is_imported_and_says_so(tmp_path, ids):
     noise_session(tmp_path / "a.nwb", cell_specimen_ids=ids)

@@ -200,4 +200,5 @@ def _chosen(rows, wanted, what):
 
 
 def _line(e):
-    return " ".join(str(e).split())[:160] or type(e).__name__
+    e = getattr(e, "reason", e)  # urllib wraps what happened
+    return " ".join(str(getattr(e, "strerror", None) or e).split())[:160] or type(e).__name__

@@ -195,16 +195,25 @@ class Store:
                 tables.append(table)
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "trial", "stimulus", "condition"])
 
-    @property
-    def neurons(self):
-        """Every neuron of every Session, a row each: session, subject, neuron (key), flag. A matched cell has a row in each of its sessions."""
-        tables = [
-            pd.DataFrame(
-                {"session": key, "subject": (ds := self.header(key)).attrs["subject"], "neuron": ds["neuron"].values, "flag": ds["flag"].values}
-            )
-            for key in self.keys()
-        ]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "neuron", "flag"])
+    def neurons(self, subject=None):
+        """Every neuron of every Session, or of those of a subject, a row each.
+
+        Parameters
+        ----------
+        subject : str, optional
+
+        Returns
+        -------
+        pandas.DataFrame
+            session, subject, neuron (key), flag. A matched cell has a row in each of its sessions.
+        """
+        tables = [pd.DataFrame(columns=["session", "subject", "neuron", "flag"])]
+        for key in self.keys():
+            mine = key.split("/")[0]
+            if subject is None or mine == subject:
+                with self._read(key, load=False) as ds:  # not kept: of hundreds of sessions the keys alone are wanted
+                    tables.append(pd.DataFrame({"session": key, "subject": mine, "neuron": ds["neuron"].values, "flag": ds["flag"].values}))
+        return pd.concat(tables[len(tables) > 1 :], ignore_index=True)
 
     def trials(self, stimulus=None, **options):
         """Onset-aligned windows; see `qf_toolkit.recordings.trials.cut`, which takes the options."""

@@ -19,6 +19,7 @@ help:
 	@echo "make demo DATA=allen   the same from Visual Coding files of a simulated mouse, with all four stimuli"
 	@echo "make test       the tests          make test-slow  the long ones, too"
 	@echo "make lint       ruff and pyright   make notebooks  run the notebooks headless"
+	@echo "make allen      install allensdk again, where the set-up could not"
 	@echo "make clean      remove what the above made, .venv apart"
 
 setup: $(STAMP)
@@ -30,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "qf_toolkit: $(PYTHON) lacks the venv or ensurepip module. Install it (on Debian and Ubuntu: python3-venv), or name another: make PYTHON=python3.12 demo" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; \
 	  echo "qf_toolkit: could not make .venv in $$(basename "$$PWD"). Is the folder writable, and is there space on the disk?" >&2; exit 1; }
-	@echo "qf_toolkit: setting up .venv (some minutes, about 2 GB)"
+	@echo "qf_toolkit: setting up .venv (some minutes, about 2.5 GB)"
 	@$(PIP) -e '.[nwb,cluster,notebooks,dev]' >$(LOG) 2>&1 || { \
 	  if grep -qi 'no space left' $(LOG); then echo "qf_toolkit: the disk is full; free about 2 GB and run the same again." >&2; \
 	  elif grep -qiE 'failed to establish|name resolution|connection (error|refused|timed out|broken)|max retries|NewConnectionError|network is unreachable|ProxyError' $(LOG); \

@@ -1,5 +1,6 @@
 """`qf import` and `qf allen`: from files of any kind, or from the Allen Institute, into a store."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ CACHE = ("manifest", "cache", "url")
 
 def import_recordings(args):
     """Run `qf import`: import recordings side by side, and tell at the end which could not be. Returns the exit code."""
-    from .recordings.many import import_many
+    from .recordings.many import check_how, import_many
+    from .recordings.store import Store
 
     options = options_given(args, sorted(set().union(*READERS.values())))
     if options.get("trials") is False and args.kind != "nwb":
@@ -31,9 +33,11 @@ def import_recordings(args):
         if "rate_hz" not in options:
             raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30.")
         options.setdefault("signal", "fluorescence")
+    # what is wrong with the command is told before anything is downloaded
+    check_how(args.workers, args.scheduler)
     sources, failed = _allen_sources(args) if args.kind == "allen" else (_plain_sources(args), [])
-    if len(sources) > 1 and args.session is not None:
-        raise QfError(f"--session: expected one recording to name so, found {len(sources)}. Import them one by one, or leave it out.")
+    _check_one_name(args, len(sources))
+    Store(args.store, create=True)
     done = import_many(
         _reader(args.kind), sources, args.store, options=options, overwrite=args.overwrite, workers=args.workers, scheduler=args.scheduler,
         progress=not args.quiet, on_done=_told,
@@ -42,14 +46,19 @@ def import_recordings(args):
     skipped = sum(d.skipped for d in done)
     if skipped:
         print(f"{skipped} of {len(done)} recordings are in the store already, from the same source with the same options.")
-    if args.kind == "allen":
-        _tell_matched(args.store, [k for d in done for k in d.keys])
     for text in failed:
         print(f"qf: {text}", file=sys.stderr)
+    if args.kind == "allen":
+        _tell_matched(args.store, [k for d in done for k in d.keys])
     total = len(sources) + len(failed) - sum(d.error is not None for d in done)
     if failed:
         print(f"qf: {len(failed)} of {total} recordings were not imported.", file=sys.stderr)
     return 0 if not failed else 1 if len(failed) < total else 2
+
+
+def _check_one_name(args, n):
+    if n > 1 and args.session is not None:
+        raise QfError(f"--session: expected one recording to name so, found {n}. Import them one by one, or leave it out.")
 
 
 def _flag(name):
@@ -82,7 +91,7 @@ def _plain_sources(args):
         raise QfError(f"{_flag(given[0])}: expected with import allen alone. Leave it out, or import allen.")
     if not args.sources:
         raise QfError(f"SOURCE: expected what to import as {args.kind}, found nothing. Name files or folders.")
-    return [p for s in args.sources for p in _files(Path(s), args.kind == "nwb")]
+    return _once([p for s in args.sources for p in _files(Path(s), args.kind == "nwb")])
 
 
 def _files(path, folders):
@@ -90,15 +99,24 @@ def _files(path, folders):
     if not path.exists():
         raise QfError(f"{path}: expected a file or folder, found nothing there. Check the path.")
     if folders and path.is_dir():
-        files = sorted(path.rglob("*.nwb"))
+        # macOS puts a ._ file beside each on other drives
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() == ".nwb" and p.is_file() and not p.name.startswith("."))
         if not files:
             raise QfError(f"{path}: expected .nwb files in the folder, found none. Give the files themselves.")
         return files
     return [path]
 
 
+def _once(paths):
+    """Each file once, however often it was named."""
+    return list({os.path.realpath(p): p for p in reversed(paths)}.values())[::-1]
+
+
 def _allen_sources(args):
     """The session files to import, downloaded where they must be, and a line for each that could not be had."""
+    from .recordings.allen import need_allensdk
+    from .recordings.store import Store
+
     if args.sources:
         raise QfError(f"SOURCE: expected none with import allen, found {args.sources[0]}. Name files by --files, containers by --container.")
     chosen = {n: getattr(args, n) for n in ALLEN if getattr(args, n)}
@@ -106,7 +124,9 @@ def _allen_sources(args):
         other = [n for n in (*chosen, *CACHE) if getattr(args, n)] + ["paper"] * args.paper
         if other:
             raise QfError(f"{_flag(other[0])}: expected without --files, which are imported as they are. Leave one of the two out.")
-        return [p for f in args.files for p in _files(Path(f), True)], []
+        files = _once([p for f in args.files for p in _files(Path(f), True)])
+        need_allensdk()
+        return files, []
     cache = _allen_cache(args)
     if not chosen and not args.paper:
         if not args.manifest:
@@ -116,6 +136,8 @@ def _allen_sources(args):
             raise QfError(f"{args.manifest}: expected session files in the cache, found none. Leave --manifest out to download them.")
         return files, []
     sessions = cache.sessions(containers=_containers(args), **{n: v for n, v in chosen.items() if n != "container"})
+    _check_one_name(args, len(sessions))
+    Store(args.store, create=True)
     print(f"{len(sessions)} sessions of {sessions['container'].nunique()} containers, {int(sessions['file'].sum())} of them in {cache.path.parent}")
     sources, failed = [], []
     for experiment in sessions["id"]:
@@ -145,7 +167,11 @@ def _tell_matched(store, keys):
     from .recordings.store import Store
 
     for subject in sorted({k.split("/")[0] for k in keys}):
-        mine = Store(store).neurons(subject)
+        try:
+            mine = Store(store).neurons(subject)
+        except QfError as error:  # another session of it is damaged
+            print(f"qf: note: {error}", file=sys.stderr)
+            continue
         seen = mine.groupby("neuron")["session"].nunique()
         n = mine["session"].nunique()
         if n > 1:

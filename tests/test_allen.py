@@ -15,13 +15,13 @@ from qf_toolkit.errors import DamagedFileError, QfError, SessionError
 from qf_toolkit.evaluation.naive import scored
 from qf_toolkit.recordings import allen
 from qf_toolkit.recordings.allen import PIPELINE, read_allen
-from qf_toolkit.recordings.session import epoch_table, trial_table
+from qf_toolkit.recordings.session import Fingerprint, epoch_table, trial_table
 from qf_toolkit.recordings.simulate_allen import simulate_container
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks
 from qf_toolkit.recordings.store import Store
 from qf_toolkit.recordings.trials import Window, cut
 
-pytest.importorskip("allensdk", reason="allensdk is not installed: `make setup` says why")
+pytest.importorskip("allensdk", reason="allensdk is not installed: try `make allen`")
 
 LETTERS = ("A", "B", "C", "C2")
 FAMILIES = {"A": ["drifting_gratings"], "B": ["natural_scenes", "static_gratings"], "C": ["locally_sparse_noise"],
@@ -189,20 +189,109 @@ def test_blocks_where_allensdk_cant_cut_the_epochs(tmp_path):
     assert np.bincount(ds["block"].values).tolist() == [12, 12, 12]
 
 
-def test_trials_that_cant_be_are_left_out_and_counted(tmp_path):
-    noise_session(tmp_path / "a.nwb")
-    with h5py.File(tmp_path / "a.nwb", "a") as f:
-        frames = f["stimulus/presentation/drifting_gratings_stimulus/frame_duration"]
+def change_frames(path, change, stimulus="drifting_gratings"):
+    with h5py.File(path, "a") as f:
+        frames = f[f"stimulus/presentation/{stimulus}_stimulus/frame_duration"]
         when = frames[()]
-        when[-1] = [5000, 5011]
-        when[3] = when[2]
+        change(when)
         frames[...] = when
+
+
+@pytest.mark.parametrize("row", [[5000, 5011], [-20, -9]])
+def test_trials_that_cant_be_are_left_out_and_move_no_block(tmp_path, row):
+    noise_session(tmp_path / "a.nwb")
+
+    def change(when):
+        when[-1 if row[0] > 0 else 0] = row
+        when[3] = when[2]
+
+    change_frames(tmp_path / "a.nwb", change)
     with pytest.warns(UserWarning) as told:
         ds = read_allen(tmp_path / "a.nwb")
-    assert ds.sizes["trial"] == 34
-    assert [m for w in told if "left out" in (m := str(w.message))] == [
-        "a.nwb: 1 of 36 trials left out (outside the recording).", "a.nwb: 1 of 36 trials left out (at the onset of another one).",
-    ]  # fmt: skip
+    told = [str(w.message) for w in told]
+    assert any("1 of 36 presentations of drifting_gratings left out (outside the recording)" in t for t in told)
+    assert any("1 of 35 trials left out (at the onset of another one)" in t for t in told)
+    expected = [11, 12, 11] if row[0] > 0 else [10, 12, 12]
+    assert np.bincount(ds["block"].values).tolist() == expected
+    epochs = epoch_table(ds)
+    assert (epochs["start_frame"] >= 0).all() and (epochs["stop_frame"] <= ds.sizes["frame"]).all() and len(epochs) == 5
+
+
+def test_a_stimulus_that_is_no_trial_and_can_t_be_read_is_left_out(tmp_path):
+    noise_session(tmp_path / "a.nwb")
+    with h5py.File(tmp_path / "a.nwb", "a") as f:
+        shown = f["stimulus/presentation"]
+        shown["flashes_stimulus/data"], shown["flashes_stimulus/frame_duration"] = np.zeros(3), np.zeros((3, 2))
+        shown["natural_movie_one_stimulus/data"][5] = 77  # a frame is shown once more than the others
+    with pytest.warns(UserWarning) as told:
+        ds = read_allen(tmp_path / "a.nwb")
+    told = " ".join(str(w.message) for w in told)
+    assert "flashes left out" in told and "natural_movie_one left out" in told
+    assert np.bincount(ds["block"].values).tolist() == [12, 12, 12]
+
+
+def test_a_session_type_that_allensdk_doesnt_know(tmp_path):
+    noise_session(tmp_path / "a.nwb", session_type="three_session_D")
+    with pytest.warns(UserWarning, match="a session type that it doesn't know"):
+        ds = read_allen(tmp_path / "a.nwb")
+    assert ds.attrs["session"] == "D_42" and np.bincount(ds["block"].values).tolist() == [12, 12, 12]
+
+
+def test_dropped_frames_in_a_block_cut_no_fourth_one(tmp_path):
+    noise_session(tmp_path / "a.nwb", trials=12, frames=6000)
+    change_frames(tmp_path / "a.nwb", lambda when: when.__setitem__(slice(6, 12), when[6:12] + 25))
+    change_frames(tmp_path / "a.nwb", lambda when: when.__setitem__(slice(30, 36), when[30:36] + 25))
+    with h5py.File(tmp_path / "a.nwb", "a") as f:
+        f["general/session_type"][...] = b"three_session_A"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.bincount(read_allen(tmp_path / "a.nwb")["block"].values).tolist() == [12, 12, 12]
+
+
+@pytest.mark.parametrize("where, value", [("general/subject/age", "P104D"), ("general/devices/2-photon microscope", "a microscope")])
+def test_metadata_that_allensdk_can_t_parse_are_kept_as_written(tmp_path, where, value):
+    noise_session(tmp_path / "a.nwb", metadata={where: value})
+    with pytest.warns(UserWarning, match="Taken as it is written"):
+        ds = read_allen(tmp_path / "a.nwb")
+    about = {"subject": "7", "session": "A_42", "cre_line": "Cux2-CreERT2/wt", "imaging_depth_um": 175, "area": "VISp", "pipeline_version": "3.0"}
+    assert {k: ds.attrs[k] for k in about} == about and ds.attrs["age"] == ("P104D" if "age" in where else "104 days")
+    assert (ds["fluorescence"].values == sdk_corrected(tmp_path / "a.nwb")).all()
+
+
+def sdk_corrected(path):
+    with h5py.File(path) as f:
+        light = f[f"{PIPELINE}/Fluorescence"]
+        return (
+            light["imaging_plane_1_demixed_signal/data"][()]
+            - light["imaging_plane_1_neuropil_response/data"][()] * light["imaging_plane_1_neuropil_response/r"][()][:, None]
+        ).astype(np.float32)
+
+
+def test_running_that_shares_no_timestamp_is_left_out(tmp_path):
+    x = noise_session(tmp_path / "a.nwb")
+    with h5py.File(tmp_path / "a.nwb", "a") as f:
+        f[f"{PIPELINE}/BehavioralTimeSeries/running_speed/timestamps"][0] += 0.001
+    with pytest.warns(UserWarning, match="running speed left out, since no two-photon frame"):
+        assert "running_speed" not in read_allen(tmp_path / "a.nwb")
+    noise_session(tmp_path / "b.nwb", running=(np.zeros(10), x["timestamps"]))
+    with pytest.warns(UserWarning, match="running speed left out"):
+        read_allen(tmp_path / "b.nwb")
+
+
+def test_dff_has_its_own_clock(tmp_path):
+    noise_session(tmp_path / "a.nwb")
+    with h5py.File(tmp_path / "a.nwb", "a") as f:
+        f[f"{PIPELINE}/DfOverF/imaging_plane_1/timestamps"][...] += 0.5
+    time, _ = sdk(tmp_path / "a.nwb").get_dff_traces()
+    assert (read_allen(tmp_path / "a.nwb", traces="dff")["frame_time"].values == time).all()
+    assert read_allen(tmp_path / "a.nwb")["frame_time"].values[0] == time[0] - 0.5
+
+
+def test_the_fingerprint_is_that_of_the_traces(tmp_path, monkeypatch):
+    monkeypatch.setattr(allen, "CHUNK_BYTES", 8 * 3000)
+    noise_session(tmp_path / "a.nwb")
+    ds = read_allen(tmp_path / "a.nwb")
+    assert ds.attrs["fingerprint"] == Fingerprint().add(ds["fluorescence"].values).text() and ds.attrs["mouse"] == "7"
 
 
 # --- trials, labels, splits
@@ -310,6 +399,22 @@ assert not hasattr(np, "string_") and not hasattr(np, "NaN")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_threads_that_read_first_leave_nothing_behind(tmp_path):
+    noise_session(tmp_path / "a.nwb", cells=2, frames=1200, trials=4)
+    code = f"""
+import sys, warnings, logging
+from concurrent.futures import ThreadPoolExecutor
+import qf_toolkit.recordings.allen as allen, h5py, pandas, xarray, statsmodels.api
+before = list(warnings.filters), "pkg_resources" in sys.modules, list(logging.getLogger().handlers)
+with ThreadPoolExecutor(4) as pool:
+    out = list(pool.map(lambda _: allen.read_allen(r"{tmp_path / "a.nwb"}").attrs["fingerprint"], range(8)))
+assert len(set(out)) == 1
+after = list(warnings.filters), "pkg_resources" in sys.modules, list(logging.getLogger().handlers)
+assert before == after, [f for f in after[0] if f not in before[0]]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_allensdk_is_imported_on_use_alone():
     code = "import sys, qf_toolkit, qf_toolkit.cli, qf_toolkit.recordings.allen; assert not any(m.startswith('allensdk') for m in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -345,13 +450,42 @@ def remove(*names):
     return change
 
 
+def rename_features(path):
+    with h5py.File(path, "a") as f:
+        del f["stimulus/presentation/drifting_gratings_stimulus/features"]
+        f["stimulus/presentation/drifting_gratings_stimulus/features"] = np.array(["TF", "Ori", "blank_sweep"], "S")
+
+
+def shuffle_times(path):
+    with h5py.File(path, "a") as f:
+        f[f"{PIPELINE}/Fluorescence/imaging_plane_1/timestamps"][7] = np.nan
+
+
+def traces_are_a_group(path):
+    with h5py.File(path, "a") as f:
+        del f[f"{PIPELINE}/Fluorescence/imaging_plane_1_neuropil_response/data"]
+        f.create_group(f"{PIPELINE}/Fluorescence/imaging_plane_1_neuropil_response/data")
+
+
+def damage_a_mask(path):
+    with h5py.File(path, "r") as f:
+        at = f[f"{PIPELINE}/ImageSegmentation/imaging_plane_1/roi_002/img_mask"].id.get_chunk_info(0).byte_offset
+    with open(path, "r+b") as f:
+        f.seek(at)
+        f.write(b"\xff" * 40)
+
+
 BAD = {
     "no HDF5 file": (lambda p: p.write_bytes(b"not at all"), DamagedFileError, "can't be opened"),
     "truncated": (cut_short, DamagedFileError, "cut short"),
     "no session": (remove(PIPELINE), SessionError, "expected a two-photon session of Visual Coding"),
     "missing stimulus": (remove("stimulus/presentation/drifting_gratings_stimulus"), SessionError, "expected the stimulus drifting_gratings of a three_session_A"),
-    "half a stimulus": (remove("stimulus/presentation/drifting_gratings_stimulus/frame_duration"), SessionError, "allensdk can't read"),
+    "half a stimulus": (remove("stimulus/presentation/drifting_gratings_stimulus/frame_duration"), SessionError, "as allensdk reads it, found one that it can't read"),
     "missing neuropil": (remove(f"{PIPELINE}/Fluorescence/imaging_plane_1_neuropil_response"), SessionError, "--traces raw or dff"),
+    "other columns": (rename_features, SessionError, "drifting_gratings: expected the columns orientation, temporal_frequency, found TF, Ori, blank_sweep"),
+    "no frames in order": (shuffle_times, SessionError, "timestamps: expected increasing seconds"),
+    "a group for traces": (traces_are_a_group, SessionError, "expected a Visual Coding session"),
+    "a damaged mask": (damage_a_mask, DamagedFileError, "found data that can't be read"),
     "missing timestamps": (remove(f"{PIPELINE}/Fluorescence/imaging_plane_1/timestamps"), SessionError, "expected a two-photon session"),
 }  # fmt: skip
 

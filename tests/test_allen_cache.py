@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,12 +12,12 @@ from helpers import refused
 
 from qf_toolkit.cli import main
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.recordings import download
+from qf_toolkit.recordings import allen_cache, download
 from qf_toolkit.recordings.allen import PAPER_CONTAINERS
 from qf_toolkit.recordings.allen_cache import AllenCache
 from qf_toolkit.recordings.store import Store
 
-pytest.importorskip("allensdk", reason="allensdk is not installed: `make setup` says why")
+pytest.importorskip("allensdk", reason="allensdk is not installed: try `make allen`")
 
 # container: (area, depth, cre line, failed, {session type: experiment})
 OBSERVATORY = {
@@ -57,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         site = self.server
         site.log.append((self.path, self.headers.get("Range")))
         if site.broken:
-            return self.answer(b"<html>sorry</html>")
+            return self.answer(site.broken)
         if "/api/v2/data/" in self.path:
             model = re.search(r"model::(\w+)", self.path)[1]
             if model == "WellKnownFile":
@@ -140,7 +141,7 @@ def test_an_interrupted_transfer_goes_on_and_an_altered_file_is_fetched_again(si
 
 
 def test_the_paper_s_containers_ship_with_the_package(site, capsys):
-    assert len(set(PAPER_CONTAINERS)) == 11
+    assert sum(PAPER_CONTAINERS) == 5_698_565_542 and len(set(PAPER_CONTAINERS)) == 11
     assert imported(site, "--paper") == 2  # this observatory has but two of them
     assert "id: no" in (err := capsys.readouterr().err) or "container: no" in err
 
@@ -195,21 +196,67 @@ def test_half_a_table_is_asked_for_again(site, tmp_path):
     (tmp_path / "c" / "experiment_containers.json").write_text('[{"id": 5115')
     assert len(AllenCache(tmp_path / "c" / "manifest.json", url=site.url).containers()) == 2
     (tmp_path / "c" / "experiment_containers.json").write_text('[{"id": 5115')
-    with pytest.raises(QfError, match="can't be read"):
+    with pytest.raises(QfError, match="found half of one"):
         AllenCache(tmp_path / "c" / "manifest.json", offline=True).containers()
 
 
-def test_a_server_that_answers_something_else(site, tmp_path):
-    site.broken = True
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>sorry</html>", b'{"success": false, "msg": "Query error"}', b'{"success": true, "msg": null}', b"[1, 2]",
+        b'{"success": true, "msg": [{"id": 5}], "num_rows": 1, "total_rows": 1, "start_row": 0}',
+    ],
+)  # fmt: skip
+def test_a_server_that_answers_something_else_spoils_no_cache(site, tmp_path, answer):
+    site.broken = answer
     cache = AllenCache(tmp_path / "c" / "manifest.json", url=site.url)
-    with pytest.raises(QfError, match="expected an answer of the Allen API"):
+    with pytest.raises(QfError, match="expected (an answer|a table) of the Allen API"):
         cache.sessions()
     assert not (tmp_path / "c" / "ophys_experiments.json").exists()
+    site.broken = False
+    assert len(cache.sessions()) == 6
+    (tmp_path / "c" / "experiment_containers.json").write_text(json.dumps("Query error"))  # of an earlier time
+    assert len(AllenCache(tmp_path / "c" / "manifest.json", url=site.url).containers()) == 2
+
+
+def test_a_server_that_never_answers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(allen_cache, "PATIENCE_S", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        line = refused(capsys, "allen", "list", "--cache", tmp_path, "--url", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "can't be reached" in line and socket.getdefaulttimeout() is None
+
+
+def test_tables_take_one_value_or_several(site, tmp_path):
+    cache = AllenCache(tmp_path / "c" / "manifest.json", url=site.url)
+    assert cache.containers(area="VISl")["id"].tolist() == [511510855] and len(cache.containers(ids=511510667)) == 1
+    assert cache.sessions(types="C2")["id"].tolist() == cache.sessions(types=["three_session_C2"])["id"].tolist() == [203]
+    assert set(cache.sessions()["id"]) == {101, 102, 103, 201, 202, 203}  # none of the failed container
+    assert cache.sessions(containers=511999999)["id"].tolist() == [301]
+
+
+@pytest.mark.parametrize(
+    "argv, text",
+    [(["--workers", "0"], "workers"), (["--scheduler", "here"], "scheduler"), (["--session", "x"], "--session"), ([], "expected a folder")],
+)
+def test_a_wrong_command_downloads_nothing(site, tmp_path, capsys, argv, text):
+    store = tmp_path / "a_file" if not argv else tmp_path / "store"
+    (tmp_path / "a_file").write_text("no store")
+    line = refused(capsys, "import", "allen", "--container", 511510667, "--url", site.url, "--store", store, *argv)
+    assert text in line and transfers(site) == []
+
+
+def test_a_page_in_place_of_a_session_is_not_kept(site, tmp_path, capsys):
+    site.files[101] = b"<html>gone</html>"
+    assert imported(site, "--container", 511510667, "--type", "A") == 2
+    assert "found a damaged one in two downloads" in capsys.readouterr().err
+    assert transfers(site) == [101, 101] and not list((tmp_path / "data").rglob("*.nwb")) and not list((tmp_path / "data").rglob("*.part"))
 
 
 def test_unknown_containers_and_missing_files(site, tmp_path, capsys):
     cache = AllenCache(tmp_path / "c" / "manifest.json", url=site.url)
-    with pytest.raises(UnknownKeyError, match="container: no session of 5; did you mean|known"):
+    with pytest.raises(UnknownKeyError, match=r"container: no session of 5; known: 511510667, 511510855"):
         cache.sessions(containers=[5])
     del site.files[102]
     assert imported(site, "--container", 511510667) == 1

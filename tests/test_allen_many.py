@@ -10,7 +10,7 @@ from allen_files import noise_session
 
 from qf_toolkit.recordings.store import Store
 
-pytest.importorskip("allensdk", reason="allensdk is not installed: `make setup` says why")
+pytest.importorskip("allensdk", reason="allensdk is not installed: try `make allen`")
 BROKEN = {7: "cut short", 20: "can't be opened", 33: "expected the stimulus drifting_gratings"}
 
 

@@ -113,6 +113,18 @@ def test_smape_by_loop(arrays):
     assert m.smape(-t, t) == pytest.approx(2)
 
 
+def test_windows_of_different_lengths_count_alike():
+    rng = np.random.default_rng(0)
+    f, t = rng.normal(size=(2, 6, 3, 20))
+    n_score = np.array([20, 5, 5, 20, 5, 12])
+    mask = np.broadcast_to(np.arange(20) < n_score[:, None, None], t.shape).copy()
+    mask[1, 0, 2] = mask[0, 1, 19] = False
+    for score in (m.paper_mse, m.paper_mae, m.paper_smape, m.ssim_global, m.corr_abs):
+        alone = [score(f[i, j, :k][None, None], t[i, j, :k][None, None]) for i, k in enumerate(n_score) for j in range(3) if mask[i, j, :k].all()]
+        assert len(alone) == 16 and score(f, t, mask, n_score) == pytest.approx(np.mean(alone))
+        assert score(f, t, None, n_score[[0] * 6]) == score(f, t)
+
+
 def test_ssim_quirk_and_formula():
     x = np.random.default_rng(4).normal(size=(1, 1, 40))
     assert m.ssim_global(x, x) == pytest.approx(0.975, abs=1e-3)

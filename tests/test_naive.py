@@ -205,6 +205,18 @@ def test_frequency_classifier(split):
     assert np.allclose(p[0], (here.sum(0) + 3 * own) / (len(here) + 3))
 
 
+def test_frequency_falls_back_to_category_then_neuron():
+    s = split_blocks(cut(toy_session(1, stimuli=("gratings", "scenes"))))
+    new = s.test.subset(np.arange(3))
+    new.table["condition"] = ["scenes/orientation=999", "noise/frame=3", "scenes/orientation=45"]
+    p, ds = naive.FrequencyClassifier(shrinkage=3).fit(s).predict_probability(new), s.fitting.dataset()
+    a = ds["active"].values
+    own = (a.sum(0) + 1) / (len(a) + 2)
+    for i, here in enumerate((ds["stimulus"] == "scenes", ds["stimulus"] == "none", ds["condition"] == "scenes/orientation=45")):
+        here = a[here.values]
+        np.testing.assert_allclose(p[i], (here.sum(0) + 3 * own) / (len(here) + 3) if len(here) else own)
+
+
 class Noisy(Forecaster):
     """The truth plus noise, as an ensemble: knows what no forecaster may, to test the table."""
 

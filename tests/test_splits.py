@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,3 +212,28 @@ def test_zscore_takes_nothing_from_the_test_block():
     assert abs(z.mean()) < 0.2 and 0.8 < z.std() < 1.2
     with pytest.raises(QfError, match="training part"):
         cut(ONE, signal="zscore").dataset()
+
+
+def test_zscores_of_a_matched_cell_are_those_of_each_session():
+    def brighter(traces, trials):
+        traces *= np.float32(7)
+
+    sessions = [toy_session(0, session="A", matched=True), toy_session(1, session="B", matched=True, change=brighter)]
+    split = split_blocks(cut(sessions, signal="zscore"))
+    assert sessions[0]["neuron"].equals(sessions[1]["neuron"]) and list(split.test.scaling) == ["mouse/A", "mouse/B"]
+    for part in split.fitting.by_session():
+        z = part.dataset()["zscore"].values
+        assert abs(z.mean()) < 0.2 and 0.8 < z.std() < 1.2
+    alone = split_blocks(cut(sessions[0], signal="zscore")).test.dataset()
+    np.testing.assert_array_equal(split.test.dataset("mouse/A")["zscore"], alone["zscore"])
+
+
+def test_zscores_of_a_session_without_training_are_the_mean_of_the_others():
+    sessions = [toy_session(i, session=s, matched=True) for i, s in enumerate("ABC")]
+    split = split_blocks(cut(sessions[:2], signal="zscore"))
+    new = replace(cut(sessions[2], signal="zscore"), scaling=split.train.scaling)
+    each = [np.array(split.test.scale_of(s)) for s in ("mouse/A", "mouse/B")]
+    np.testing.assert_allclose(new.scale_of("mouse/C"), np.mean(each, 0), rtol=1e-6)
+    stranger = replace(cut(toy_session(0), signal="zscore"), scaling=split.train.scaling)
+    with pytest.raises(UnknownKeyError, match="mouse/one/0.*no z-score"):
+        stranger.dataset()

@@ -441,6 +441,31 @@ def test_zscored_and_several_sessions(tmp_path):
     np.testing.assert_allclose(again["forecast"], out["forecast"], atol=1e-5)
 
 
+def test_models_saved_with_one_zscore_for_all_sessions_still_use_it(tmp_path):
+    sessions = [toy_session(seed=i, session=f"s{i}", matched=True) for i in range(2)]
+    split = split_blocks(cut(sessions, signal="zscore"))
+    autoencoder = pretrain(split, epochs=1, **TINY)
+    fit_forecaster(autoencoder, split, epochs=1, **FIT).save(tmp_path)
+    file = tmp_path / "config.json"
+    note = json.loads(file.read_text())
+    flat = note["autoencoder"]["scaling"]["mouse/s1"]
+    for saved in (flat, {"mouse/s0": flat, "mouse/s1": flat}):
+        file.write_text(json.dumps({**note, "autoencoder": {**note["autoencoder"], "scaling": saved}}))
+        model = load(tmp_path, "cpu")
+        for part in model.prepare(split.test).by_session():
+            want = np.array([flat[n] for n in part.neurons], np.float32)
+            np.testing.assert_array_equal(np.array(part.scale_of(part.sessions[0])).T, want)
+    # saved again, and with a session of new neurons
+    file.write_text(json.dumps({**note, "autoencoder": {**note["autoencoder"], "scaling": flat}}))
+    model = load(tmp_path, "cpu")
+    second = split_blocks(cut(toy_session(5, session="two"), signal="zscore"))
+    assert model.add_neurons(second, epochs=1, **FIT) == second.train.neurons
+    model.save(tmp_path / "again")
+    again = load(tmp_path / "again", "cpu").autoencoder
+    np.testing.assert_array_equal(again.prepare(split.test).scale_of("mouse/s0"), np.array([flat[n] for n in split.test.neurons], np.float32).T)
+    np.testing.assert_array_equal(again.prepare(second.test).scale_of("mouse/two"), second.test.scale_of("mouse/two"))
+
+
 def test_missing_values_are_left_out_and_never_spread():
     def hole(traces, trials):
         onset = int(trials["onset_frame"].iloc[0])

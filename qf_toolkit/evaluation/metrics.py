@@ -3,8 +3,9 @@
 Arrays are `forecast`, `truth` and `mask`, shape (trial, neuron, time); a window is one (trial, neuron). `mask` is False where a frame must not
 count. All sums run in float64.
 
-The paper's family (`paper_*`, `smape`, `corr_abs`, `ssim_global`) takes whole windows only: one with a masked frame is left out, since a sum of
-absolute differences or a global SSIM over a gap means nothing.
+The paper's family (`paper_*`, `corr_abs`, `ssim_global`) takes whole windows only: one with a masked frame is left out, since a sum of absolute
+differences or a global SSIM over a gap means nothing. Where trials are scored over windows of different lengths, `n_score` (trial,) has the frames
+of each: every window is then taken for as long as its own, and all count alike.
 """
 
 import numpy as np
@@ -187,11 +188,21 @@ def explained_share(mse_model, mse_zero, mse_ceiling):
 # --- the paper's family ---
 
 
-def _whole(forecast, truth, mask):
-    """Whole windows as rows, (window, time)."""
+def _whole(forecast, truth, mask, n_score):
+    """Whole windows as rows: forecast and truth (window, time) of each length there is, by default that of the arrays."""
     f, t, mask = _arrays(forecast, truth, mask)
-    keep = mask.all(-1)
-    return f[keep], t[keep]
+    lengths = np.full(len(t), t.shape[-1]) if n_score is None else np.asarray(n_score)
+    for k in np.unique(lengths):
+        keep = mask[..., :k].all(-1) & (lengths == k)[:, None]
+        yield f[keep, :k], t[keep, :k]
+
+
+def _mean_of_windows(values):
+    """Mean over windows of some value of each, or of each of its frames: arrays (window, ...) of every length; NaN without a window."""
+    values = [v for v in values if v.size]
+    if len(values) > 1:
+        values = [np.concatenate([v.reshape(len(v), -1).mean(1) for v in values])]
+    return float(values[0].mean()) if values else float("nan")
 
 
 def paper_normalise(x):
@@ -207,54 +218,57 @@ def paper_normalise(x):
     return np.where(flat, np.inf, x / np.where(flat, 1.0, scale))
 
 
-def _normalised(forecast, truth, mask):
+def _normalised(forecast, truth, mask, n_score):
     """Normalised windows whose truth is not constant (its own normalisation would be inf whatever the forecast)."""
-    f, t = _whole(forecast, truth, mask)
-    keep = ~constant_windows(t)
-    return paper_normalise(f[keep]), paper_normalise(t[keep])
+    for f, t in _whole(forecast, truth, mask, n_score):
+        keep = ~constant_windows(t)
+        yield paper_normalise(f[keep]), paper_normalise(t[keep])
 
 
-def paper_mse(forecast, truth, mask=None):
+def paper_mse(forecast, truth, mask=None, n_score=None):
     """MSE of normalised signals (Table 2); inf as soon as one forecast window is constant. Windows of constant truth are left out."""
-    f, t = _normalised(forecast, truth, mask)
-    return float(((f - t) ** 2).mean()) if t.size else float("nan")
+    return _mean_of_windows([(f - t) ** 2 for f, t in _normalised(forecast, truth, mask, n_score)])
 
 
-def paper_mae(forecast, truth, mask=None):
+def paper_mae(forecast, truth, mask=None, n_score=None):
     """MAE of normalised signals (Table A-1); inf as soon as one forecast window is constant. Windows of constant truth are left out."""
-    f, t = _normalised(forecast, truth, mask)
-    return float(np.abs(f - t).mean()) if t.size else float("nan")
+    return _mean_of_windows([np.abs(f - t) for f, t in _normalised(forecast, truth, mask, n_score)])
 
 
 def smape(forecast, truth, mask=None):
     """Mean of |p - t| / ((|p| + |t|) / 2), between 0 and 2; 0 where both are 0, and 2, its limit, for an infinite (normalised constant) p."""
     f, t, mask = _arrays(forecast, truth, mask)
+    return _mean(np.where(mask, _relative_error(f, t), 0.0), mask, False)
+
+
+def _relative_error(f, t):
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.abs(f - t) / ((np.abs(f) + np.abs(t)) / 2)
-    ratio = np.where((f == 0) & (t == 0), 0.0, np.where(np.isinf(f) & np.isfinite(t), 2.0, ratio))
-    return _mean(np.where(mask, ratio, 0.0), mask, False)
+    return np.where((f == 0) & (t == 0), 0.0, np.where(np.isinf(f) & np.isfinite(t), 2.0, ratio))
 
 
-def paper_smape(forecast, truth, mask=None):
+def paper_smape(forecast, truth, mask=None, n_score=None):
     """SMAPE of normalised signals (Table 2); a constant forecast window scores 2."""
-    f, t = _normalised(forecast, truth, mask)
-    return smape(f, t)
+    return _mean_of_windows([_relative_error(f, t) for f, t in _normalised(forecast, truth, mask, n_score)])
 
 
-def corr_abs(forecast, truth, mask=None):
+def corr_abs(forecast, truth, mask=None, n_score=None):
     """Mean of abs(r) over windows, the released code's Corr: an anti-correlated forecast scores 1."""
-    r = window_r(forecast, truth, mask)
-    whole = np.ones(r.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), np.shape(truth)).all(-1)
-    return _window_mean(np.where(whole, np.abs(r), np.nan))
+    _, t, mask = _arrays(forecast, truth, mask)
+    own = np.arange(t.shape[-1]) < (t.shape[-1] if n_score is None else np.asarray(n_score)[:, None, None])
+    r = window_r(forecast, truth, mask & own)
+    return _window_mean(np.where((mask | ~own).all(-1), np.abs(r), np.nan))
 
 
-def ssim_global(forecast, truth, mask=None, reference_bias=True, data_range=1.0):
+def ssim_global(forecast, truth, mask=None, n_score=None, reference_bias=True, data_range=1.0):
     """Structural similarity by the global formula (one window, the whole signal), averaged over observations.
 
     Parameters
     ----------
     forecast, truth : array, shape (trial, neuron, time)
     mask : bool array, optional
+    n_score : int array, shape (trial,), optional
+        Frames of each trial's own window.
     reference_bias : bool
         The released code's quirk: unbiased variances with a biased covariance, so that identical signals score (T - 1) / T, 0.975 at T = 40.
         False takes both unbiased, and identical signals score 1.
@@ -265,16 +279,20 @@ def ssim_global(forecast, truth, mask=None, reference_bias=True, data_range=1.0)
     -------
     float
     """
-    f, t = _whole(forecast, truth, mask)
+    return _mean_of_windows([_ssim(f, t, reference_bias, data_range) for f, t in _whole(forecast, truth, mask, n_score)])
+
+
+def _ssim(f, t, reference_bias, data_range):
+    """Of each window, (window,)."""
     if not t.size:
-        return float("nan")
+        return np.empty(0)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mf, mt = f.mean(-1), t.mean(-1)
     n = t.shape[-1]
     covariance = ((f - mf[:, None]) * (t - mt[:, None])).sum(-1) / (n if reference_bias else n - 1)
     luminance = (2 * mf * mt + c1) / (mf**2 + mt**2 + c1)
     structure = (2 * covariance + c2) / (f.var(-1, ddof=1) + t.var(-1, ddof=1) + c2)
-    return float((luminance * structure).mean())
+    return luminance * structure
 
 
 # --- classification ---

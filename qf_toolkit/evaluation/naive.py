@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError
+from ..recordings.session import category_of
 from ..training.forecaster import Forecaster, check_keys, check_rate, seen_frames
 
 HINT = "Fit on trials of these neurons, or choose the neurons it knows."
@@ -108,7 +109,7 @@ class _Means(_Naive):
     def _learn(self, split):
         trials = split.fitting
         self.neurons = {n: i for i, n in enumerate(trials.neurons)}
-        levels = {"condition": trials.conditions, "category": sorted({_category(c) for c in trials.conditions}), "neuron": [""]}
+        levels = {"condition": trials.conditions, "category": sorted({category_of(c) for c in trials.conditions}), "neuron": [""]}
         self.levels = {level: {k: i for i, k in enumerate(keys)} for level, keys in levels.items()}
         sums = {level: np.zeros((len(keys), len(self.neurons), self.n_response)) for level, keys in levels.items()}
         counts = {level: np.zeros((len(keys), len(self.neurons))) for level, keys in levels.items()}
@@ -173,18 +174,14 @@ class StimulusMean(_Means):
                     break
             mean = self.means[level][row, columns]
             if level == "condition" and np.isnan(mean).any():
-                mean = np.where(np.isnan(mean), self.means["category"][self.levels["category"][_category(condition)], columns], mean)
+                mean = np.where(np.isnan(mean), self.means["category"][self.levels["category"][category_of(condition)], columns], mean)
             out[i] = mean
         return out
 
 
-def _category(condition):
-    return condition.split("/")[0]
-
-
 def _at(level, condition):
     """The key under which a condition is averaged at that level."""
-    return {"condition": condition, "category": _category(condition), "neuron": ""}[level]
+    return {"condition": condition, "category": category_of(condition), "neuron": ""}[level]
 
 
 PENALTIES = np.logspace(-3, 4, 15)  # of features scaled so that the context, as a block, has total variance 1, like the one-hot of the conditions
@@ -198,15 +195,15 @@ class _Ridge(_Naive):
     def _code_conditions(self, split):
         trials = split.fitting
         self.by_condition = len(trials.conditions) <= MOST_ONE_HOT
-        keys = trials.conditions if self.by_condition else sorted({_category(c) for c in trials.conditions})
+        keys = trials.conditions if self.by_condition else sorted({category_of(c) for c in trials.conditions})
         self.columns = {k: i for i, k in enumerate(keys)}
 
     def _one_hot(self, conditions):
         """(trial, column); a condition that was not in training is spread over those of its category, or over all."""
         out = np.zeros((len(conditions), len(self.columns)))
         for i, condition in enumerate(conditions):
-            key = condition if self.by_condition else _category(condition)
-            same = [self.columns[key]] if key in self.columns else [j for k, j in self.columns.items() if _category(k) == _category(condition)]
+            key = condition if self.by_condition else category_of(condition)
+            same = [self.columns[key]] if key in self.columns else [j for k, j in self.columns.items() if category_of(k) == category_of(condition)]
             same = same or list(self.columns.values())
             out[i, same] = 1 / len(same)
         return out
@@ -372,8 +369,8 @@ class FrequencyClassifier(_Naive):
     Parameters
     ----------
     shrinkage : float
-        Weight, in trials, of the neuron's own frequency (by Laplace's rule) in that of the condition; a condition that was never seen gets the
-        neuron's.
+        Weight, in trials, of the neuron's own frequency (by Laplace's rule) in that of the condition. A condition that was not in training (or of
+        which that neuron has no whole observation) takes the frequency of its stimulus category, and where that is new, too, the neuron's own.
     """
 
     name = "frequency of activation"
@@ -396,18 +393,23 @@ class FrequencyClassifier(_Naive):
 
     def _count(self, trials):
         self.neurons = {n: i for i, n in enumerate(trials.neurons)}
-        self.conditions = {c: i for i, c in enumerate(trials.conditions)}
-        hits, total = (np.zeros((len(self.conditions), len(self.neurons))) for _ in range(2))
+        # categories stand below the conditions: no key of the one is a key of the other, which holds a slash
+        conditions, categories = trials.conditions, sorted({category_of(c) for c in trials.conditions})
+        self.rows = {k: i for i, k in enumerate([*conditions, *categories])}
+        hits, total = (np.zeros((len(self.rows), len(self.neurons))) for _ in range(2))
         for part in trials.by_session():
             ds = part.dataset()
-            known = scored(ds).all(-1)
+            known = scored_whole(ds)
             columns = np.array([self.neurons[n] for n in part.neurons_of(part.sessions[0])])
-            rows = np.array([self.conditions[str(c)] for c in ds["condition"].values])
-            at = np.ix_(rows, columns)
-            np.add.at(hits, at, ds["active"].values & known)
-            np.add.at(total, at, known)
-        self.own = (hits.sum(0) + 1) / (total.sum(0) + 2)
+            for key in (str, category_of):
+                at = np.ix_(np.array([self.rows[key(c)] for c in ds["condition"].values]), columns)
+                np.add.at(hits, at, ds["active"].values & known)
+                np.add.at(total, at, known)
+        n = len(conditions)
+        self.own = (hits[:n].sum(0) + 1) / (total[:n].sum(0) + 2)
         self.frequency = (hits + self.shrinkage * self.own) / (total + self.shrinkage)
+        of_category = self.frequency[[self.rows[category_of(c)] for c in conditions]]
+        self.frequency[:n] = np.where(total[:n] > 0, self.frequency[:n], of_category)
 
     def predict_probability(self, trials):
         """Probability of being active.
@@ -430,7 +432,8 @@ class FrequencyClassifier(_Naive):
         neurons = trials.neurons_of(trials.sessions[0])
         check_keys("neuron", neurons, self.neurons, HINT)
         columns = np.array([self.neurons[n] for n in neurons])
-        p = np.stack([self.frequency[self.conditions[c], columns] if c in self.conditions else self.own[columns] for c in trials.table["condition"]])
+        rows = [self.rows.get(c, self.rows.get(category_of(c))) for c in trials.table["condition"]]
+        p = np.stack([(self.own if row is None else self.frequency[row])[columns] for row in rows])
         coords = {"trial": trials.table["trial"].to_numpy(), "neuron": np.array(neurons, dtype=object)}
         return xr.DataArray(p, coords, ("trial", "neuron"), name="probability")
 
@@ -446,6 +449,11 @@ def scored(ds):
     valid = ds["valid"].values
     inside = np.arange(k) < ds["n_score"].values[:, None]
     return valid[..., n : n + k] & valid[..., :n].all(-1)[..., None] & inside[:, None]
+
+
+def scored_whole(ds):
+    """Observations of which every frame that is to be scored counts, those of the trial's own window: bool array (trial, neuron)."""
+    return scored(ds).sum(-1) == ds["n_score"].values[:, None]
 
 
 def naive_forecasters():

@@ -1,7 +1,8 @@
 """Tables of scores: every forecaster beside the naive rows, on the test part of a split, measured once.
 
-The test part is forecast session by session. Scores are pooled over the observations (trial, neuron) of a session, then averaged over sessions,
-each counting once (macro), so that one large recording does not speak for all.
+The test part is forecast session by session. Scores are pooled within a session, then averaged over sessions, each counting once (macro), so that
+one large recording does not speak for all. mse, mae, crps and coverage pool frames: where stimuli are scored over windows of different lengths
+(score_s="paper"), the longer one weighs more. r and the paper's family pool windows, one a (trial, neuron), each counting once.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 from ..errors import QfError, UnknownKeyError
 from . import metrics
 from .ceiling import SimulatorCeiling
-from .naive import ContextMean, FrequencyClassifier, Zero, naive_forecasters, scored
+from .naive import ContextMean, FrequencyClassifier, Zero, naive_forecasters, scored, scored_whole
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
 COVERAGE = 0.9
@@ -93,7 +94,7 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
             if name in missing:
                 continue
             try:
-                scores[name].append(_score(forecaster, part, truth, mask, reference_mse, n_samples, seed))
+                scores[name].append(_score(forecaster, part, truth, mask, ds["n_score"].values, reference_mse, n_samples, seed))
             except UnknownKeyError as error:
                 # a naive row that knows the training neurons alone can't be made when a subject is left out: the table says so instead of a number
                 if forecaster not in extra:
@@ -156,7 +157,7 @@ def _forecast(forecaster, part, truth, mask):
     return np.where(mask, forecast, 0.0)
 
 
-def _score(forecaster, part, truth, mask, reference_mse, n_samples, seed):
+def _score(forecaster, part, truth, mask, n_score, reference_mse, n_samples, seed):
     forecast = _forecast(forecaster, part, truth, mask)
     mse = metrics.mse(forecast, truth, mask)
     out = {"mse": mse, "mse_ratio": mse / reference_mse, "mae": metrics.mae(forecast, truth, mask), "r": metrics.pearson(forecast, truth, mask)}
@@ -167,10 +168,10 @@ def _score(forecaster, part, truth, mask, reference_mse, n_samples, seed):
             out["crps"], out["coverage_90"] = _sampled(forecaster, part, truth, mask, n_samples, seed)
     return {
         **out,
-        "paper_mse": metrics.paper_mse(forecast, truth, mask),
-        "paper_smape": metrics.paper_smape(forecast, truth, mask),
-        "paper_corr": metrics.corr_abs(forecast, truth, mask),
-        "paper_ssim": metrics.ssim_global(forecast, truth, mask),
+        "paper_mse": metrics.paper_mse(forecast, truth, mask, n_score),
+        "paper_smape": metrics.paper_smape(forecast, truth, mask, n_score),
+        "paper_corr": metrics.corr_abs(forecast, truth, mask, n_score),
+        "paper_ssim": metrics.ssim_global(forecast, truth, mask, n_score),
     }
 
 
@@ -249,7 +250,7 @@ def _probabilities(classifier, trials):
     probabilities, labels = [], []
     for part in trials.by_session():
         ds = part.dataset()
-        known = scored(ds).all(-1)
+        known = scored_whole(ds)
         p = classifier.predict_probability(part).transpose("trial", "neuron").values[known]
         if not np.isfinite(p).all():
             raise QfError(f"{classifier.name}: expected a probability for every observation, found {int((~np.isfinite(p)).sum())} NaN of {p.size}.")

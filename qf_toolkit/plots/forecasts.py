@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..recordings.session import category_of
 from .style import TRUTH, mark_simulated, style
 
 
@@ -108,7 +109,7 @@ def figure_forecasts(trials, forecasts, n=8, seed=0):
                 if i < columns and kind == "most active":
                     same = truth["trial"].values[condition == here]
                     if len(same) == 1:
-                        here = here.split("/")[0]
+                        here = category_of(here)
                         same = truth["trial"].values[truth["stimulus"].values.astype(str) == here]
                     ax = plot_forecast(truth, forecasts, same, neuron, ax=axes[-1, i])
                     ax.set_title(f"mean of {len(same)} trials: {_short(neuron)}\n{_short_condition(here)}", fontsize=6)
@@ -204,8 +205,9 @@ def _choose(trials, n, seed):
     found = []
     for session in trials.sessions:
         truth = trials.dataset(session)
-        n_baseline, n_score = truth.attrs["n_baseline"], truth.attrs["n_score"]
-        response = truth[_signal(truth)].values[..., n_baseline : n_baseline + n_score].mean(-1)  # NaN where not valid
+        response = truth[_signal(truth)].values[..., truth.attrs["n_baseline"] :]
+        inside = np.arange(response.shape[-1]) < truth["n_score"].values[:, None, None]
+        response = response.mean(-1, where=inside)  # NaN where not valid
         names, numbers = truth["neuron"].values.astype(str), truth["trial"].values
         found += [(response[t, k], session, int(numbers[t]), str(names[k])) for t, k in np.argwhere(np.isfinite(response))]
     if not found:

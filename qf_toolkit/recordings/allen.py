@@ -10,6 +10,7 @@ import importlib
 import logging
 import re
 import sys
+import threading
 import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import pandas as pd
 
 from ..errors import DamagedFileError, QfError, SessionError
 from .arrays import naming
-from .session import Fingerprint, new_session
+from .session import Fingerprint, new_session, with_running
 from .visual_coding import FEATURES, SHOWN, epochs_at_pauses, number_blocks, trials_of
 
 INSTALL = "pip install 'qf_toolkit[allen]' && pip install --no-deps allensdk==2.16.2"
@@ -31,6 +32,7 @@ PAPER_CONTAINERS = (
 
 TRACES = ("corrected", "raw", "demixed", "dff")
 PIPELINE = "processing/brain_observatory_pipeline"
+_LOCK = threading.RLock()
 CHUNK_BYTES = 16 << 20  # of traces read at once: what is made of them on the way (float64) stays in the cache
 
 
@@ -70,9 +72,13 @@ def read_allen(path, *, traces="corrected", subject=None, session=None):
         raise QfError(f"traces: expected one of {', '.join(TRACES)}, found {traces!r}.")
     check_file(path)
     dataset = _dataset_class()
-    with _speaking(path), _quiet():
-        meta = dataset(str(path)).get_metadata()
-    return _session(path, dataset(str(path)), meta, traces, subject, session)
+    with _speaking(path):
+        return naming(path, _session, path, dataset, traces, subject, session)
+
+
+def need_allensdk():
+    """Raise QfError with the command that installs allensdk, where it is missing or can't be imported."""
+    _dataset_class()
 
 
 def check_file(path):
@@ -96,12 +102,15 @@ def check_file(path):
         )
 
 
-def _session(path, data, meta, traces, subject, session):
-    with _speaking(path), _quiet():
+def _session(path, dataset, traces, subject, session):
+    with _quiet():
+        data = dataset(str(path))
+        meta = data.get_metadata()
         kind = data.get_session_type()
-        time = data.get_fluorescence_timestamps()
+        time = data.get_dff_traces(slice(0, 1))[0] if traces == "dff" else data.get_fluorescence_timestamps()
+        _check_times(time)
         rois, ids = _roi_ids(path, data)
-        rate = 1 / float(np.median(np.diff(time))) if len(time) > 1 else float("nan")
+        rate = 1 / float(np.median(np.diff(time)))
         table, epochs = _stimuli(path, data, kind, len(time))
         speed = _running(path, data)
     with ThreadPoolExecutor(1) as beside:
@@ -118,22 +127,27 @@ def _session(path, data, meta, traces, subject, session):
     specimen = str(meta.get("specimen_name") or "")
     about = {
         "session_type": kind, "container": container, "experiment": experiment, "cre_line": meta.get("cre_line"), "sex": meta.get("sex"),
-        "age_days": meta.get("age_days"), "imaging_depth_um": meta.get("imaging_depth_um"), "genotype": meta.get("genotype"), "specimen": specimen,
+        "age_days": meta.get("age_days"), "age": meta.get("age"), "imaging_depth_um": meta.get("imaging_depth_um"), "genotype": meta.get("genotype"), "specimen": specimen,
         "mouse": specimen.rsplit("-", 1)[-1] if "-" in specimen else None, "pipeline_version": meta.get("pipeline_version"),
         "start_time": str(meta.get("session_start_time") or ""), "traces": traces,
     }  # fmt: skip
     indicator = str(meta.get("indicator") or "unknown")
-    ds = naming(
-        path, new_session, x, subject=subject, session=session, rate_hz=rate, signal="dff" if traces == "dff" else "fluorescence", frame_time=time,
+    ds = new_session(
+        x, subject=subject, session=session, rate_hz=rate, signal="dff" if traces == "dff" else "fluorescence", frame_time=time,
         cells=[str(r if i is None else i) for r, i in zip(rois, ids, strict=True)], matched=matched, trials=table, neuron_coords=centres.result(),
         indicator=indicator, area=str(meta.get("targeted_structure") or "unknown"),
         source="simulation" if "(simulated)" in indicator else "allen", provenance=f"{path.name}: {traces} traces through allensdk",
         attrs={k: v for k, v in about.items() if v not in (None, "")}, epochs=epochs, fingerprint=fingerprint,
     )  # fmt: skip
-    if speed is not None:
-        ds = ds.assign(running_speed=("running_time", speed[0].astype(np.float32))).assign_coords(running_time=speed[1])
-        ds["running_speed"].attrs["units"] = "cm/s"
-    return ds
+    return ds if speed is None else with_running(ds, *speed)
+
+
+def _check_times(time):
+    wrong = int((~(np.diff(time) > 0)).sum()) if len(time) > 1 else len(time)
+    if wrong or len(time) < 2:
+        raise SessionError(
+            f"timestamps: expected increasing seconds of two or more frames, found {len(time)} with {wrong} that are not. Download it again."
+        )
 
 
 # --- traces and cells
@@ -154,11 +168,11 @@ def _traces(path, data, traces, n_cells, n_frames):
         missing = [n for n in needed if n not in f]
         if missing:
             hint = "Take --traces raw or dff, or download" if traces == "corrected" else "Take other --traces, or download"
-            raise SessionError(f"{path}: expected {missing[0]} for the {traces} traces, found none. {hint} the file again.")
+            raise SessionError(f"expected {missing[0]} for the {traces} traces, found none. {hint} the file again.")
         for name in needed:
             shape = (n_cells,) if name.endswith("/r") else (n_cells, n_frames)
             if f[name].shape != shape:
-                raise SessionError(f"{path}: expected {name} of shape {shape}, found {f[name].shape}. Download the file again.")
+                raise SessionError(f"expected {name} of shape {shape}, found {f[name].shape}. Download the file again.")
         # a stored chunk is decompressed whole: reading fewer cells than it holds would do so several times
         stored = max((f[n].chunks or (1,))[0] for n in needed)
     step = max(1, CHUNK_BYTES // (8 * n_frames))
@@ -171,8 +185,7 @@ def _traces(path, data, traces, n_cells, n_frames):
     mark = Fingerprint()
 
     def one(start):
-        with _speaking(path):
-            out[start : start + step] = read(slice(start, start + step))[1]
+        out[start : start + step] = read(slice(start, start + step))[1]
         return start
 
     # arithmetic and hashing leave Python's lock: two cores read, correct and hash side by side
@@ -194,9 +207,9 @@ def _roi_ids(path, data):
     rois = data.get_roi_ids() if has["roi_ids"] else np.arange(n)
     found = data.get_cell_specimen_ids() if has["cell_specimen_ids"] else []
     if has["cell_specimen_ids"] and len(found) != n:
-        raise SessionError(f"{path}: expected {n} cell_specimen_ids, one a trace, found {len(found)}. Download the file again.")
+        raise SessionError(f"expected {n} cell_specimen_ids, one a trace, found {len(found)}. Download the file again.")
     if len(rois) != n:
-        raise SessionError(f"{path}: expected {n} roi_ids, one a trace, found {len(rois)}. Download the file again.")
+        raise SessionError(f"expected {n} roi_ids, one a trace, found {len(rois)}. Download the file again.")
     ids = [_whole(i) for i in found] or [None] * n
     ids = [i if i is not None and i > 0 else None for i in ids]
     return [_whole(r) if _whole(r) is not None else k for k, r in enumerate(rois)], ids
@@ -244,11 +257,16 @@ def _running(path, data):
     with h5py.File(path, "r") as f:
         if where not in f or f[f"{where}/data"].size == 0:
             return None
+    why = "no two-photon frame has its first timestamp"
     try:
-        return data.get_running_speed()
+        speed, seconds = data.get_running_speed()
+        if len(speed) == len(seconds):
+            return speed, seconds
+        why = f"it has {len(speed)} values at {len(seconds)} timestamps"
     except IndexError:  # allensdk aligns by a timestamp that both clocks share
-        warnings.warn(f"{path.name}: running speed left out, since no two-photon frame has its first timestamp.", stacklevel=2)
-        return None
+        pass
+    warnings.warn(f"{path.name}: running speed left out, since {why}.", stacklevel=2)
+    return None
 
 
 # --- stimuli
@@ -260,19 +278,35 @@ def _stimuli(path, data, kind, n_frames):
     missing = [s for s in SHOWN.get(kind, ()) if s not in names]
     if missing:
         raise SessionError(
-            f"{path}: expected the stimulus {missing[0]} of a {kind}, found {', '.join(names) or 'none'}. The file is not whole: download it again."
+            f"expected the stimulus {missing[0]} of a {kind}, found {', '.join(names) or 'none'}. The file is not whole: download it again."
         )
-    epochs = _epochs(path, data)
-    parts = [_trials(data.get_stimulus_table(s), s, epochs) for s in names if s in FEATURES]
-    table = pd.concat(parts, ignore_index=True) if parts else None
-    if table is not None:
-        outside = (table["onset_frame"] < 0) | (table["onset_frame"] >= n_frames)
-        twice = table.duplicated(["stimulus", "onset_frame"])
-        for mask, why in ((outside, "outside the recording"), (twice & ~outside, "at the onset of another one")):
-            if mask.any():
-                warnings.warn(f"{path.name}: {int(mask.sum())} of {len(table)} trials left out ({why}).", stacklevel=2)
-        table = table[~(outside | twice)]
-    return table, epochs
+    tables, odd = {}, []
+    for name in names:
+        try:
+            tables[name] = data.get_stimulus_table(name)
+        except Exception as e:
+            if name in FEATURES:
+                raise
+            odd.append(name)
+            warnings.warn(f"{path.name}: the stimulus {name} left out, since allensdk can't read it ({type(e).__name__}).", stacklevel=2)
+    for name, table in tables.items():
+        # a NaN becomes the least integer there is
+        outside = ((table["start"] < 0) | (table["start"] >= n_frames)).to_numpy()
+        if outside.any():
+            odd.append(name)
+            tables[name] = table[~outside]
+            warnings.warn(
+                f"{path.name}: {int(outside.sum())} of {len(table)} presentations of {name} left out (outside the recording).", stacklevel=2
+            )
+    epochs = _epochs(path, data, tables, n_frames, odd)
+    parts = [_trials(t, s, epochs) for s, t in tables.items() if s in FEATURES and len(t)]
+    if not parts:
+        return None, epochs
+    table = pd.concat(parts, ignore_index=True)
+    twice = table.duplicated(["stimulus", "onset_frame"])
+    if twice.any():
+        warnings.warn(f"{path.name}: {int(twice.sum())} of {len(table)} trials left out (at the onset of another one).", stacklevel=2)
+    return table[~twice], epochs
 
 
 def _trials(table, stimulus, epochs):
@@ -280,41 +314,88 @@ def _trials(table, stimulus, epochs):
     return trials_of(stimulus, table, table["start"].to_numpy(), table["end"].to_numpy() + 1, epochs)
 
 
-def _epochs(path, data):
-    """Stretches of each stimulus: stimulus, start_frame, stop_frame (one past the last), block among those of its stimulus."""
+def _epochs(path, data, tables, n_frames, odd):
+    """Stretches of each stimulus: stimulus, start_frame, stop_frame (one past the last), block among those of its stimulus.
+
+    allensdk's own, but where it can't cut them, or where presentations had to be left out: those of `odd` stimuli would move its cuts.
+    """
     from allensdk.brain_observatory.brain_observatory_exceptions import EpochSeparationException
 
-    try:
-        table = data.get_stimulus_epoch_table()
-        epochs = pd.DataFrame({"stimulus": table["stimulus"], "start_frame": table["start"], "stop_frame": table["end"] + 1})
-    except (EpochSeparationException, NotImplementedError) as e:
-        why = "dropped frames" if isinstance(e, EpochSeparationException) else "a session type that it doesn't know"
+    tables = {s: t for s, t in tables.items() if len(t)}
+    if not tables:
+        return None
+    why = f"what was left out of {', '.join(odd)}" if odd else ""
+    if not why:
+        try:
+            found = data.get_stimulus_epoch_table()
+            epochs = pd.DataFrame({"stimulus": found["stimulus"], "start_frame": found["start"], "stop_frame": found["end"] + 1})
+        except EpochSeparationException:
+            why = "dropped frames"
+        except NotImplementedError:
+            why = "a session type that it doesn't know"
+        except IndexError:
+            why = "a stimulus that was never shown"
+    if why:
         warnings.warn(
             f"{path.name}: allensdk can't cut the stimuli into epochs ({why}); cut at the two longest pauses of each instead.", stacklevel=2
         )
-        tables = {s: data.get_stimulus_table(s) for s in data.list_stimuli()}
         epochs = pd.concat([epochs_at_pauses(s, t["start"].to_numpy(), t["end"].to_numpy() + 1) for s, t in tables.items()], ignore_index=True)
-    return number_blocks(epochs)
+    return number_blocks(epochs.assign(stop_frame=epochs["stop_frame"].clip(upper=n_frames)))
 
 
 # --- allensdk itself
 
 
-@functools.cache
 def _dataset_class():
+    """As `_row_dataset`; the first call imports allensdk, which must not happen twice at once."""
+    with _LOCK:
+        return _row_dataset()
+
+
+@functools.cache
+def _row_dataset():
     """allensdk's BrainObservatoryNwbDataSet, whose cells are chosen by a slice of rows: lists of ids must be sorted for h5py, and not all cells have one."""
     module = _cured("allensdk.core.brain_observatory_nwb_data_set")
 
     class RowDataSet(module.BrainObservatoryNwbDataSet):
+        def get_metadata(self):
+            try:
+                return super().get_metadata()
+            except OSError as e:  # an age or a device that it can't parse is no reason to lose a recording
+                if "Could not parse" not in str(e):
+                    raise
+                warnings.warn(f"{Path(self.nwb_file).name}: {_reason(e)} Taken as it is written.", stacklevel=2)
+                return _as_written(self.nwb_file, self.FILE_METADATA_MAPPING)
+
         def get_cell_specimen_indices(self, cell_specimen_ids):
             return cell_specimen_ids if isinstance(cell_specimen_ids, slice) else super().get_cell_specimen_indices(cell_specimen_ids)
 
     return RowDataSet
 
 
+def _as_written(path, places):
+    """Metadata as text, under allensdk's names; `places` is {name: path in the file}."""
+    import h5py
+
+    meta = {}
+    with h5py.File(path, "r") as f:
+        for name, where in places.items():
+            value = f[where][()] if where in f else None
+            if isinstance(value, bytes | np.ndarray):
+                value = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in np.ravel(value).tolist()]
+                meta[name] = value if name == "generated_by" else str(value[0])
+    whole = {name: _whole(meta.get(name)) for name in ("ophys_experiment_id", "experiment_container_id")}
+    depth = re.match(r"\d+", meta.pop("imaging_depth", ""))
+    return {
+        **meta, **whole, "age": meta.get("age"), "cre_line": meta.get("genotype", "").split(";")[0] or None,
+        "imaging_depth_um": int(depth[0]) if depth else None, "pipeline_version": (meta.pop("generated_by", None) or ["0.9"])[-1],
+    }  # fmt: skip
+
+
 def cache_classes():
     """allensdk's BrainObservatoryCache and BrainObservatoryApi; raises QfError where allensdk is missing."""
-    module = _cured("allensdk.core.brain_observatory_cache")
+    with _LOCK:
+        module = _cured("allensdk.core.brain_observatory_cache")
     return module.BrainObservatoryCache, module.BrainObservatoryApi
 
 
@@ -385,18 +466,19 @@ def _speaking(path):
         yield
     except (QfError, KeyboardInterrupt, MemoryError):
         raise
-    except OSError as e:
-        raise DamagedFileError(f"{path}: expected a whole file, found data that can't be read ({_reason(e)}). Download it again.") from e
     except Exception as e:  # allensdk lets anything through, of KeyError and AssertionError up to bare Exception
+        if isinstance(e, OSError) and (e.errno is not None or str(e).startswith(("Can't", "Unable"))):  # HDF5's, not one that allensdk raises
+            raise DamagedFileError(f"{path}: expected a whole file, found data that can't be read ({_reason(e)}). Download it again.") from e
         raise SessionError(
-            f"{path}: expected a Visual Coding session, found one that allensdk can't read ({type(e).__name__}: {_reason(e)}). Download it again."
+            f"{path}: expected a Visual Coding session as allensdk reads it, found one that it can't read ({type(e).__name__}: {_reason(e)}). "
+            "Is it of another kind, or damaged?"
         ) from e
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the notes of pandas to the programmers of allensdk. Not for threads."""
-    with warnings.catch_warnings():
+    """Without the notes of pandas to the programmers of allensdk."""
+    with _LOCK, warnings.catch_warnings():  # which is for the whole process: two threads would leave each other's behind
         for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", kind)
         yield

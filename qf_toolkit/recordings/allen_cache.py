@@ -3,7 +3,9 @@
 The folder is allensdk's own (`manifest.json`, `ophys_experiment_data/{id}.nwb`...), so that either program finds what the other has fetched.
 """
 
+import http.client
 import json
+import socket
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +15,7 @@ from ..errors import DamagedFileError, QfError, SessionError, UnknownKeyError, d
 from .allen import cache_classes, check_file
 from .download import believed, fetch
 
+PATIENCE_S = 60.0  # for an answer of the server
 CONTAINERS = ("id", "targeted_structure", "imaging_depth", "cre_line", "reporter_line", "donor_name", "failed")
 SESSIONS = ("id", "experiment_container_id", "session_type", "targeted_structure", "imaging_depth", "cre_line", "acquisition_age_days", "donor_name")
 NAMES = {
@@ -58,22 +61,27 @@ class AllenCache:
         except OSError as e:
             raise QfError(f"{self.path}: the cache can't be read or made ({e.strerror or e}). Choose another folder with --cache.") from e
         except Exception as e:  # allensdk's ManifestVersionError, and KeyError or ValueError of a file that is no manifest
-            raise DamagedFileError(
-                f"{self.path}: expected a manifest of allensdk, found one that it can't read ({_line(e)}). Remove that file, it will be made anew."
-            ) from e
+            mend = "Give the folder's manifest.json, or its files by --files." if offline else "Take another folder with --cache."
+            raise DamagedFileError(f"{self.path}: expected a manifest of allensdk, found something that it can't read ({_line(e)}). {mend}") from e
 
     def _ask(self, query, url):
         """An answer of the server; QfError where there is none."""
         if self.offline:
             raise QfError(f"{self.path}: the cache lacks what was asked for, and --manifest asks no server. Leave --manifest out to download it.")
+        patience = socket.getdefaulttimeout()
         try:
-            return query()
-        except OSError as e:
-            raise QfError(
-                f"{url}: can't be reached ({_line(e)}). Check the network and run the same again; for files that you have use --files."
-            ) from e
-        except (ValueError, KeyError) as e:
+            socket.setdefaulttimeout(PATIENCE_S)  # allensdk sets none: a server that says nothing would be waited for for ever
+            answer = query()
+        except (OSError, http.client.HTTPException) as e:
+            mend = "Check the network and run the same again; for files that you have use --files."
+            raise QfError(f"{url}: can't be reached ({_line(e)}). {mend}") from e
+        except (ValueError, KeyError, TypeError) as e:
             raise QfError(f"{url}: expected an answer of the Allen API, found another one ({_line(e)}). Try again later.") from e
+        finally:
+            socket.setdefaulttimeout(patience)
+        if not isinstance(answer, list) or not all(isinstance(row, dict) for row in answer):
+            raise QfError(f"{url}: expected an answer of the Allen API, found {str(answer)[:80]!r}. Try again later.")
+        return answer
 
     def containers(self, *, ids=None, area=None, cre_line=None, depth_um=None):
         """The experiment containers, a row each.
@@ -126,7 +134,7 @@ class AllenCache:
         if not self.offline:  # so that both lists can be had without network later
             self._have("EXPERIMENT_CONTAINERS", "get_experiment_containers")
         rows = pd.DataFrame(self.sdk.get_ophys_experiments(include_failed=containers is not None), columns=SESSIONS).rename(columns=NAMES)
-        types = None if types is None else [f"three_session_{t}" for t in types]
+        types = None if types is None else [f"three_session_{t.removeprefix('three_session_')}" for t in _several(types)]
         rows = _chosen(rows, {"container": containers, "session_type": types, "area": area, "cre_line": cre_line, "depth_um": depth_um}, "session")
         rows = rows.sort_values(["container", "session_type", "id"], ignore_index=True)
         return rows.assign(file=[self.path_of(i).is_file() for i in rows["id"]])
@@ -136,14 +144,18 @@ class AllenCache:
         path = Path(self.sdk.get_cache_path(None, getattr(self.sdk, f"{key}_KEY")))
         if path.is_file():
             try:
-                json.loads(path.read_text(encoding="utf-8"))
-                return
-            except ValueError as e:
-                if self.offline:
-                    raise DamagedFileError(f"{path}: can't be read ({_line(e)}). Remove it, and download it again without --manifest.") from e
+                if _is_table(json.loads(path.read_text(encoding="utf-8"))):
+                    return
+            except ValueError:
+                pass
+            if self.offline:
+                raise DamagedFileError(f"{path}: expected the cache's table, found half of one. Leave --manifest out to download it again.")
         if self.offline:
             raise QfError(f"{path}: expected the cache's table, found none, and --manifest asks no server. Leave --manifest out to download it.")
-        write_text(path, json.dumps(getattr(self.sdk.api, query)()))
+        rows = getattr(self.sdk.api, query)()
+        if not _is_table(rows):
+            raise QfError(f"{self.sdk.api.api_url}: expected a table of the Allen API, found rows without what it should hold. Try again later.")
+        write_text(path, json.dumps(rows))
 
     def path_of(self, experiment):
         """Where the file of an ophys experiment lies, or would lie."""
@@ -171,9 +183,19 @@ class AllenCache:
         if path.with_name(f"{path.name}.download.json").is_file() and believed(path):
             return path
         answer = self.sdk.api.template_query("brain_observatory_queries", "ophys_experiment_data", ophys_experiment_id=int(experiment))
-        if not answer:
+        if not answer or "download_link" not in answer[0]:
             raise QfError(f"session {experiment}: the Allen API has no file for it. Choose another one: `qf allen list --sessions`.")
         return fetch(self.sdk.api.api_url + answer[0]["download_link"], path, check=_check, progress=progress, label=str(experiment))
+
+
+def _is_table(rows):
+    """Whether rows are what allensdk makes its tables of."""
+    needed = {"id", "imaging_depth", "targeted_structure", "specimen"}
+    return isinstance(rows, list) and all(isinstance(r, dict) and needed <= r.keys() for r in rows)
+
+
+def _several(value):
+    return [value] if isinstance(value, str | int) else value
 
 
 def _check(path):
@@ -189,6 +211,7 @@ def _chosen(rows, wanted, what):
     for column, values in wanted.items():
         if values is None:
             continue
+        values = _several(values)
         known = sorted(every[column].dropna().unique().tolist())
         for value in values:
             if value not in known:

@@ -1,6 +1,7 @@
 """Importing many recordings into a store at once, in several processes or on a Dask cluster."""
 
 import hashlib
+import inspect
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -85,14 +86,12 @@ def import_many(read, sources, store, *, options=None, overwrite=False, workers=
     from tqdm.auto import tqdm
 
     sources, options = [sources] if isinstance(sources, str | Path) else list(sources), dict(options or {})
-    if workers is not None and workers < 1:
-        raise QfError(f"workers: expected 1 or more processes, found {workers}.")
-    if scheduler is not None and scheduler != "local" and "://" not in scheduler:
-        raise QfError(f"scheduler: expected 'local' or the address of a Dask cluster, tcp://host:port, found {scheduler!r}.")
+    check_how(workers, scheduler)
     if not hasattr(read, "__qualname__"):
         raise QfError(f"read: expected a function, found {type(read).__name__}. Pass what it takes as options.")
     folder = Store(store, create=True).path
-    recipe = "\n".join([f"{read.__module__}.{read.__qualname__}", *(f"{name}={_told(options[name])}" for name in sorted(options))])
+    meant = _defaults(read) | options  # a default that is given is no other import
+    recipe = "\n".join([f"{read.__module__}.{read.__qualname__}", *(f"{name}={_told(meant[name])}" for name in sorted(meant))])
     run = _Run(read, options, recipe, folder, overwrite)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     results, owner = {}, {}
@@ -136,6 +135,19 @@ def import_many(read, sources, store, *, options=None, overwrite=False, workers=
     finally:
         sweep(folder)
     return [results[i] for i in range(len(sources))]
+
+
+def check_how(workers, scheduler):
+    """Raise QfError where a number of workers or a scheduler can't be."""
+    if workers is not None and workers < 1:
+        raise QfError(f"workers: expected 1 or more processes, found {workers}.")
+    if scheduler is not None and scheduler != "local" and "://" not in scheduler:
+        raise QfError(f"scheduler: expected 'local' or the address of a Dask cluster, tcp://host:port, found {scheduler!r}.")
+
+
+def _defaults(read):
+    parameters = inspect.signature(read).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,17 @@ import numpy as np
 from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
 from .arrays import naming
 from .nwb_intervals import trials_of_file
-from .session import new_session
+from .session import new_session, with_running
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
 _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
 _OTHER = re.compile(r"(?i)neuropil|deconv|spike|event|background")  # kept as RoiResponseSeries too, but no trace of a cell's calcium
+
+
+_CM_PER_S = {
+    **dict.fromkeys(("cm/s", "cm/sec", "cm s-1", "centimeters/second", "centimeters per second"), 1),
+    **dict.fromkeys(("m/s", "m/sec", "m s-1", "meters/s", "meters/second", "meters per second"), 100), **dict.fromkeys(("mm/s", "mm s-1"), 0.1),
+}  # fmt: skip
 
 
 @dataclass
@@ -169,16 +175,19 @@ def _with_running(ds, file):
     series = [i for m in file.processing.values() for i in _leaves(m.data_interfaces) if isinstance(i, TimeSeries) and i.name == "running_speed"]
     if not series or np.ndim(series[0].data) != 1:
         return ds
-    speed = np.asarray(series[0].data[:], np.float32) * np.float32(series[0].conversion or 1)
-    if str(series[0].unit).lower().replace(" ", "") in ("m/s", "meters/s", "meters/second", "m/sec"):
-        speed = speed * np.float32(100)
+    unit = str(series[0].unit).strip().lower()
+    if unit not in _CM_PER_S:
+        warnings.warn(f"running_speed: expected a speed in cm/s or m/s, found {unit!r}; left out.", stacklevel=2)
+        return ds
+    speed = np.asarray(series[0].data[:], np.float32) * np.float32(_CM_PER_S[unit] * (series[0].conversion or 1))
     if series[0].timestamps is not None:
         seconds = np.asarray(series[0].timestamps[:], np.float64)
     else:
         seconds = float(series[0].starting_time or 0) + np.arange(len(speed)) / float(series[0].rate)
-    ds = ds.assign(running_speed=("running_time", speed)).assign_coords(running_time=seconds)
-    ds["running_speed"].attrs["units"] = "cm/s"
-    return ds
+    if len(seconds) != len(speed):
+        warnings.warn(f"running_speed: expected a time for each of {len(speed)} values, found {len(seconds)}; left out.", stacklevel=2)
+        return ds
+    return with_running(ds, speed, seconds)
 
 
 def _leaves(interfaces):
@@ -228,7 +237,7 @@ def _plane_of(series):
 def _choose_series(file, signal, plane):
     """The signal and the series to be read, one a plane."""
     every = list(_all_series(file))
-    found = [s for s in every if s.is_dff or not _OTHER.search(f"{s.container}/{s.series.name}")]
+    found = [s for s in every if not _OTHER.search(s.series.name if s.is_dff else f"{s.container}/{s.series.name}")]
     if not found:
         also = f" ({', '.join(s.path for s in every)} can't be used)" if every else ""
         raise SessionError(
@@ -309,8 +318,8 @@ def _roi_ids(series):
     """Names of the ROIs of a series, their row where the ids are not unique; and whether they are cell_specimen_ids, matched across sessions."""
     rows = np.asarray(series.rois.data[:], dtype=int)
     table = series.rois.table
-    specimen = "cell_specimen_id" in table.colnames
-    column = table["cell_specimen_id"].data if specimen else table.id.data
+    specimen = next((c for c in ("cell_specimen_id", "global_roi_id") if c in table.colnames), None)  # of allensdk, and on DANDI
+    column = table.id.data if specimen is None else table[specimen].data
     ids = np.asarray(column[:])[rows]
     unique = len(set(ids.tolist())) == len(ids) and not (ids.dtype.kind == "f" and not np.isfinite(ids).all())
-    return [str(int(i)) if isinstance(i, int | float) else str(i) for i in (ids if unique else rows).tolist()], specimen and unique
+    return [str(int(i)) if isinstance(i, int | float) else str(i) for i in (ids if unique else rows).tolist()], specimen is not None and unique

@@ -1,6 +1,7 @@
 """The trials of an NWB 2 file, from any of its tables of intervals."""
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from ..errors import QfError, SessionError, did_you_mean
 from .arrays import check_times, frames_at
 from .session import RESERVED, condition_key
-from .visual_coding import FEATURES, epochs_at_pauses, is_continuous, number_blocks, stimulus_of, trials_of
+from .visual_coding import epochs_at_pauses, is_complete, is_continuous, number_blocks, standard, stimulus_of, trials_of
 
 _OUTCOME = re.compile(
     r"(?i)reward|outcome|response|correct|lick|hit|miss|false_alarm|choice|reaction|aborted|engaged|running|pupil|(_|^)(time|id|index)$|latency|^tags$|_s$"
@@ -26,8 +27,15 @@ _FEATURE = re.compile(
 
 def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
     """The trial table in frames, None for a continuous recording; and the table of epochs."""
-    every = _interval_tables(file) if wanted is not False or file.intervals else {}
-    shown = {name: (t, *_in_frames(n, t, frame_time)) for n, t in every.items() if (name := stimulus_of(n)) and len(t)}
+    every = _interval_tables(file)
+    shown = {}
+    for name in [n for n in every if stimulus_of(n) and len(every[n])]:
+        try:
+            shown[stimulus_of(name)] = every[name], *_in_frames(name, every[name], frame_time)
+        except SessionError as e:
+            if wanted is not False and name in (_choose_tables(every, wanted) or ()):
+                raise
+            warnings.warn(f"{e} Its epochs are left out.", stacklevel=2)
     epochs = [epochs_at_pauses(name, onset, offset) for name, (_, onset, offset) in shown.items()]
     epochs = number_blocks(pd.concat(epochs, ignore_index=True)) if epochs else None
     if wanted is False:
@@ -44,23 +52,37 @@ def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
         if not len(table):
             continue
         known = stimulus_of(name)
-        if known in FEATURES and set(FEATURES[known]) & set(table) and stimulus is None and condition_columns is None:
+        if is_complete(known, table) and stimulus is None and condition_columns is None:
             part = trials_of(known, *shown[known], epochs)
             parts.append(part if (block := _block(table, ())) is None else part.assign(block=block))
         else:
-            parts.append(_one_table(name, table, frame_time, stimulus, condition_columns))
+            parts.append(_one_table(name, table, frame_time, stimulus, condition_columns, epochs))
     return (pd.concat(parts, ignore_index=True) if parts else None), epochs
 
 
 def _interval_tables(file):
     """{name: DataFrame} of every TimeIntervals with start_time, scalar columns alone."""
     from pynwb.epoch import TimeIntervals
+    from pynwb.image import IndexSeries
 
     found = {} if file.trials is None else {"trials": file.trials}
     found.update(file.intervals or {})
-    for module in file.processing.values():
-        found.update({n: i for n, i in module.data_interfaces.items() if isinstance(i, TimeIntervals)})
-    return {n: _scalars(t) for n, t in found.items() if n != "invalid_times"}
+    for group in (file.stimulus or {}, *(m.data_interfaces for m in file.processing.values())):
+        found.update({n: i for n, i in group.items() if isinstance(i, TimeIntervals)})
+    tables = {n: _scalars(t) for n, t in found.items() if n != "invalid_times"}
+    tables |= {n: _frames_shown(s) for n, s in (file.stimulus or {}).items() if isinstance(s, IndexSeries) and stimulus_of(n) and n not in tables}
+    return {n: standard(t) if stimulus_of(n) else t for n, t in tables.items()}
+
+
+def _frames_shown(series):
+    """An IndexSeries (images, sparse noise, movies on DANDI) as a table of intervals: each frame lasts to the next, or as long as the others."""
+    if series.timestamps is not None:
+        start = np.asarray(series.timestamps[:], np.float64)
+    else:
+        start = float(series.starting_time or 0) + np.arange(len(series.data)) / float(series.rate)
+    step = np.diff(start, append=np.inf)
+    stop = start + np.minimum(step, np.median(step[:-1]) if len(step) > 1 else 0.25)
+    return pd.DataFrame({"start_time": start, "stop_time": stop, "frame": np.asarray(series.data[:], np.float64)})
 
 
 def _scalars(table):
@@ -101,11 +123,8 @@ def _choose_tables(tables, wanted):
                     f"trials: no table {name!r} in the file; {did_you_mean(name, sorted(tables)) if tables else 'it has none, pass trials=False'}"
                 )
         return {n: tables[n] for n in wanted}
-    shown = {
-        n: t
-        for n, t in tables.items()
-        if (n.endswith("presentations") or stimulus_of(n)) and "spontaneous" not in n and not is_continuous(stimulus_of(n) or "")
-    }
+    tables = {n: t for n, t in tables.items() if "spontaneous" not in n and not is_continuous(stimulus_of(n) or "")}
+    shown = {n: t for n, t in tables.items() if n.endswith("presentations") or stimulus_of(n)}
     if "trials" in tables and (not shown or _feature_columns(tables["trials"])):
         return {"trials": tables["trials"]}
     if shown:
@@ -156,7 +175,7 @@ def _in_frames(name, table, frame_time):
     return onset, np.maximum(frames_at(np.where(np.isfinite(stop), stop, start), None, frame_time), onset + 1)
 
 
-def _one_table(name, table, frame_time, stimulus, condition_columns):
+def _one_table(name, table, frame_time, stimulus, condition_columns, epochs):
     onset, offset = _in_frames(name, table, frame_time)
     out = pd.DataFrame({"onset_frame": onset, "offset_frame": offset})
     columns = _condition_columns(table) if condition_columns is None else [c for c in condition_columns if c in table]
@@ -169,6 +188,9 @@ def _one_table(name, table, frame_time, stimulus, condition_columns):
     # a table without any feature holds one kind of trial; `blank` is kept for a sweep whose features are all missing
     out["condition"] = [condition_key(s, r) if columns else f"{s}/all" for s, r in zip(out["stimulus"], _rows(table, columns), strict=True)]
     block = _block(table, columns)
+    if block is None and epochs is not None:
+        starts = epochs.loc[epochs["stimulus"] == stimulus_of(name), "start_frame"].to_numpy()
+        block = np.clip(np.searchsorted(starts, onset, side="right") - 1, 0, None)
     out["block"] = 0 if block is None else block
     for column in columns:
         if column != "condition":

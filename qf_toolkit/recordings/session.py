@@ -78,6 +78,42 @@ def condition_key(stimulus, features):
     return f"{stimulus}/{','.join(parts) or 'blank'}"
 
 
+def category_of(condition):
+    """The stimulus category in a condition's key."""
+    return condition.partition("/")[0]
+
+
+def parse_condition(condition):
+    """Take a condition's key apart; the inverse of `condition_key`.
+
+    Parameters
+    ----------
+    condition : str
+        `stimulus/feature=value,...`, or `stimulus/blank`.
+
+    Returns
+    -------
+    category : str
+    features : dict
+        {feature: text of its value}. A part without "=" belongs to the value before it; where it is the first, the key names its condition and
+        describes nothing (`stimulus/left`), and that name stands under "".
+
+    Examples
+    --------
+    >>> parse_condition("drifting_gratings/orientation=45,temporal_frequency=2")
+    ('drifting_gratings', {'orientation': '45', 'temporal_frequency': '2'})
+    """
+    category, _, rest = condition.partition("/")
+    features, name = {}, ""
+    for part in rest.split(",") if rest not in ("", "blank") else ():
+        head, equals, text = part.partition("=")
+        if equals:
+            name, features[head] = head, text
+        else:
+            features[name] = f"{features[name]},{part}" if name in features else part
+    return category, features
+
+
 def new_session(
     traces,
     *,
@@ -234,6 +270,13 @@ def _epoch_coords(epochs):
     return {f"epoch_{c}": ("epoch", v) for c, v in columns.items()}
 
 
+def with_running(ds, speed, seconds):
+    """A Session with its running speed on a dim of its own: `speed` in cm/s and `seconds`, float arrays (running_time,)."""
+    ds = ds.assign(running_speed=("running_time", np.asarray(speed, np.float32))).assign_coords(running_time=np.asarray(seconds, np.float64))
+    ds["running_speed"].attrs["units"] = "cm/s"
+    return ds
+
+
 def f0_floor(ds):
     """The F0 at or below which dF/F is meaningless: 1 % of the session's median fluorescence, or 1 + dF/F = 0.05 where only dF/F exists.
 
@@ -371,7 +414,7 @@ def validate(ds):
     if not (np.isfinite(rate) and rate > 0):
         raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate}. Pass rate_hz at import.")
     if ds.sizes.get("neuron", 0) == 0:
-        raise SessionError("neuron: expected at least 1 neuron, found 0. Check the ROI selection (iscell) of the source.")
+        raise SessionError("neuron: expected at least 1 neuron, found 0. Check the ROI selection of the source (iscell in suite2p).")
     if "flag" not in ds.coords or ds["flag"].dims != ("neuron",):
         raise SessionError("flag: expected a coord on neuron, found none. Build the Session with new_session().")
     if ds.sizes["frame"] < 2:
@@ -397,7 +440,7 @@ def _check_unique(keys, dim):
     values, counts = np.unique(np.asarray(keys, dtype=str), return_counts=True)
     if (counts > 1).any():
         twice = values[counts > 1]
-        raise SessionError(f"{dim}: expected unique keys, found {len(twice)} more than once, first {twice[0]!r}. Give each its own name.")
+        raise SessionError(f"{dim}: expected unique keys, found {len(twice)} more than once, first {str(twice[0])!r}. Give each its own name.")
 
 
 def _validate_trials(ds):

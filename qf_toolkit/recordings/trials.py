@@ -37,12 +37,13 @@ class Window:
 
     def __post_init__(self):
         for name in ("baseline_s", "response_s", "f0_s", "score_s"):
-            if isinstance(getattr(self, name), str) and (name, self.score_s) != ("score_s", "paper"):
-                raise QfError(f"{name}: expected seconds{' or paper' * (name == 'score_s')}, found {getattr(self, name)!r}.")
-            if name == "score_s" and self.score_s == "paper":
+            value, or_paper = getattr(self, name), " or paper" * (name == "score_s")
+            if or_paper and isinstance(value, str) and value == "paper":
                 continue
-            if not getattr(self, name) > 0:
-                raise QfError(f"{name}: expected seconds above 0, found {getattr(self, name)}.")
+            if not isinstance(value, int | float | np.number):
+                raise QfError(f"{name}: expected seconds{or_paper}, found {value!r}. Pass a number{or_paper}.")
+            if not value > 0:
+                raise QfError(f"{name}: expected seconds above 0, found {value}.")
         if self.f0_s > self.baseline_s:
             raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {self.f0_s}. Shorten f0_s.")
         if self.score_s != "paper" and self.score_s > self.response_s:
@@ -60,8 +61,20 @@ class Window:
         """Frames from the onset on that are labelled and scored, an int array with one for each of `stimuli`; at least 1."""
         if self.score_s != "paper":
             return np.full(len(stimuli), max(1, round(self.score_s * rate_hz)))
-        seconds = {s: min(PAPER_SCORE_S.get(s, self.response_s), self.response_s) for s in set(stimuli)}
-        return np.array([max(1, round(seconds[s] * rate_hz)) for s in stimuli], int)
+        return np.array([max(1, round(PAPER_SCORE_S.get(s, self.response_s) * rate_hz)) for s in stimuli], int)
+
+    def check_stimuli(self, stimuli):
+        """Refuse a response shorter than the paper's window of one of `stimuli`; warn of those that the paper has no window of."""
+        if self.score_s != "paper":
+            return
+        short = {s: PAPER_SCORE_S[s] for s in stimuli if PAPER_SCORE_S.get(s, 0) > self.response_s}
+        for name, seconds in short.items():
+            raise QfError(
+                f"response_s: expected at least {seconds:g} s, the paper's window of {name}, found {self.response_s:g}. Lengthen it, or pass score_s in seconds."
+            )
+        unknown = sorted(set(stimuli) - PAPER_SCORE_S.keys())
+        if unknown:
+            warnings.warn(f"score_s: the paper has no window of {', '.join(unknown)} (Table A-1): all of the response is scored there.", stacklevel=4)
 
 
 def gather(traces, neurons, starts, length):
@@ -159,7 +172,7 @@ def cut(
         3 s apart, a 3 s baseline holds 2 s of the previous grating: `f0_s=1` takes the grey second alone.
     score_s : float or "paper", optional
         The part of the response that is labelled and scored, `response_s` where left out. "paper": 2 s for drifting gratings, 0.5 s for static
-        gratings, natural scenes and sparse noise (Table A-1).
+        gratings, natural scenes and sparse noise (Table A-1); `response_s` for any other stimulus, of which a warning tells.
     signal : {"dff", "zscore"}
     active_rule : {"gain", "abs_dff"}
     active_gain : float
@@ -174,7 +187,8 @@ def cut(
     Raises
     ------
     QfError
-        If no trial or no neuron is left, a key is unknown, or, under `strict`, anything is left out.
+        If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
+        `strict`, anything is left out.
     """
     window = Window(
         baseline_s, response_s, min(2.0, baseline_s) if f0_s is None else f0_s, response_s if score_s is None else score_s,
@@ -198,6 +212,7 @@ def cut(
         table = table[table[name].isin(wanted)]
     if len(table) == 0:
         raise QfError("trials: no trial is all of what was chosen together (session, subject, stimulus, condition, block). Choose less.")
+    window.check_stimuli(list(table["stimulus"].unique()))
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
     parts, kept = [], {}
     known_neurons = set()
@@ -263,7 +278,7 @@ class Trials:
     counts : dict
         What was left out: trials, incomplete, neurons, flagged {reason: n}.
     scaling : dict or None
-        Under signal="zscore": {neuron key: (mean, standard deviation)} of the stored trace over the training part.
+        Under signal="zscore": {session: {neuron key: (mean, standard deviation)}} of the stored trace over the training part.
     """
 
     source: object
@@ -326,7 +341,7 @@ class Trials:
         return np.stack([onset - n_baseline, onset + n_response], 1)
 
     def scaled_on(self, trials):
-        """These trials with the z-score of every neuron taken from the windows of `trials`."""
+        """These trials with the z-score of every neuron, in each session, taken from the windows of `trials`."""
         scaling = {}
         for session in trials.sessions:
             ds = self.source[session]
@@ -337,12 +352,14 @@ class Trials:
             frames = np.cumsum(inside[:-1]) > 0
             x = ds[signal_of(ds)].values[trials.rows[session]][:, frames].astype(np.float64)
             mean, sd = np.nanmean(x, 1), np.nanstd(x, 1)
-            for name, m, s in zip(trials.neurons_of(session), mean, sd, strict=True):
-                scaling[name] = (float(m), float(s) if s > 0 else 1.0)
+            names = trials.neurons_of(session)
+            scaling[session] = {n: (float(m), float(s) if s > 0 else 1.0) for n, m, s in zip(names, mean, sd, strict=True)}
         return replace(self, scaling=scaling)
 
     def scale_of(self, session):
         """(mean, standard deviation) of the kept neurons of a session, float32 arrays (neuron,).
+
+        A cell matched across sessions has the scale of each; where the training part lacks this session, the average over those it has.
 
         Raises
         ------
@@ -352,10 +369,13 @@ class Trials:
         if self.scaling is None:
             raise QfError('signal="zscore" needs a training part: split the trials first, or use trials.scaled_on(train).')
         names = self.neurons_of(session)
-        missing = [n for n in names if n not in self.scaling]
+        own = self.scaling.get(session, {})
+        found = {n: [own[n]] if n in own else [s[n] for s in self.scaling.values() if n in s] for n in names}
+        missing = [n for n in names if not found[n]]
         if missing:
-            raise UnknownKeyError(f"neuron: {missing[0]!r} has no z-score from the training part; {did_you_mean(missing[0], self.scaling)}")
-        return tuple(np.array(v, np.float32) for v in zip(*(self.scaling[n] for n in names), strict=True))
+            known = {n for s in self.scaling.values() for n in s}
+            raise UnknownKeyError(f"neuron: {missing[0]!r} has no z-score from the training part; {did_you_mean(missing[0], known)}")
+        return tuple(np.array([np.mean(found[n], 0) for n in names], np.float32).T)
 
     def dataset(self, session=None):
         """The windows of one session, labelled.
@@ -415,6 +435,11 @@ class Trials:
                 "simulated": int(str(ds.attrs.get("source", "")) == "simulation"),
             },
         )  # fmt: skip
+
+
+def scaling_by_session(scaling):
+    """`Trials.scaling` as models saved it: those saved before sessions had scales of their own hold {neuron: (mean, sd)}, for any session."""
+    return scaling if scaling is None or all(isinstance(s, dict) for s in scaling.values()) else {"": scaling}
 
 
 def response_gain(response, n_score, window):

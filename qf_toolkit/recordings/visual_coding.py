@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from ..errors import SessionError
 from .session import condition_key
 
 # what must be in a session of each type
@@ -38,6 +39,17 @@ def is_continuous(stimulus):
     return bool(_CONTINUOUS.match(stimulus))
 
 
+def standard(table):
+    """A stimulus table whose columns have allensdk's names: units cut off, as `orientation_in_degrees` of the files on DANDI has one."""
+    names = {c: re.sub(r"_in_(degrees|hz|cycles_per_degree)$", "", c) for c in table.columns} | {"is_blank_sweep": "blank_sweep"}
+    return table.rename(columns={c: n for c, n in names.items() if n == c or n not in table.columns})
+
+
+def is_complete(stimulus, table):
+    """Whether a table has all the features that make a condition of the stimulus: with fewer, different conditions would be one."""
+    return set(FEATURES.get(stimulus, {"": ""})) <= set(table.columns)
+
+
 def trials_of(stimulus, table, onset, offset, epochs):
     """The trial table of one stimulus.
 
@@ -56,14 +68,22 @@ def trials_of(stimulus, table, onset, offset, epochs):
     -------
     pandas.DataFrame
         onset_frame, offset_frame, stimulus, condition, block and the features; those of a blank are NaN, its condition is `stimulus/blank`.
+
+    Raises
+    ------
+    SessionError
+        If the table lacks a feature.
     """
-    features = {new: pd.to_numeric(table[old], errors="coerce").to_numpy(float) for old, new in FEATURES[stimulus].items() if old in table}
+    if not is_complete(stimulus, table):
+        found = ", ".join(str(c) for c in table.columns)
+        raise SessionError(f"{stimulus}: expected the columns {', '.join(FEATURES[stimulus])}, found {found}. Take the file from its source again.")
+    features = {new: pd.to_numeric(table[old], errors="coerce").to_numpy(float) for old, new in FEATURES[stimulus].items()}
     if "blank_sweep" in table:
         blank = pd.to_numeric(table["blank_sweep"], errors="coerce").to_numpy() == 1
         features = {n: np.where(blank, np.nan, v) for n, v in features.items()}
-    if stimulus == "natural_scenes":
-        features = {n: np.where(v < 0, np.nan, v) for n, v in features.items()}
-    rows = [dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True)] or [{}] * len(table)
+    if stimulus == "natural_scenes":  # -1 is a blank; files that know no negative numbers hold 2**32 - 1
+        features = {n: np.where((v < 0) | (v >= 2**31), np.nan, v) for n, v in features.items()}
+    rows = [dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True)]
     starts = np.sort(epochs.loc[epochs["stimulus"] == stimulus, "start_frame"].to_numpy())
     out = pd.DataFrame(
         {

@@ -117,7 +117,10 @@ class Downstream(Forecaster):
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
             self.autoencoder = copy(self.autoencoder)  # others may share it
-            self.autoencoder.scaling = {**self.autoencoder.scaling, **{n: split.train.scaling[n] for n in new}}
+            scaling = dict(self.autoencoder.scaling)
+            for session, found in split.train.scaling.items():
+                scaling[session] = {**scaling.get(session, {}), **{n: found[n] for n in new if n in found}}
+            self.autoencoder.scaling = scaling
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.get("seed", 0))
             self.module.neurons.grow(len(new))

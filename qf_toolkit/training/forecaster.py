@@ -88,7 +88,13 @@ class Forecaster:
             neurons, conditions = [str(k) for k in ds["neuron"].values], [str(c) for c in ds["condition"].values]
             out = xr.Dataset(
                 call(np.nan_to_num(context), neurons, conditions),
-                {"trial": ds["trial"], "neuron": ds["neuron"], "time": ds["time"].values[n:], **{c: ds[c] for c in TRIAL_COORDS}},
+                # plain values: a DataArray would bring the features along, which sessions don't share
+                {
+                    "trial": ds["trial"].values,
+                    "neuron": ds["neuron"].values,
+                    "time": ds["time"].values[n:],
+                    **{c: ("trial", ds[c].values) for c in TRIAL_COORDS},
+                },
             )
             out = out.where(xr.DataArray(usable, dims=("trial", "neuron")))
             if len(trials.sessions) > 1:  # trials are numbered anew in each session
@@ -184,9 +190,10 @@ def check_rate(rate_hz, trials):
             raise QfError(
                 f"rate_hz: expected {rate_hz:g} Hz, the model's, found {rate:g} Hz in {session}. Train a model at that rate, or resample the recording."
             )
-        ours, theirs = (trials.window.frames(r)[:2] for r in (rate_hz, rate))
+        ours, theirs = (trials.window.frames(r) for r in (rate_hz, rate))
         if ours != theirs:
+            ours, theirs = ("{} + {} frames, F0 of {}".format(*frames) for frames in (ours, theirs))
             raise QfError(
-                f"rate_hz: expected windows of {ours[0]} + {ours[1]} frames, as at the model's {rate_hz:g} Hz, found {theirs[0]} + {theirs[1]} at "
-                f"{rate:g} Hz in {session}. Change baseline_s or response_s by half a frame, so that both round alike, or leave the session out."
+                f"rate_hz: expected windows of {ours}, as at the model's {rate_hz:g} Hz, found {theirs} at {rate:g} Hz in {session}. "
+                "Change baseline_s, response_s or f0_s by half a frame, so that both round alike, or leave the session out."
             )

@@ -8,12 +8,12 @@ import xarray as xr
 
 from ..errors import QfError
 from ..models.quantformer import QuantFormer, QuantFormerConfig
-from ..recordings.trials import Window
+from ..recordings.session import category_of
+from ..recordings.trials import Window, scaling_by_session
 from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import check_rate, check_unseen, seen_frames
 from .loop import LoopConfig, run
 from .saving import read_model, same_version, write_model
-from .tokens import category_of
 
 
 class Autoencoder:
@@ -31,7 +31,7 @@ class Autoencoder:
         Frames it was trained or validated on.
     history : list of dict
     scaling : dict or None
-        {neuron key: (mean, sd)} under signal="zscore".
+        {session: {neuron key: (mean, sd)}} under signal="zscore".
     """
 
     kind = "autoencoder"
@@ -129,7 +129,8 @@ class Autoencoder:
         """Build from the content of config.json and the weights."""
         module = QuantFormer(QuantFormerConfig(**note["model"]))
         module.load_state_dict(tensors)
-        return cls(module.to(device), Window(**note["window"]), note["normalise"], note["scale"], note["seen"], note["history"], note["scaling"])
+        scaling = scaling_by_session(note["scaling"])
+        return cls(module.to(device), Window(**note["window"]), note["normalise"], note["scale"], note["seen"], note["history"], scaling)
 
 
 def prepare(trials, config, window, scaling):

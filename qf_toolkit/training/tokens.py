@@ -8,50 +8,16 @@ import numpy as np
 
 from ..errors import QfError
 from ..models.quantformer import STIM_TOKENS
+from ..recordings.session import category_of, parse_condition
 from .forecaster import check_keys
 
-MIN_REPEATS = 2  # trials a condition, on average, from which "auto" gives each condition of a category a token of its own
+MIN_REPEATS = 2  # trials a condition (the median) from which "auto" gives each condition of a category a token of its own
 MOST_TEXTS = 200  # a text with more values than this names its condition rather than describes it
 IDENTITIES = ("image", "frame", "scene", "movie_frame", "id", "index")  # numbers that name and have no order, as those of *_id and *_index
 PERIODS = {"orientation": (360.0,), "direction": (360.0,), "phase": (1.0, 2 * np.pi, 360.0)}  # the first that holds all values, else the last
+WAVES = {"phase": ("sin1", "cos1")}  # of the angle; elsewhere also of twice the angle: a cell tuned to the axis of a grating has two peaks a turn
 LOGARITHMIC = ("temporal_frequency", "spatial_frequency")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-
-
-def category_of(condition):
-    """The stimulus category in a condition's key."""
-    return condition.partition("/")[0]
-
-
-def parse_condition(condition):
-    """Take a condition's key apart; the inverse of `recordings.session.condition_key`.
-
-    Parameters
-    ----------
-    condition : str
-        `stimulus/feature=value,...`, or `stimulus/blank`.
-
-    Returns
-    -------
-    category : str
-    features : dict
-        {feature: text of its value}. A part without "=" belongs to the value before it; where it is the first, the key names its condition and
-        describes nothing (`stimulus/left`), and that name stands under "".
-
-    Examples
-    --------
-    >>> parse_condition("drifting_gratings/orientation=45,temporal_frequency=2")
-    ('drifting_gratings', {'orientation': '45', 'temporal_frequency': '2'})
-    """
-    category, _, rest = condition.partition("/")
-    features, name = {}, ""
-    for part in rest.split(",") if rest not in ("", "blank") else ():
-        head, equals, text = part.partition("=")
-        if equals:
-            name, features[head] = head, text
-        else:
-            features[name] = f"{features[name]},{part}" if name in features else part
-    return category, features
 
 
 def token_id(ids, condition):
@@ -68,11 +34,13 @@ class Feature:
     ----------
     name : str
     scale : {"circle", "log2", "linear", "text", "none"}
-        sin and cos; a z-score, of the logarithm or of the value itself; one number for each of `values`; nothing but the flag.
+        `waves`; a z-score, of the logarithm or of the value itself; one number for each of `values`; nothing but the flag.
     period, mean, sd : float
     values : tuple of str
     flag : bool
         Whether a last number says that the condition has the feature (1) or lacks it (0, as are the numbers before it).
+    waves : tuple of str
+        Of a circle: sin and cos of the angle (sin1, cos1: all that models saved before there were more have) and of twice the angle (sin2, cos2).
     """
 
     name: str
@@ -82,6 +50,7 @@ class Feature:
     sd: float = 1.0
     values: tuple = ()
     flag: bool = False
+    waves: tuple = ("sin1", "cos1")
 
     @classmethod
     def learnt(cls, name, texts):
@@ -98,7 +67,9 @@ class Feature:
         if plain in PERIODS:
             period = next((p for p in PERIODS[plain] if np.abs(x).max() <= 1.00001 * p), PERIODS[plain][-1])
             x = x % period
-            own = {"scale": "circle", "period": period}
+            # a wave that is the same for all (sin of 0 and 180) has taught no weight
+            waves = tuple(w for w in WAVES.get(plain, ("sin1", "cos1", "sin2", "cos2")) if np.ptp(_wave(w, 2 * np.pi * x / period)) > 1e-6)
+            own = {"scale": "circle", "period": period, "waves": waves}
         else:
             own = {"scale": "log2" if plain in LOGARITHMIC and x.min() > 0 else "linear"}
             x = np.log2(x) if own["scale"] == "log2" else x
@@ -117,12 +88,24 @@ class Feature:
             x = np.log2(x) if x > 0 else None
         if self.scale == "circle":
             turn = 0.0 if x is None else 2 * np.pi * (x % self.period) / self.period
-            out = [0.0, 0.0] if x is None else [np.sin(turn), np.cos(turn)]
+            out = [0.0 if x is None else _wave(w, turn) for w in self.waves]
         elif self.scale == "none":
             out = []
         else:
             out = [0.0 if x is None else (x - self.mean) / self.sd]
         return [*out, float(x is not None)] if self.flag else out
+
+
+def _wave(name, turn):
+    """sin1, cos1, sin2... of angles in radians."""
+    return getattr(np, name[:3])(int(name[3:]) * turn)
+
+
+def _features(conditions):
+    """The features that these training conditions tell something of."""
+    parsed = [parse_condition(c)[1] for c in conditions]
+    found = [Feature.learnt(n, [p.get(n) for p in parsed]) for n in sorted({n for p in parsed for n in p})]
+    return [f for f in found if f]
 
 
 def _number(text):
@@ -139,14 +122,15 @@ class StimulusTokens:
     kind : {"auto", "condition", "category", "features"}
         - "condition", "category": a learned token for each of the training part.
         - "auto": per stimulus category, a token for each condition where these are repeated in training (2 trials a condition and subject or
-          more, on average), else one for the category. Sparse noise shows 9,000 conditions once each: nothing can be learnt of any of
-          them, and those of the test part would have no token.
+          more, as the median; blanks don't count), else one for the category. Sparse noise shows 9,000 conditions once each: nothing can be
+          learnt of any of them, and those of the test part would have no token.
         - "features": a learned linear map of the condition's features, plus a learned embedding of its category (released code: a map of four
           features), which says something of conditions never seen, too. Features are read from the condition's key. orientation and direction
-          (degrees) and phase (cycles; radians or degrees where values exceed 1) become sin and cos, other numbers z-scores (temporal_frequency
-          and spatial_frequency of their log2), texts a one-hot of those seen in training; a feature of one value in training is left out. Numbers
-          that name rather than measure (image, frame, scene, movie_frame, ..._id, ..._index) and texts of more than 200 values are left out
-          as well: a stimulus that has no other feature, natural scenes say, then has one token for all its conditions, as under "category".
+          (degrees) and phase (cycles; radians or degrees where values exceed 1) become sin and cos, the first two also of twice the angle, other
+          numbers z-scores (temporal_frequency and spatial_frequency of their log2), texts a one-hot of those seen in training; a feature of one
+          value in training is left out. Numbers that name rather than measure (image, frame, scene, movie_frame, ..._id, ..._index) and texts of
+          more than 200 values are left out as well: a stimulus that has no other feature, natural scenes say, then has one token for all its
+          conditions, as under "category".
     keys : list of str
         What has a token of its own: conditions, or categories (without a slash), or under "auto" both; under "features" the categories.
     features : sequence of Feature
@@ -168,18 +152,18 @@ class StimulusTokens:
         check_kind(kind)
         conditions, categories = (sorted(table[c].unique()) for c in ("condition", "stimulus"))
         if kind == "features":
-            parsed = [parse_condition(c)[1] for c in conditions]
-            names = sorted({n for p in parsed for n in p})
-            found = [Feature.learnt(n, [p.get(n) for p in parsed]) for n in names]
-            return cls(kind, categories, [f for f in found if f])
+            return cls(kind, categories, _features(conditions))
         if kind == "auto":
-            # per subject: noise that ten mice have seen once each is repeated to none of them
-            shown = table.groupby(["stimulus", "subject", "condition"]).size().groupby("stimulus").mean()
+            # per subject: noise that ten mice have seen once each is repeated to none of them; the median: a few frequent ones say nothing of the rest
+            shown = table[table["condition"] != table["stimulus"] + "/blank"].groupby(["stimulus", "subject", "condition"]).size()
+            shown = shown.groupby("stimulus").median()
             once = set(shown.index[shown < MIN_REPEATS])
             for name in sorted(once):
+                hint = ' stim_token="features" (--stim-token features) tells those apart whose keys hold quantities.'
+                told = any(f.scale != "none" for f in _features(c for c in conditions if category_of(c) == name and c != f"{name}/blank"))
                 warnings.warn(
                     f"stim_token: the conditions of {name} are shown {shown[name]:.2g} times each in training, too few to learn a token of each: "
-                    'one for all of them. stim_token="features" (--stim-token features) tells those apart whose keys hold quantities.',
+                    f"one for all of them.{hint * told}",
                     stacklevel=4,
                 )
             return cls(kind, sorted({*once, *(c for c in conditions if category_of(c) not in once)}))
@@ -229,7 +213,7 @@ class StimulusTokens:
     @classmethod
     def from_note(cls, note, default):
         """From what `note` gave; `default` is the kind of models saved before it was theirs to choose."""
-        features = [Feature(**{**f, "values": tuple(f["values"])}) for f in note.get("features", ())]
+        features = [Feature(**{k: tuple(v) if isinstance(v, list) else v for k, v in f.items()}) for f in note.get("features", ())]
         return cls(note.get("stim_token", default), note["stimuli"], features)
 
 

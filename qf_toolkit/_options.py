@@ -41,7 +41,7 @@ def build_parser(readers, run):
 
     p = command("simulate", "record a simulated visual cortex with known truth", "qf simulate data/sim --neurons 40 --sessions A B --seed 1")
     p.add_argument("store", metavar="STORE", help="folder, made where missing")
-    p.add_argument("--sessions", nargs="+", choices=("A", "B", "C"), default=["A"], help="A drifting gratings; B images, static gratings; C noise")
+    p.add_argument("--sessions", nargs="+", choices=("A", "B", "C", "C2"), default=["A"], help="A drifting gratings; B images, static gratings; C noise, C2 of two grids")
     p.add_argument("--neurons", dest="n_neurons", type=int, metavar="N", help="how many (60)")
     p.add_argument("--repeats", type=int, metavar="N", help="repeats of a drifting grating (15)")
     p.add_argument("--directions", type=int, metavar="N", help="directions of the drifting gratings (8)")
@@ -161,7 +161,10 @@ def _add_allen(p, text):
 
 
 def _seconds_or_paper(text):
-    return text if text == "paper" else float(text)
+    try:
+        return text if text == "paper" else float(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"expected seconds or paper, found {text!r}") from e
 
 
 def _add_window(p):

@@ -212,6 +212,8 @@ def _prepare(out, settings):
             return
         for name in MADE:
             shutil.rmtree(out / name, ignore_errors=True)
+        for table in out.glob("*.csv"):
+            table.unlink()
     write_text(mark, json.dumps(settings, indent=2) + "\n")
 
 

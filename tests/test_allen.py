@@ -541,3 +541,30 @@ def test_a_quiet_import_warns_of_nothing(tmp_path):
         warnings.simplefilter("error")
         read_allen(tmp_path / "a.nwb")
     assert Window().frames(30.1) == (90, 60, 60)
+
+
+@pytest.mark.parametrize("wrong", [{"sessions": ("D",)}, {"repeats": 0}, {"seed": -1}, {"rate_hz": 4.0}, {"gap_s": 3.0}, {"shared": 2.0}])
+def test_a_container_that_can_t_be_simulated(tmp_path, wrong):
+    with pytest.raises(QfError, match="expected|not in the protocol"):
+        simulate_container(tmp_path / "c", **wrong)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_gives_each_session_file_once(tmp_path, capsys):
+    (tmp_path / "in" / "x.nwb").mkdir(parents=True)
+    noise_session(tmp_path / "in" / "A.NWB", cells=2, frames=1200, trials=4)
+    (tmp_path / "in" / "._A.NWB").write_bytes(b"a resource fork")
+    argv = ["import", "allen", "--files", str(tmp_path / "in"), str(tmp_path / "in" / "A.NWB"), "--store", str(tmp_path / "s")]
+    assert main(argv) == 0 and Store(tmp_path / "s").keys() == ["7/A_42"]
+    assert main([*argv, "--traces", "corrected"]) == 0 and "1 of 1 recordings are in the store already" in capsys.readouterr().out
+    assert main([*argv, "--traces", "raw"]) == 2 and "--overwrite" in capsys.readouterr().err
+
+
+def test_a_damaged_session_of_the_container_hides_no_report(tmp_path, capsys):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "7__Z.nc").write_bytes(b"junk")
+    noise_session(tmp_path / "a.nwb", cells=2, frames=1200, trials=4)
+    (tmp_path / "b.nwb").write_bytes(b"junk")
+    assert main(["import", "allen", "--files", str(tmp_path / "a.nwb"), str(tmp_path / "b.nwb"), "--store", str(tmp_path / "s")]) == 1
+    err = capsys.readouterr().err
+    assert "b.nwb" in err and "1 of 2 recordings were not imported" in err and "7__Z.nc" in err

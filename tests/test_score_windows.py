@@ -121,7 +121,14 @@ def test_compare_counts_both_stimuli(split):
     np.testing.assert_allclose(c["mse_lower"], (table["mse"].loc[c.index] - table.loc["zero", "mse"]).astype(float), rtol=1e-4, atol=1e-9)
 
 
-def test_validation_is_the_end_of_each_stimulus_block(split):
+def one_after_the_other(traces, trials):
+    """In each block first the drifting, then the static gratings."""
+    trials["stimulus"] = np.where(np.arange(len(trials)) % 20 < 10, *STIMULI)
+
+
+@pytest.mark.parametrize("change", [None, one_after_the_other])
+def test_validation_is_the_end_of_each_stimulus_block(change):
+    split = split_blocks(cut(mixed(change), score_s="paper"))
     fitting, test = split.fitting.table, split.test.table
     assert set(test["block"]) == {2} and set(test["stimulus"]) == set(STIMULI)
     validated = split.validation.table

@@ -119,17 +119,7 @@ def simulate(
         "orientations": orientations, "spatial_frequencies": spatial_frequencies, "phases": phases, "noise_frames": noise_frames,
         "image_repeats": image_repeats,
     }  # fmt: skip
-    for name, value in counts.items():
-        if value != int(value) or value < 1:
-            raise QfError(f"{name}: expected a whole number of at least 1, found {value}.")
-    if not rate_hz > 0 or not gap_s >= 0 or not seed >= 0:
-        raise QfError(f"rate_hz, gap_s, seed: expected a rate above 0, the others at least 0, found {rate_hz}, {gap_s} and {seed}.")
-    sessions = list(dict.fromkeys(sessions))
-    for letter in sessions:
-        if letter not in SESSIONS:
-            raise UnknownKeyError(f"sessions: {letter!r} is not in the protocol; {did_you_mean(letter, SESSIONS)}")
-        if letter != "A" and rate_hz < 8:
-            raise QfError(f"rate_hz: expected at least 8 Hz for session {letter}, whose stimuli last 0.25 s, found {rate_hz}. Simulate A alone.")
+    sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)
     phys = physiology or Physiology()
     settings = {**counts, "gap_s": gap_s, "rate_hz": rate_hz, "subject": subject, "seed": seed, "physiology": asdict(phys)}
     store = Store(path, create=True)
@@ -148,6 +138,22 @@ def simulate(
         _save_truth(store, truth, params, session, phys)  # first, so that no session is ever without
         store.add(session)
     return store
+
+
+def check_protocol(counts, sessions, gap_s, rate_hz, seed):
+    """The letters of the sessions, each once; raises QfError where a number or letter can't be."""
+    for name, value in counts.items():
+        if value != int(value) or value < 1:
+            raise QfError(f"{name}: expected a whole number of at least 1, found {value}.")
+    if not rate_hz > 0 or not gap_s >= 0 or not seed >= 0:
+        raise QfError(f"rate_hz, gap_s, seed: expected a rate above 0, the others at least 0, found {rate_hz}, {gap_s} and {seed}.")
+    sessions = [sessions] if sessions in SESSIONS else list(dict.fromkeys(sessions))
+    for letter in sessions:
+        if letter not in SESSIONS:
+            raise UnknownKeyError(f"sessions: {letter!r} is not in the protocol; {did_you_mean(letter, SESSIONS)}")
+        if letter != "A" and rate_hz < 8:
+            raise QfError(f"rate_hz: expected at least 8 Hz for session {letter}, whose stimuli last 0.25 s, found {rate_hz}. Simulate A alone.")
+    return sessions
 
 
 def record(letter, counts, params, *, gap_s, rate_hz, phys, subject, seed):

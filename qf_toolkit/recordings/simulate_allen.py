@@ -10,7 +10,7 @@ import numpy as np
 from .._files import atomic_path
 from ..errors import QfError
 from .protocol import SESSIONS
-from .simulate import SUBTRACTED, Physiology, _neurons, _rng, record, soma_and_neuropil
+from .simulate import SUBTRACTED, Physiology, _neurons, _rng, check_protocol, record, soma_and_neuropil
 
 PIPELINE = "processing/brain_observatory_pipeline"
 FIRST_S = 5.0  # the two-photon clock starts later than the file's
@@ -155,6 +155,7 @@ def simulate_container(
         "repeats": repeats, "directions": directions, "temporal_frequencies": temporal_frequencies, "images": images, "orientations": orientations,
         "spatial_frequencies": spatial_frequencies, "phases": phases, "noise_frames": noise_frames, "image_repeats": image_repeats,
     }  # fmt: skip
+    sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)
     common = round(shared * n_neurons)
     phys, subject = Physiology(), str(container_id)
     everyone = _neurons(common + len(sessions) * (n_neurons - common), rate_hz, phys, _rng(seed, subject, "neurons"))
@@ -198,15 +199,15 @@ def _shown(name, rows):
 
 
 def _between(table, n_frames, rate_hz):
-    """Grey stretches between the blocks become spontaneous activity and natural movies: two of the first, the others movies in turn."""
+    """The first two grey stretches between blocks become spontaneous activity and a natural movie."""
     blocks = table.groupby(["block", "stimulus"]).agg(first=("onset_frame", "min"), last=("offset_frame", "max")).sort_values("first")
     margin = round(4 * rate_hz)
     gaps = [(int(a) + margin, int(b) - margin) for a, b in zip(blocks["last"][:-1], blocks["first"][1:], strict=True)]
     first, last = gaps[0]
     out = {"spontaneous": (np.array([1, -1], np.int8), np.array([[first, first], [last, last]]))}
-    length = last - first
-    for name, (start, stop) in zip(("natural_movie_one",), gaps[1:], strict=False):
-        frames = max(1, min(stop - start, length) // 3)  # three repeats of a movie, a frame of it each two-photon frame
+    if len(gaps) > 1:
+        start, stop = gaps[1]
+        frames = max(1, (stop - start) // 3)  # three repeats of a movie, a frame of it each two-photon frame
         at = start + np.arange(3 * frames)
-        out[name] = (np.tile(np.arange(frames), 3), np.stack([at, at], 1))
+        out["natural_movie_one"] = np.tile(np.arange(frames), 3), np.stack([at, at], 1)
     return out

@@ -16,7 +16,7 @@ import pandas as pd
 from qf_toolkit.recordings.allen import read_allen
 from qf_toolkit.recordings.simulate_allen import simulate_container
 from qf_toolkit.recordings.store import Store
-from qf_toolkit.recordings.trials import ACTIVE_RULES
+from qf_toolkit.recordings.window import ACTIVE_RULES
 
 PROTOCOL = {
     "repeats": 15, "directions": 8, "temporal_frequencies": 5, "images": 118, "orientations": 6, "spatial_frequencies": 5, "phases": 4,

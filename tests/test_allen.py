@@ -19,7 +19,8 @@ from qf_toolkit.recordings.session import Fingerprint, epoch_table, trial_table
 from qf_toolkit.recordings.simulate_allen import simulate_container
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks
 from qf_toolkit.recordings.store import Store
-from qf_toolkit.recordings.trials import Window, cut
+from qf_toolkit.recordings.trials import cut
+from qf_toolkit.recordings.window import Window
 
 pytest.importorskip("allensdk", reason="allensdk is not installed: try `make allen`")
 

@@ -22,7 +22,8 @@ from qf_toolkit.evaluation.table import evaluate, evaluate_classifier
 from qf_toolkit.plots.forecasts import _choose, figure_forecasts, plot_forecast
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.store import Store
-from qf_toolkit.recordings.trials import Window, cut
+from qf_toolkit.recordings.trials import cut
+from qf_toolkit.recordings.window import Window
 from qf_toolkit.training.bank import Bank
 
 torch.set_num_threads(1)

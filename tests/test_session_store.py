@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError, UnknownKeyError
-from qf_toolkit.recordings.session import Fingerprint, condition_key, new_session, signal_of, validate
+from qf_toolkit.recordings.conditions import condition_key
+from qf_toolkit.recordings.session import Fingerprint, new_session, signal_of, validate
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.store import Store, _file_name, _key_of, open_store
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks, split_chronological
-from qf_toolkit.recordings.trials import cut, gather
+from qf_toolkit.recordings.trials import cut
+from qf_toolkit.recordings.window import gather
 
 TOY = [toy_session(0), toy_session(1, subject="rat", stimuli=("gratings", "scenes"))]
 ONE = TOY[0]

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.recordings.session import category_of, condition_key, new_session, parse_condition
+from qf_toolkit.recordings.conditions import category_of, condition_key, parse_condition
+from qf_toolkit.recordings.session import new_session
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training.activation import fit_classifier

@@ -5,7 +5,7 @@ import xarray as xr
 
 from ..errors import QfError
 from ..recordings.store import Store
-from ..recordings.trials import as_fluorescence, gather
+from ..recordings.window import as_fluorescence, gather
 from ..training.forecaster import Forecaster
 
 

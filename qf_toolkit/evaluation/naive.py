@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError
-from ..recordings.session import category_of
+from ..recordings.conditions import category_of
 from ..training.forecaster import Forecaster, check_keys, check_rate, seen_frames
 
 HINT = "Fit on trials of these neurons, or choose the neurons it knows."

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..recordings.session import category_of
+from ..recordings.conditions import category_of
 from .style import TRUTH, mark_simulated, style
 
 

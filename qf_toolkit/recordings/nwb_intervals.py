@@ -8,7 +8,8 @@ import pandas as pd
 
 from ..errors import QfError, SessionError, did_you_mean
 from .arrays import check_times, frames_at
-from .session import RESERVED, condition_key
+from .conditions import condition_key
+from .session import RESERVED
 from .visual_coding import epochs_at_pauses, is_complete, is_continuous, number_blocks, standard, stimulus_of, trials_of
 
 _OUTCOME = re.compile(

@@ -30,6 +30,7 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import SessionError
+from .conditions import condition_key
 
 SCHEMA_VERSION = 1
 SIGNALS = ("fluorescence", "dff")
@@ -43,75 +44,6 @@ MAX_NAN_SHARE = 0.5  # a neuron with more of its frames missing than this is fla
 MIN_F0_SHARE = 0.01  # F0 below this share of the session's median fluorescence makes dF/F meaningless
 MIN_DFF_DENOMINATOR = 0.05  # 1 + b, b the baseline's dF/F: below it the window's dF/F explodes
 _KEY = re.compile(r"^[^/\s][^/]*$")
-
-
-def condition_key(stimulus, features):
-    """The stable key of a condition.
-
-    Parameters
-    ----------
-    stimulus : str
-        Stimulus category.
-    features : mapping of str to float or str
-        Features in the order they should be written; NaN and None are left out.
-
-    Returns
-    -------
-    str
-        `stimulus/feature=value,...`, or `stimulus/blank` where no feature is left.
-
-    Examples
-    --------
-    >>> condition_key("drifting_gratings", {"orientation": 45.0, "temporal_frequency": 2.0})
-    'drifting_gratings/orientation=45,temporal_frequency=2'
-    """
-    parts = []
-    for name, value in features.items():
-        if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
-            continue
-        if isinstance(value, int | float | np.number):
-            # six digits hide the rounding of stored floats, but would make one of two large ids
-            text = str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else f"{value:g}"
-        else:
-            text = str(value)
-        parts.append(f"{name}={text}")
-    return f"{stimulus}/{','.join(parts) or 'blank'}"
-
-
-def category_of(condition):
-    """The stimulus category in a condition's key."""
-    return condition.partition("/")[0]
-
-
-def parse_condition(condition):
-    """Take a condition's key apart; the inverse of `condition_key`.
-
-    Parameters
-    ----------
-    condition : str
-        `stimulus/feature=value,...`, or `stimulus/blank`.
-
-    Returns
-    -------
-    category : str
-    features : dict
-        {feature: text of its value}. A part without "=" belongs to the value before it; where it is the first, the key names its condition and
-        describes nothing (`stimulus/left`), and that name stands under "".
-
-    Examples
-    --------
-    >>> parse_condition("drifting_gratings/orientation=45,temporal_frequency=2")
-    ('drifting_gratings', {'orientation': '45', 'temporal_frequency': '2'})
-    """
-    category, _, rest = condition.partition("/")
-    features, name = {}, ""
-    for part in rest.split(",") if rest not in ("", "blank") else ():
-        head, equals, text = part.partition("=")
-        if equals:
-            name, features[head] = head, text
-        else:
-            features[name] = f"{features[name]},{part}" if name in features else part
-    return category, features
 
 
 def new_session(

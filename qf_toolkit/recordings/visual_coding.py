@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import SessionError
-from .session import condition_key
+from .conditions import condition_key
 
 # what must be in a session of each type
 SHOWN = {

@@ -9,7 +9,7 @@ import torch
 from ..errors import QfError
 from ..models.batch import Batch
 from ..recordings.session import signal_of
-from ..recordings.trials import as_fluorescence, is_active, response_gain, window_dff
+from ..recordings.window import as_fluorescence, is_active, response_gain, window_dff
 from .tokens import token_id
 
 CHUNK = 8192  # observations looked at together where every window is visited once

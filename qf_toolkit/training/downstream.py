@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import QfError
-from ..recordings.trials import Window
+from ..recordings.window import Window
 from .bank import Bank, pick_device, tell_left_out
 from .forecaster import Forecaster, check_keys, join_seen, seen_frames
 from .loop import LoopConfig, run

@@ -8,8 +8,9 @@ import xarray as xr
 
 from ..errors import QfError
 from ..models.quantformer import QuantFormer, QuantFormerConfig
-from ..recordings.session import category_of
-from ..recordings.trials import Window, scaling_by_session
+from ..recordings.conditions import category_of
+from ..recordings.trials import scaling_by_session
+from ..recordings.window import Window
 from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import check_rate, check_unseen, seen_frames
 from .loop import LoopConfig, run

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import QfError
 from ..models.quantformer import STIM_TOKENS
-from ..recordings.session import category_of, parse_condition
+from ..recordings.conditions import category_of, parse_condition
 from .forecaster import check_keys
 
 MIN_REPEATS = 2  # trials a condition (the median) from which "auto" gives each condition of a category a token of its own
@@ -161,8 +161,9 @@ class StimulusTokens:
             for name in sorted(once):
                 hint = ' stim_token="features" (--stim-token features) tells those apart whose keys hold quantities.'
                 told = any(f.scale != "none" for f in _features(c for c in conditions if category_of(c) == name and c != f"{name}/blank"))
+                often = "once" if shown[name] == 1 else f"{shown[name]:.2g} times"
                 warnings.warn(
-                    f"stim_token: the conditions of {name} are shown {shown[name]:.2g} times each in training, too few to learn a token of each: "
+                    f"stim_token: the conditions of {name} are shown {often} each in training, too few to learn a token of each: "
                     f"one for all of them.{hint * told}",
                     stacklevel=4,
                 )

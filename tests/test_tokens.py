@@ -105,7 +105,7 @@ def test_what_is_shown_once_has_the_token_of_its_category(tmp_path, fit, name, c
     split = toy_split(change)
     assert set(split.test.conditions) - set(split.train.conditions)
     autoencoder = pretrain(split, epochs=1, **TINY)
-    with pytest.warns(UserWarning, match="locally_sparse_noise are shown 1 times each in training.*one for all of them"):
+    with pytest.warns(UserWarning, match="locally_sparse_noise are shown once each in training.*one for all of them"):
         model = fit(autoencoder, split, epochs=1, **FIT)
     assert (model.stim_token, model.stimuli) == ("auto", stimuli)
     out = model.predict(split.test)[name]

@@ -135,7 +135,7 @@ def shows(**counts):
 def test_a_frequent_blank_says_nothing_of_the_images():
     images = {f"image__{i}": 1 for i in range(25)}
     for often in ({"blank": 50}, {"image__25": 50}, {"blank": 50, "image__25": 50}):
-        with pytest.warns(UserWarning, match="images are shown 1 times each"):
+        with pytest.warns(UserWarning, match="images are shown once each"):
             assert StimulusTokens.learnt("auto", shows(**images, **often)).keys == ["images"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

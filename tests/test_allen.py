@@ -487,6 +487,7 @@ BAD = {
     "no frames in order": (shuffle_times, SessionError, "timestamps: expected increasing seconds"),
     "a group for traces": (traces_are_a_group, SessionError, "expected a Visual Coding session"),
     "a damaged mask": (damage_a_mask, DamagedFileError, "found data that can't be read"),
+    "missing dF/F": (remove(f"{PIPELINE}/DfOverF"), SessionError, "for the dff traces, found none. Take other --traces"),
     "missing timestamps": (remove(f"{PIPELINE}/Fluorescence/imaging_plane_1/timestamps"), SessionError, "expected a two-photon session"),
 }  # fmt: skip
 
@@ -494,13 +495,14 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_named_in_one_line(tmp_path, capsys, name):
     change, error, text = BAD[name]
+    traces = "dff" if "dF/F" in name else "corrected"
     path = tmp_path / "a.nwb"
     noise_session(path)
     change(path)
     with pytest.raises(error, match=text):
-        read_allen(path)
+        read_allen(path, traces=traces)
     store = tmp_path / "store"
-    assert main(["import", "allen", "--files", str(path), "--store", str(store)]) == 2
+    assert main(["import", "allen", "--files", str(path), "--store", str(store), "--traces", traces]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len([x for x in lines if text in x and str(path) in x]) == 1 and "Traceback" not in "".join(lines)
     assert not list(store.glob("*")) and not list(store.glob(".*"))

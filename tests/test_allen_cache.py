@@ -234,6 +234,7 @@ def test_tables_take_one_value_or_several(site, tmp_path):
     assert cache.sessions(types="C2")["id"].tolist() == cache.sessions(types=["three_session_C2"])["id"].tolist() == [203]
     assert set(cache.sessions()["id"]) == {101, 102, 103, 201, 202, 203}  # none of the failed container
     assert cache.sessions(containers=511999999)["id"].tolist() == [301]
+    assert len(cache.sessions(containers=cache.containers()["id"][0])) == 3
 
 
 @pytest.mark.parametrize(

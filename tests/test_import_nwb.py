@@ -501,7 +501,7 @@ def test_a_table_of_epochs_that_can_t_be_placed_is_left_out(tmp_path):
             assert read_nwb(path, trials=trials).sizes["trial"] == n
 
 
-@pytest.mark.parametrize("unit, factor", [("cm/s", 1), ("m/s", 100), ("meters per second", 100), ("mm/s", 0.1), ("V", None)])
+@pytest.mark.parametrize("unit, factor", [("cm/s", 1), ("m/s", 100), ("meters per second", 100), ("m / s", 100), ("mm/s", 0.1), ("V", None)])
 def test_running_speed_is_in_cm_per_s_or_left_out(tmp_path, unit, factor):
     w = with_traces().trials([5])
     w.file.create_processing_module("behavior", "d").add(pynwb.TimeSeries(name="running_speed", data=np.arange(5.0), rate=1.0, unit=unit))
@@ -511,3 +511,58 @@ def test_running_speed_is_in_cm_per_s_or_left_out(tmp_path, unit, factor):
             assert "running_speed" not in read_nwb(path)
     else:
         np.testing.assert_allclose(read_nwb(path)["running_speed"].values, np.arange(5) * factor, rtol=1e-6)
+
+
+def index_series(w, name, frames, starts):
+    images = pynwb.base.Images(name="images", images=[pynwb.image.GrayscaleImage(name=f"i{i}", data=np.zeros((2, 2))) for i in range(2)])
+    w.file.add_stimulus_template(images)
+    data = np.array(frames, np.uint32)
+    w.file.add_stimulus(pynwb.image.IndexSeries(name=name, data=data, indexed_images=images, unit="N/A", timestamps=np.array(starts, float)))
+    return w
+
+
+def test_trials_come_from_the_trials_table_rather_than_from_a_series_of_images(tmp_path):
+    w = index_series(with_traces().trials([5, 15], stimulus_name=["a", "b"]), "natural_scenes", [0, 1, 0], [3, 4, 5])
+    assert read_nwb(w.write(tmp_path / "a.nwb"))["condition"].values.tolist() == ["trials/stimulus_name=a", "trials/stimulus_name=b"]
+
+
+def test_a_stimulus_told_twice_is_taken_once(tmp_path):
+    w = index_series(
+        with_traces().intervals("natural_scenes_presentations", [3, 4, 5], frame=[0, 1, 0]), "natural_scenes_stimulus", [0, 1, 0], [3, 4, 5]
+    )
+    assert read_nwb(w.write(tmp_path / "a.nwb"))["condition"].values.tolist() == [f"natural_scenes/image={i}" for i in (0, 1, 0)]
+
+
+def test_two_tables_of_one_stimulus_are_joined(tmp_path):
+    w = with_traces()
+    for name, starts in (("drifting_gratings", [3, 5]), ("drifting_gratings_presentations", [20, 22])):
+        gratings(w, name, starts, orientation=[0.0, 90.0], temporal_frequency=[1.0, 1.0])
+    ds = read_nwb(w.write(tmp_path / "a.nwb"))
+    assert ds["onset_frame"].values.tolist() == [30, 50, 200, 220] and ds["block"].values.tolist() == [0, 0, 1, 1]
+
+
+def test_blank_sweeps_of_a_table_that_lacks_a_feature(tmp_path):
+    w = gratings(with_traces(), starts=(3, 5, 7, 9), orientation=[0.0, 90.0, 0.0, 90.0], blank_sweep=[0.0, 0.0, 1.0, 1.0])
+    ds = read_nwb(w.write(tmp_path / "a.nwb"))
+    assert ds["condition"].values.tolist() == [f"drifting_gratings/{c}" for c in ("orientation=0", "orientation=90", "blank", "blank")]
+
+
+def test_the_user_s_column_may_be_named_with_its_unit(tmp_path):
+    w = gratings(with_traces(), starts=(3, 5), orientation_in_degrees=[0.0, 90.0], contrast=[1.0, 1.0])
+    ds = read_nwb(w.write(tmp_path / "a.nwb"), condition_columns=["orientation_in_degrees"])
+    assert ds["condition"].values.tolist() == ["drifting_gratings/orientation=0", "drifting_gratings/orientation=90"]
+
+
+@pytest.mark.parametrize("name", ["neuropil_corrected", "DfOverF_background_subtracted"])
+def test_dff_of_any_name_but_events(tmp_path, name):
+    w = Writer()
+    table = w.plane()
+    w.series(DfOverF, table, dff_data(), name=name).series(DfOverF, table, dff_data(3), name="DfOverFEvents")
+    np.testing.assert_array_equal(read_nwb(w.write(tmp_path / "a.nwb"))["dff"].values, dff_data().T)
+
+
+def test_cells_without_a_global_id_are_not_matched(tmp_path):
+    w = Writer()
+    table = w.plane()
+    table.add_column("global_roi_id", "g", data=[5, -1, 7])
+    assert read_nwb(w.series(DfOverF, table, dff_data()).write(tmp_path / "a.nwb"))["neuron"].values.tolist() == ["m1/d1/10", "m1/d1/11", "m1/d1/12"]

@@ -16,8 +16,8 @@ from helpers import toy_session
 from qf_toolkit.cli import main
 from qf_toolkit.errors import QfError
 from qf_toolkit.evaluation import metrics
-from qf_toolkit.evaluation.compare import compare
-from qf_toolkit.evaluation.naive import FrequencyClassifier, StimulusMean, Zero, scored, scored_whole
+from qf_toolkit.evaluation.compare import compare, per_neuron_scores
+from qf_toolkit.evaluation.naive import ContextMean, FrequencyClassifier, StimulusMean, Zero, scored, scored_whole
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier
 from qf_toolkit.plots.forecasts import _choose, figure_forecasts, plot_forecast
 from qf_toolkit.recordings.splits import split_blocks
@@ -146,20 +146,12 @@ def fewer_blocks(traces, trials):
     trials.loc[static, "block"] = (trials.loc[static, "block"] - 1).clip(lower=0)
 
 
-def test_the_test_block_is_that_of_each_stimulus():
-    split = split_blocks(cut(mixed(fewer_blocks), score_s="paper"))
-    tested = split.test.table.groupby("stimulus")["block"].unique()
-    assert {k: list(v) for k, v in tested.items()} == {STIMULI[0]: [2], STIMULI[1]: [1]}
+def test_a_stimulus_without_a_trial_in_the_test_block_is_named():
+    with pytest.warns(UserWarning, match="block -1 holds no trial of static_gratings of mouse/one"):
+        split = split_blocks(cut(mixed(fewer_blocks), score_s="paper"))
+    assert set(split.test.table["stimulus"]) == {STIMULI[0]} and set(split.test.table["block"]) == {2}
     first = split_blocks(cut(mixed(fewer_blocks)), test=0)
     assert set(first.test.table["stimulus"]) == set(STIMULI) and set(first.test.table["block"]) == {0}
-    with pytest.raises(QfError, match="position from -2 to 1 of static_gratings in mouse/one, found 2"):
-        split_blocks(cut(mixed(fewer_blocks)), test=2)
-
-    def one_block(traces, trials):
-        trials.loc[trials["stimulus"] == STIMULI[1], "block"] = 0
-
-    with pytest.raises(QfError, match="2 blocks of static_gratings in mouse/one to split by, found 1"):
-        split_blocks(cut(mixed(one_block)))
 
 
 # ---------------------------------------------------------------- what the paper has no window of
@@ -307,3 +299,19 @@ def test_from_a_store_to_a_table(sessions, tmp_path, capsys):
     (tmp_path / "activation" / "run.json").unlink()  # as saved from Python: the window is known all the same
     assert run("evaluate", store.path, "--model", tmp_path / "activation", "--quiet") == 0
     assert f"{len(split.test) * 6} observations" in capsys.readouterr().out
+
+
+def test_forecasts_in_a_model_s_own_z_scores_are_scored_in_those_of_the_split():
+    sessions = [toy_session(0), toy_session(0, change=lambda traces, trials: np.multiply(traces, 7, out=traces), session="two")]
+    trials = cut(sessions, signal="zscore")
+    split, other = split_blocks(trials), split_blocks(trials, validation=0.4)
+    for model in (StimulusMean(), ContextMean()):
+        model.fit(split)
+        mine = per_neuron_scores({"m": model}, split.test)["mse"]["m"]
+        # the same forecast, judged by a split of other z-scores: errors in units of the trace are the same
+        moved = per_neuron_scores({"m": model}, split.test.scaled_on(other.train))["mse"]["m"]
+        factor = []
+        for session in split.test.sessions:
+            a, b = split.test.scale_of(session)[1], split.test.scaled_on(other.train).scale_of(session)[1]
+            factor += ((a / b) ** 2).tolist()
+        np.testing.assert_allclose(moved.to_numpy(), mine.to_numpy() * factor, rtol=1e-3)

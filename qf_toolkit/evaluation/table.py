@@ -143,7 +143,7 @@ def _forecast(forecaster, part, truth, mask):
     QfError
         If it lacks frames, or is NaN where the truth can be scored: another row would then be judged on other observations.
     """
-    forecast = forecaster.predict(part)["forecast"].transpose("trial", "neuron", "time").values
+    forecast = _in_units_of(part, forecaster, forecaster.predict(part)["forecast"].transpose("trial", "neuron", "time").values)
     k = truth.shape[-1]
     if forecast.shape[:2] != truth.shape[:2] or forecast.shape[-1] < k:
         raise QfError(f"{forecaster.name}: expected a forecast of at least {truth.shape}, found {forecast.shape}. Forecast score_s seconds at least.")
@@ -155,6 +155,17 @@ def _forecast(forecaster, part, truth, mask):
             f"in {part.sessions[0]}. Look for diverged training or zero scales."
         )
     return np.where(mask, forecast, 0.0)
+
+
+def _in_units_of(part, forecaster, values):
+    """Forecasts (..., neuron, time) in the units of the truth: a model trained on another split has z-scores of its own."""
+    if part.window.signal != "zscore":
+        return values
+    session = part.sessions[0]
+    (mean, sd), (their_mean, their_sd) = part.scale_of(session), forecaster.prepare(part).scale_of(session)
+    if np.array_equal(mean, their_mean) and np.array_equal(sd, their_sd):
+        return values
+    return (values * their_sd[:, None] + their_mean[:, None] - mean[:, None]) / sd[:, None]
 
 
 def _score(forecaster, part, truth, mask, n_score, reference_mse, n_samples, seed):
@@ -184,6 +195,7 @@ def _sampled(forecaster, part, truth, mask, n_samples, seed):
     for i, start in enumerate(range(0, len(part), step)):
         rows = np.arange(start, min(start + step, len(part)))
         samples = forecaster.sample(part.subset(rows), n_samples, seed + i)["samples"].transpose("sample", "trial", "neuron", "time").values[..., :k]
+        samples = _in_units_of(part, forecaster, samples)
         count = int(mask[rows].sum())
         if count:
             crps += count * metrics.crps_samples(samples, truth[rows], mask[rows])

@@ -107,6 +107,7 @@ def _session(path, dataset, traces, subject, session):
         data = dataset(str(path))
         meta = data.get_metadata()
         kind = data.get_session_type()
+        _needed(path, data, traces)
         time = data.get_dff_traces(slice(0, 1))[0] if traces == "dff" else data.get_fluorescence_timestamps()
         _check_times(time)
         rois, ids = _roi_ids(path, data)
@@ -153,8 +154,8 @@ def _check_times(time):
 # --- traces and cells
 
 
-def _traces(path, data, traces, n_cells, n_frames):
-    """The chosen traces (cell, frame) float32, a few cells at a time (allensdk makes float64 of what it corrects), and their fingerprint."""
+def _needed(path, data, traces):
+    """Where the chosen traces lie in the file; raises SessionError where they don't."""
     import h5py
 
     light = f"{PIPELINE}/Fluorescence/imaging_plane_1"
@@ -169,6 +170,15 @@ def _traces(path, data, traces, n_cells, n_frames):
         if missing:
             hint = "Take --traces raw or dff, or download" if traces == "corrected" else "Take other --traces, or download"
             raise SessionError(f"expected {missing[0]} for the {traces} traces, found none. {hint} the file again.")
+    return needed
+
+
+def _traces(path, data, traces, n_cells, n_frames):
+    """The chosen traces (cell, frame) float32, a few cells at a time (allensdk makes float64 of what it corrects), and their fingerprint."""
+    import h5py
+
+    needed = _needed(path, data, traces)
+    with h5py.File(path, "r") as f:
         for name in needed:
             shape = (n_cells,) if name.endswith("/r") else (n_cells, n_frames)
             if f[name].shape != shape:

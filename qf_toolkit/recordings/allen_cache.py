@@ -3,11 +3,14 @@
 The folder is allensdk's own (`manifest.json`, `ophys_experiment_data/{id}.nwb`...), so that either program finds what the other has fetched.
 """
 
+import contextlib
 import http.client
 import json
 import socket
+import threading
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .._files import write_text
@@ -16,6 +19,7 @@ from .allen import cache_classes, check_file
 from .download import believed, fetch
 
 PATIENCE_S = 60.0  # for an answer of the server
+_LOCK = threading.Lock()
 CONTAINERS = ("id", "targeted_structure", "imaging_depth", "cre_line", "reporter_line", "donor_name", "failed")
 SESSIONS = ("id", "experiment_container_id", "session_type", "targeted_structure", "imaging_depth", "cre_line", "acquisition_age_days", "donor_name")
 NAMES = {
@@ -68,17 +72,14 @@ class AllenCache:
         """An answer of the server; QfError where there is none."""
         if self.offline:
             raise QfError(f"{self.path}: the cache lacks what was asked for, and --manifest asks no server. Leave --manifest out to download it.")
-        patience = socket.getdefaulttimeout()
         try:
-            socket.setdefaulttimeout(PATIENCE_S)  # allensdk sets none: a server that says nothing would be waited for for ever
-            answer = query()
+            with _patience():
+                answer = query()
         except (OSError, http.client.HTTPException) as e:
             mend = "Check the network and run the same again; for files that you have use --files."
             raise QfError(f"{url}: can't be reached ({_line(e)}). {mend}") from e
         except (ValueError, KeyError, TypeError) as e:
             raise QfError(f"{url}: expected an answer of the Allen API, found another one ({_line(e)}). Try again later.") from e
-        finally:
-            socket.setdefaulttimeout(patience)
         if not isinstance(answer, list) or not all(isinstance(row, dict) for row in answer):
             raise QfError(f"{url}: expected an answer of the Allen API, found {str(answer)[:80]!r}. Try again later.")
         return answer
@@ -194,8 +195,20 @@ def _is_table(rows):
     return isinstance(rows, list) and all(isinstance(r, dict) and needed <= r.keys() for r in rows)
 
 
+@contextlib.contextmanager
+def _patience():
+    """allensdk sets no timeout: a server that says nothing would be waited for for ever. The only one it heeds is the process's."""
+    with _LOCK:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(PATIENCE_S)
+        try:
+            yield
+        finally:
+            socket.setdefaulttimeout(before)
+
+
 def _several(value):
-    return [value] if isinstance(value, str | int) else value
+    return [value] if np.ndim(value) == 0 else value
 
 
 def _check(path):

@@ -90,8 +90,10 @@ def import_many(read, sources, store, *, options=None, overwrite=False, workers=
     if not hasattr(read, "__qualname__"):
         raise QfError(f"read: expected a function, found {type(read).__name__}. Pass what it takes as options.")
     folder = Store(store, create=True).path
-    meant = _defaults(read) | options  # a default that is given is no other import
-    recipe = "\n".join([f"{read.__module__}.{read.__qualname__}", *(f"{name}={_told(meant[name])}" for name in sorted(meant))])
+    usual, told = _defaults(read), {name: _told(value) for name, value in options.items()}
+    # a default that is given is no other import
+    told = {name: text for name, text in told.items() if name not in usual or text != _told(usual[name])}
+    recipe = "\n".join([f"{read.__module__}.{read.__qualname__}", *(f"{name}={told[name]}" for name in sorted(told))])
     run = _Run(read, options, recipe, folder, overwrite)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     results, owner = {}, {}
@@ -146,7 +148,10 @@ def check_how(workers, scheduler):
 
 
 def _defaults(read):
-    parameters = inspect.signature(read).parameters.values()
+    try:
+        parameters = inspect.signature(read).parameters.values()
+    except ValueError:  # of something built in
+        return {}
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 

@@ -20,6 +20,7 @@ _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
 _OTHER = re.compile(r"(?i)neuropil|deconv|spike|event|background")  # kept as RoiResponseSeries too, but no trace of a cell's calcium
 
 
+_EVENTS = re.compile(r"(?i)events?$|deconv|spike")  # what is beside dF/F in its container
 _CM_PER_S = {
     **dict.fromkeys(("cm/s", "cm/sec", "cm s-1", "centimeters/second", "centimeters per second"), 1),
     **dict.fromkeys(("m/s", "m/sec", "m s-1", "meters/s", "meters/second", "meters per second"), 100), **dict.fromkeys(("mm/s", "mm s-1"), 0.1),
@@ -175,7 +176,7 @@ def _with_running(ds, file):
     series = [i for m in file.processing.values() for i in _leaves(m.data_interfaces) if isinstance(i, TimeSeries) and i.name == "running_speed"]
     if not series or np.ndim(series[0].data) != 1:
         return ds
-    unit = str(series[0].unit).strip().lower()
+    unit = str(series[0].unit).strip().lower().replace(" / ", "/")
     if unit not in _CM_PER_S:
         warnings.warn(f"running_speed: expected a speed in cm/s or m/s, found {unit!r}; left out.", stacklevel=2)
         return ds
@@ -237,7 +238,7 @@ def _plane_of(series):
 def _choose_series(file, signal, plane):
     """The signal and the series to be read, one a plane."""
     every = list(_all_series(file))
-    found = [s for s in every if not _OTHER.search(s.series.name if s.is_dff else f"{s.container}/{s.series.name}")]
+    found = [s for s in every if not (_EVENTS.search(s.series.name) if s.is_dff else _OTHER.search(f"{s.container}/{s.series.name}"))]
     if not found:
         also = f" ({', '.join(s.path for s in every)} can't be used)" if every else ""
         raise SessionError(
@@ -321,5 +322,8 @@ def _roi_ids(series):
     specimen = next((c for c in ("cell_specimen_id", "global_roi_id") if c in table.colnames), None)  # of allensdk, and on DANDI
     column = table.id.data if specimen is None else table[specimen].data
     ids = np.asarray(column[:])[rows]
+    if specimen is not None and ids.dtype.kind in "iuf":
+        specimen = None if not (ids > 0).all() else specimen
+        ids = ids if specimen else np.asarray(table.id.data[:])[rows]
     unique = len(set(ids.tolist())) == len(ids) and not (ids.dtype.kind == "f" and not np.isfinite(ids).all())
     return [str(int(i)) if isinstance(i, int | float) else str(i) for i in (ids if unique else rows).tolist()], specimen is not None and unique

@@ -32,18 +32,23 @@ def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
     shown = {}
     for name in [n for n in every if stimulus_of(n) and len(every[n])]:
         try:
-            shown[stimulus_of(name)] = every[name], *_in_frames(name, every[name], frame_time)
+            shown[name] = _in_frames(name, every[name], frame_time)
         except SessionError as e:
             if wanted is not False and name in (_choose_tables(every, wanted) or ()):
                 raise
             warnings.warn(f"{e} Its epochs are left out.", stacklevel=2)
-    epochs = [epochs_at_pauses(name, onset, offset) for name, (_, onset, offset) in shown.items()]
+    epochs = []
+    for stimulus_shown in dict.fromkeys(stimulus_of(n) for n in shown):
+        onset, offset = (np.concatenate(f) for f in zip(*(f for n, f in shown.items() if stimulus_of(n) == stimulus_shown), strict=True))
+        epochs.append(epochs_at_pauses(stimulus_shown, onset, offset))
     epochs = number_blocks(pd.concat(epochs, ignore_index=True)) if epochs else None
     if wanted is False:
         return None, epochs
     tables = _choose_tables(every, wanted)
     if condition_columns is not None:
         condition_columns = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
+        renamed = standard(pd.DataFrame(columns=condition_columns)).columns  # as the tables were
+        condition_columns = [c if any(c in t for t in tables.values()) else r for c, r in zip(condition_columns, renamed, strict=True)]
         known = sorted({c for t in tables.values() for c in t})
         for name in condition_columns:
             if name not in known:
@@ -54,7 +59,7 @@ def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
             continue
         known = stimulus_of(name)
         if is_complete(known, table) and stimulus is None and condition_columns is None:
-            part = trials_of(known, *shown[known], epochs)
+            part = trials_of(known, table, *shown[name], epochs)
             parts.append(part if (block := _block(table, ())) is None else part.assign(block=block))
         else:
             parts.append(_one_table(name, table, frame_time, stimulus, condition_columns, epochs))
@@ -71,7 +76,11 @@ def _interval_tables(file):
     for group in (file.stimulus or {}, *(m.data_interfaces for m in file.processing.values())):
         found.update({n: i for n, i in group.items() if isinstance(i, TimeIntervals)})
     tables = {n: _scalars(t) for n, t in found.items() if n != "invalid_times"}
-    tables |= {n: _frames_shown(s) for n, s in (file.stimulus or {}).items() if isinstance(s, IndexSeries) and stimulus_of(n) and n not in tables}
+    told = {stimulus_of(n) for n in tables}
+    for name, series in (file.stimulus or {}).items():
+        # of a series comes what no table tells; a trials table says what the trials are
+        if isinstance(series, IndexSeries) and stimulus_of(name) and stimulus_of(name) not in told and "trials" not in tables:
+            tables[name] = _frames_shown(series)
     return {n: standard(t) if stimulus_of(n) else t for n, t in tables.items()}
 
 
@@ -179,6 +188,9 @@ def _in_frames(name, table, frame_time):
 def _one_table(name, table, frame_time, stimulus, condition_columns, epochs):
     onset, offset = _in_frames(name, table, frame_time)
     out = pd.DataFrame({"onset_frame": onset, "offset_frame": offset})
+    if "blank_sweep" in table and condition_columns is None:
+        table = table.copy()
+        table.loc[table["blank_sweep"] == 1, _feature_columns(table)] = np.nan
     columns = _condition_columns(table) if condition_columns is None else [c for c in condition_columns if c in table]
     category = next((c for c in _CATEGORIES if c in table and c not in columns), None)
     default = name.removesuffix("_presentations")

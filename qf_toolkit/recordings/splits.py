@@ -48,7 +48,7 @@ def split_blocks(trials, test=-1, validation=0.15):
     ----------
     trials : Trials
     test : int
-        Position of the test block among those of each stimulus in each session, where blocks are numbered anew; -1 is the last.
+        Position of the test block among those of each session; -1 is the last. A warning names the stimuli that are not shown in it.
     validation : float
         Share of each training block (of each stimulus), its end, that becomes the validation part.
 
@@ -60,19 +60,23 @@ def split_blocks(trials, test=-1, validation=0.15):
     Raises
     ------
     QfError
-        If a stimulus has fewer than 2 blocks in a session or a part comes out empty.
+        If a session has fewer than 2 blocks or a part comes out empty.
     """
     is_test = np.zeros(len(trials), bool)
-    for (session, stimulus), rows in trials.table.groupby(["session", "stimulus"]):
-        blocks, where = np.sort(rows["block"].unique()), f"of {stimulus} in {session}"
+    untested = []
+    for session, rows in trials.table.groupby("session"):
+        blocks = np.sort(rows["block"].unique())
         if len(blocks) < 2:
             raise QfError(
-                f"block: expected at least 2 blocks {where} to split by, found {len(blocks)}. "
-                "Use split_chronological (--split chronological), or leave the stimulus out."
+                f"block: expected at least 2 blocks to split by in {session}, found {len(blocks)}. Use split_chronological (--split chronological)."
             )
         if not -len(blocks) <= test < len(blocks):
-            raise QfError(f"test: expected a block position from {-len(blocks)} to {len(blocks) - 1} {where}, found {test}.")
-        is_test[rows.index[rows["block"] == blocks[test]]] = True
+            raise QfError(f"test: expected a block position from {-len(blocks)} to {len(blocks) - 1} in {session}, found {test}.")
+        mine = rows["block"] == blocks[test]
+        is_test[rows.index[mine]] = True
+        untested += [f"{s} of {session}" for s in sorted(set(rows["stimulus"]) - set(rows["stimulus"][mine]))]
+    if untested:
+        warnings.warn(f"split: block {test} holds no trial of {', '.join(untested)}: trained on, but not tested.", stacklevel=2)
     return _parts(trials, is_test, _blocks(trials), validation, 0, f"by block (test block {test})")
 
 

@@ -315,3 +315,11 @@ def test_forecasts_in_a_model_s_own_z_scores_are_scored_in_those_of_the_split():
             a, b = split.test.scale_of(session)[1], split.test.scaled_on(other.train).scale_of(session)[1]
             factor += ((a / b) ** 2).tolist()
         np.testing.assert_allclose(moved.to_numpy(), mine.to_numpy() * factor, rtol=1e-3)
+
+
+def test_forecasts_carry_the_features_that_all_sessions_have():
+    one, two = toy_session(0), toy_session(1, session="two").rename(orientation="contrast")
+    model = StimulusMean().fit(split_blocks(cut([one, two])))
+    assert "orientation" in model.predict(cut(one)).coords and "contrast" in model.predict(cut(two)).coords
+    both = model.predict(cut([one, two]))
+    assert not {"orientation", "contrast", "n_score"} & set(both.coords) and both.sizes["trial"] == 2 * one.sizes["trial"]

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import LeakageError, QfError
-from ..recordings.session import TRIAL_COORDS
+from ..recordings.session import TRIAL_COORDS, trial_features
 
 
 class Forecaster:
@@ -69,7 +69,8 @@ class Forecaster:
         -------
         xarray.Dataset
             `forecast` (trial, neuron, time) float32 in the units of the window's signal, NaN where the baseline can't be used; time in
-            seconds from the onset. Several sessions are joined on outer coords; for many large ones go through `trials.by_session()`.
+            seconds from the onset; coords of the trials, with the features that all sessions have. Several sessions are joined on outer coords;
+            for many large ones go through `trials.by_session()`.
         """
         return self._labelled(trials, lambda *a: {"forecast": (("trial", "neuron", "time"), self.predict_arrays(*a))})
 
@@ -79,6 +80,8 @@ class Forecaster:
         return self._labelled(trials, lambda *a: {"samples": (dims, self.sample_arrays(*a, n_samples=n_samples, seed=seed))})
 
     def _labelled(self, trials, call):
+        headers = [trials.source.header(s) for s in trials.sessions]
+        features = [c for c in trial_features(headers[0]) if all(c in h.coords for h in headers)]
         parts = []
         for part in self.prepare(trials).by_session():
             ds = part.dataset()
@@ -88,12 +91,12 @@ class Forecaster:
             neurons, conditions = [str(k) for k in ds["neuron"].values], [str(c) for c in ds["condition"].values]
             out = xr.Dataset(
                 call(np.nan_to_num(context), neurons, conditions),
-                # plain values: a DataArray would bring the features along, which sessions don't share
+                # plain values: a DataArray would bring along the features that sessions don't share
                 {
                     "trial": ds["trial"].values,
                     "neuron": ds["neuron"].values,
                     "time": ds["time"].values[n:],
-                    **{c: ("trial", ds[c].values) for c in TRIAL_COORDS},
+                    **{c: ("trial", ds[c].values) for c in (*TRIAL_COORDS, *features)},
                 },
             )
             out = out.where(xr.DataArray(usable, dims=("trial", "neuron")))

@@ -242,8 +242,6 @@ def test_dropped_frames_in_a_block_cut_no_fourth_one(tmp_path):
     noise_session(tmp_path / "a.nwb", trials=12, frames=6000)
     change_frames(tmp_path / "a.nwb", lambda when: when.__setitem__(slice(6, 12), when[6:12] + 25))
     change_frames(tmp_path / "a.nwb", lambda when: when.__setitem__(slice(30, 36), when[30:36] + 25))
-    with h5py.File(tmp_path / "a.nwb", "a") as f:
-        f["general/session_type"][...] = b"three_session_A"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert np.bincount(read_allen(tmp_path / "a.nwb")["block"].values).tolist() == [12, 12, 12]
@@ -396,6 +394,24 @@ from qf_toolkit.recordings import allen
 allen._dataset_class(); allen.cache_classes()
 assert before == (set(dir(np)), set(dir(m)), "pkg_resources" in sys.modules, list(logging.getLogger().handlers))
 assert not hasattr(np, "string_") and not hasattr(np, "NaN")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_import_that_fails_leaves_nothing_behind():
+    code = """
+import sys, numpy as np
+from qf_toolkit.errors import QfError
+from qf_toolkit.recordings import allen
+before = set(dir(np)), "pkg_resources" in sys.modules
+sys.modules["statsmodels.sandbox.stats.multicomp"] = None
+try:
+    allen.need_allensdk()
+except QfError as e:
+    assert "pip install --no-deps allensdk==2.16.2" in str(e)
+else:
+    raise AssertionError("imported")
+assert before == (set(dir(np)), "pkg_resources" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

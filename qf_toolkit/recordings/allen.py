@@ -422,7 +422,8 @@ def _cured(name):
         if getattr(part, "np", None) is np:
             part.np = _OldNumpy("numpy")
     log = logging.getLogger("qf_toolkit.allensdk")
-    log.addHandler(logging.NullHandler())
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
     # it speaks through the root logger, which would set that up for the whole process
     sys.modules["allensdk.core.brain_observatory_nwb_data_set"].logging = log
     return module
@@ -451,20 +452,20 @@ def _old_names():
             setattr(owner, name, value)
             lent.append((owner, name))
 
-    lend(np, "VisibleDeprecationWarning", np.exceptions.VisibleDeprecationWarning)
-    multicomp = importlib.import_module("statsmodels.sandbox.stats.multicomp")
-    lend(multicomp, "multipletests", importlib.import_module("statsmodels.stats.multitest").multipletests)
     had = sys.modules.get("pkg_resources")
-    sys.modules["pkg_resources"] = stub
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            multicomp = importlib.import_module("statsmodels.sandbox.stats.multicomp")
+            lend(multicomp, "multipletests", importlib.import_module("statsmodels.stats.multitest").multipletests)
+            lend(np, "VisibleDeprecationWarning", np.exceptions.VisibleDeprecationWarning)
+            sys.modules["pkg_resources"] = stub
             yield
     finally:
         for owner, name in lent:
             delattr(owner, name)
         if had is None:
-            del sys.modules["pkg_resources"]
+            sys.modules.pop("pkg_resources", None)
         else:
             sys.modules["pkg_resources"] = had
 

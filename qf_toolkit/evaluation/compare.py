@@ -3,6 +3,7 @@
 import pandas as pd
 
 from ..errors import QfError, UnknownKeyError
+from ..training.forecaster import origin
 from . import metrics
 from .naive import naive_forecasters
 from .table import _forecast, _named, _truth
@@ -87,5 +88,6 @@ def compare(forecasters, split, *, seed=0):
                 better = sign * scores[metric][name], sign * scores[metric][other]
                 row[column], row[f"{column}_from"], row[f"{column}_to"] = metrics.paired_bootstrap(*(b.to_numpy() for b in better), seed=seed)
     out = pd.DataFrame(rows).T
-    out.index.names, out.attrs["not_applicable"] = ["forecaster", "than"], missing
+    out.index.names = ["forecaster", "than"]
+    out.attrs = {"not_applicable": missing, **origin(split.test)}
     return out

@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..errors import QfError, UnknownKeyError
+from ..training.forecaster import origin
 from . import metrics
 from .ceiling import SimulatorCeiling
 from .naive import ContextMean, FrequencyClassifier, Zero, naive_forecasters, scored, scored_whole
@@ -70,7 +71,7 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     scores = {name: [] for name in rows}
     zero_mse = []
     missing, facts = {}, {"n_trials": 0, "n_sessions": 0, "n_observations": 0, "constant_truth_windows": 0, "unusable": 0}
-    active, neurons, simulated = 0, set(), False
+    active, neurons = 0, set()
     parts = split.test.by_session()
     bar = tqdm(total=len(parts) * len(rows), desc="evaluate", unit="row", disable=None if progress else True, leave=False)
     for part in parts:
@@ -85,7 +86,6 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
         facts["constant_truth_windows"] += int(metrics.constant_windows(truth, mask).sum())
         active += int((ds["active"].values & used).sum())
         neurons.update(part.neurons)
-        simulated |= bool(ds.attrs["simulated"])
         reference_mse = metrics.mse(_forecast(context_mean, part, truth, mask), truth, mask)
         if ceiling:  # E needs the error of the constant forecast, no other column does
             zero_mse.append(metrics.mse(_forecast(zero, part, truth, mask), truth, mask))
@@ -111,8 +111,8 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
         table.insert(4, "E", [metrics.explained_share(m, np.mean(zero_mse), best) for m in table["mse"]])
     table.index.name = "forecaster"
     table.attrs = {
-        **facts, "n_neurons": len(neurons), "active_fraction": active / facts["n_observations"], "simulated": simulated,
-        "split": split.rule, "not_applicable": missing, "naive": [f.name for f in extra],
+        **facts, "n_neurons": len(neurons), "active_fraction": active / facts["n_observations"], **origin(split.test),
+        "models": _digests(rows), "split": split.rule, "not_applicable": missing, "naive": [f.name for f in extra],
     }  # fmt: skip
     return table
 
@@ -126,6 +126,12 @@ def _named(forecasters):
     if len(rows) < len(forecasters):
         raise QfError("forecasters: expected a name each, found one twice. Pass a dict of name to forecaster.")
     return rows
+
+
+def _digests(rows):
+    """{name: hash of the weights} of the rows that have some."""
+    found = {name: row.digest() for name, row in rows.items() if hasattr(row, "digest")}
+    return {name: value for name, value in found.items() if value}
 
 
 def _truth(part):
@@ -249,10 +255,9 @@ def evaluate_classifier(classifier, split, shrinkage=2.0):
         facts = {"n_observations": int(active.size), "active_fraction": fraction}
     out = pd.DataFrame(table).T
     out.index.name = "classifier"
-    simulated = any(str(split.test.source.header(s).attrs.get("source", "")) == "simulation" for s in split.test.sessions)
     out.attrs = {
         **facts, "n_trials": len(split.test), "n_neurons": len(split.test.neurons), "n_sessions": len(split.test.sessions),
-        "simulated": simulated, "split": split.rule, "naive": [frequency.name],
+        **origin(split.test), "models": _digests(rows), "split": split.rule, "naive": [frequency.name],
     }  # fmt: skip
     return out
 

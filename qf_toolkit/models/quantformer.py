@@ -89,6 +89,11 @@ class QuantFormerConfig:
     def patches(self):
         return self.baseline_patches + self.response_patches
 
+    @property
+    def patch_starts(self):
+        """Seconds from the onset at which each patch begins, one a patch; the onset is the edge of a patch."""
+        return [(p - self.baseline_patches) * self.patch_frames / self.rate_hz for p in range(self.patches)]
+
     def stack(self):
         """The transformer of the encoder, or of the decoder."""
         return Transformer(

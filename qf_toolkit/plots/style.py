@@ -1,14 +1,24 @@
-"""The look of the figures, as a context, and saving them."""
+"""The look of the figures, as a context; where what they show comes from; and saving them."""
 
+import json
+import weakref
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from matplotlib import rc_params_from_file, rcParams
+from matplotlib.colors import to_hex
 
-from .._files import atomic_path
+from .. import __version__
+from .._files import atomic_path, write_text
 
 STYLE = Path(__file__).with_name("qf.mplstyle")
 TRUTH = "0.15"  # what was measured is near black in every figure
+ORIGIN = ("session", "data", "model", "models", "forecaster", "seed", "perplexity", "init")  # attrs that tell where a result comes from
+LIBRARIES = ("torch", "numpy", "xarray", "scipy", "scikit-learn", "matplotlib", "openTSNE", "allensdk")
+
+_sources = weakref.WeakKeyDictionary()  # figure -> what it was drawn from
 
 
 @contextmanager
@@ -32,8 +42,50 @@ def style():
         rcParams.update(before)
 
 
-def save_figure(fig, stem, formats=("svg", "png")):
-    """Write a figure in several formats, text editable.
+def palette():
+    """The colours of the style in their order, '#rrggbb'; told apart by colour-blind readers, too."""
+    with style():
+        return [to_hex(entry["color"]) for entry in rcParams["axes.prop_cycle"]]
+
+
+def credit(target, *sources):
+    """Remember on a figure where what it shows comes from, and say on it where that is simulated.
+
+    Parameters
+    ----------
+    target : matplotlib Axes or Figure
+    *sources : xarray.Dataset, xarray.DataArray, pandas.DataFrame or mapping
+        What is drawn; their attrs `data`, `model`, `seed`, `session`, `simulated`... are read.
+    """
+    fig = target.get_figure(root=True)
+    known = _sources.setdefault(fig, {"simulated": False, "sources": []})
+    for source in sources:
+        attrs = getattr(source, "attrs", source)
+        found = {name: _plain(attrs[name]) for name in ORIGIN if name in attrs}
+        if found and found not in known["sources"]:
+            known["sources"].append(found)
+        known["simulated"] |= bool(attrs.get("simulated"))
+    if known["simulated"] and not any(t.get_gid() == "simulated" for t in fig.texts):
+        fig.text(0.995, 0.995, "simulated data", ha="right", va="top", color="0.45", style="italic", fontsize=7, gid="simulated")
+
+
+def provenance(fig):
+    """What is known of where a figure's content comes from.
+
+    Returns
+    -------
+    dict
+        simulated (bool), sources (list of dict: hashes of data and model, seed, session...), versions and the time.
+    """
+    return {
+        **_sources.get(fig, {"simulated": False, "sources": []}),
+        "versions": {"qf_toolkit": __version__, **_versions()},
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def save_figure(fig, stem, formats=("svg", "png"), **facts):
+    """Write a figure in several formats, text editable, and beside it `<stem>.json`: where what it shows comes from.
 
     Parameters
     ----------
@@ -41,11 +93,13 @@ def save_figure(fig, stem, formats=("svg", "png")):
     stem : str or Path
         Path without the ending, which each format adds.
     formats : sequence of str
+    **facts
+        What else the sidecar shall say (title, parameters of a notebook...); anything JSON holds.
 
     Returns
     -------
     list of Path
-        The files.
+        The figure's files; the sidecar is not among them.
 
     Raises
     ------
@@ -60,10 +114,24 @@ def save_figure(fig, stem, formats=("svg", "png")):
         with atomic_path(path) as tmp, style():
             fig.savefig(tmp, format=kind, metadata=metadata)
         paths.append(path)
+    note = {"figure": [p.name for p in paths], **facts, **provenance(fig)}
+    write_text(Path(f"{stem}.json"), json.dumps(note, indent=2, default=str) + "\n")
     return paths
 
 
+def _versions():
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else value
+
+
 def mark_simulated(fig):
-    """Say once, on the figure itself, that its data are simulated."""
-    if not any(t.get_gid() == "simulated" for t in fig.texts):
-        fig.text(0.995, 0.995, "simulated data", ha="right", va="top", color="0.45", style="italic", fontsize=7, gid="simulated")
+    credit(fig, {"simulated": 1})

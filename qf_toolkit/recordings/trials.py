@@ -4,8 +4,9 @@ A `Trials` is a table of trials and a `Window`; it reads no trace until `dataset
 Nothing after the onset enters F0 or any other normalisation of the baseline.
 """
 
+import hashlib
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -203,6 +204,21 @@ class Trials:
         """Keys of the kept neurons of a session, in its order."""
         return [str(n) for n in self.source.header(session)["neuron"].values[self.rows[session]]]
 
+    @property
+    def simulated(self):
+        """Whether any of the sessions comes from the simulator."""
+        return any(str(self.source.header(s).attrs.get("source", "")) == "simulation" for s in self.sessions)
+
+    def digest(self):
+        """A hash of what was recorded, which trials and neurons of it were chosen, and the window."""
+        found = hashlib.blake2b(repr(astuple(self.window)).encode(), digest_size=12)
+        for session in self.sessions:
+            rows = self.table[self.table["session"] == session]
+            found.update(f"{session} {self.source.header(session).attrs.get('fingerprint', '')}".encode())
+            found.update(rows["onset_frame"].to_numpy(np.int64).tobytes() + "\n".join(rows["condition"]).encode())
+            found.update("\n".join(self.neurons_of(session)).encode())
+        return found.hexdigest()
+
     def subset(self, mask):
         """The trials where `mask` (trial) is True, or at those positions."""
         mask = np.asarray(mask)
@@ -311,7 +327,7 @@ class Trials:
             {
                 "session": session, "rate_hz": rate, "n_baseline": n_baseline, "n_f0": n_f0, "n_score": int(n_score.max()),
                 "unusable_observations": int((~valid.all(-1)).sum()), "left_out": _tell(self.counts) if self.counts else "",
-                "simulated": int(str(ds.attrs.get("source", "")) == "simulation"),
+                "simulated": int(str(ds.attrs.get("source", "")) == "simulation"), "data": self.digest(),
             },
         )  # fmt: skip
 

@@ -46,6 +46,13 @@ class Downstream(Forecaster):
     def device(self):
         return self.autoencoder.device
 
+    def digest(self):
+        """A hash of the weights, those of the auto-encoder included."""
+        return digest(self._both().state_dict())
+
+    def _both(self):
+        return torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
+
     @property
     def stim_token(self):
         """What has a stimulus token; see `StimulusTokens`."""
@@ -112,7 +119,7 @@ class Downstream(Forecaster):
         new = [n for n in split.train.neurons if n not in self.neurons]
         if not new:
             return []
-        before = {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window")}, self.module.neurons.table
+        before = {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed")}, self.module.neurons.table
         known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
@@ -174,7 +181,7 @@ class Downstream(Forecaster):
         if kept is not None:
             kept.remove()
         self.module.requires_grad_(False)
-        self.window = split.train.window
+        self.window, self.seed = split.train.window, seed
         self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))
         self._learnt(validation, anew=tuning != "new")
 
@@ -187,11 +194,10 @@ class Downstream(Forecaster):
         """Write config.json and model.safetensors into `folder`."""
         note = {
             "autoencoder": self.autoencoder.note(), "neurons": self.neurons, **self.tokens.note(), "scale": self._scale,
-            "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen,
+            "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen, "seed": self.seed,
             **self._settings(*self.options, *self.results),
         }  # fmt: skip
-        both = torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
-        write_model(folder, self.kind, note, both)
+        write_model(folder, self.kind, note, self._both())
 
     @classmethod
     def load(cls, folder, device="auto"):
@@ -204,7 +210,7 @@ class Downstream(Forecaster):
             self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
             self.module.load_state_dict(pick("task."))
             self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
-            self.window = Window(**note["window"])
+            self.window, self.seed = Window(**note["window"]), note.get("seed")
             for name in cls.results:
                 setattr(self, name, note[name])
         return self

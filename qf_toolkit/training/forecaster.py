@@ -26,6 +26,7 @@ class Forecaster:
     def __init__(self):
         self.seen = {}
         self.n_response = None
+        self.seed = None
 
     def fit(self, split):
         """Learn from a Split (train, and validation for choices); returns self."""
@@ -53,6 +54,10 @@ class Forecaster:
     def sample_arrays(self, context, neurons, conditions, n_samples, seed):
         """Draws from the forecast distribution, (sample, trial, neuron, time); only where `probabilistic`."""
         raise NotImplementedError(f"{self.name} forecasts one number a frame and can't be sampled.")
+
+    def digest(self):
+        """A hash of what was learnt; "" where there are no weights."""
+        return ""
 
     def prepare(self, trials):
         """The trials as this forecaster wants them (its own z-scores, say); raises where they don't fit."""
@@ -105,7 +110,7 @@ class Forecaster:
                 out = out.assign_coords(trial=[f"{session}/{t}" for t in out["trial"].values], session=("trial", [session] * out.sizes["trial"]))
             parts.append(out)
         out = parts[0] if len(parts) == 1 else xr.concat(parts, "trial", join="outer")
-        return out.assign_attrs(forecaster=self.name, signal=trials.window.signal)
+        return out.assign_attrs(forecaster=self.name, signal=trials.window.signal, **origin(trials, self))
 
     def check_unseen(self, trials):
         """Refuse trials whose windows share a frame with what fitting has used.
@@ -116,6 +121,27 @@ class Forecaster:
             Naming the session and the number of trials.
         """
         check_unseen(self.seen, trials, self.name)
+
+
+def origin(trials, model=None):
+    """Where a result comes from: the attrs that every Dataset made of trials and a model carries, and every saved figure names.
+
+    Parameters
+    ----------
+    trials : Trials
+    model : Forecaster or Autoencoder, optional
+
+    Returns
+    -------
+    dict
+        data (hash of the recordings and of what was chosen of them), simulated (0 or 1), and of a model its hash and, where known, its seed.
+    """
+    found = {"data": trials.digest(), "simulated": int(trials.simulated)}
+    if model is not None:
+        found["model"] = model.digest()
+        if model.seed is not None:
+            found["seed"] = model.seed
+    return found
 
 
 def seen_frames(*parts):

@@ -12,9 +12,9 @@ from ..recordings.conditions import category_of
 from ..recordings.trials import scaling_by_session
 from ..recordings.window import Window
 from .bank import CHUNK, Bank, pick_device, tell_left_out
-from .forecaster import check_rate, check_unseen, seen_frames
+from .forecaster import check_rate, check_unseen, origin, seen_frames
 from .loop import LoopConfig, run
-from .saving import read_model, same_version, write_model
+from .saving import digest, read_model, same_version, write_model
 
 
 class Autoencoder:
@@ -33,14 +33,16 @@ class Autoencoder:
     history : list of dict
     scaling : dict or None
         {session: {neuron key: (mean, sd)}} under signal="zscore".
+    seed : int or None
+        Of the training; None in models saved before it was kept.
     """
 
     kind = "autoencoder"
     name = "QuantFormer auto-encoder"
 
-    def __init__(self, module, window, normalise, scale, seen, history, scaling=None):
+    def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None):
         self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
-        self.seen, self.history, self.scaling = seen, history, scaling
+        self.seen, self.history, self.scaling, self.seed = seen, history, scaling, seed
 
     @property
     def config(self):
@@ -50,6 +52,10 @@ class Autoencoder:
     @property
     def device(self):
         return next(self.module.parameters()).device
+
+    def digest(self):
+        """A hash of the weights."""
+        return digest(self.module.state_dict())
 
     def divisor(self, neuron):
         """What the signal of a neuron is divided by; the pooled one for a neuron not seen in training."""
@@ -70,7 +76,8 @@ class Autoencoder:
         Returns
         -------
         xarray.Dataset
-            `code` (trial, neuron, patch) int64, -1 where the window isn't whole; `reconstruction` (trial, neuron, time), units of the signal.
+            `code` (trial, neuron, patch) int64, -1 where the window isn't whole; `reconstruction` (trial, neuron, time), units of the signal;
+            coord `start_s` (patch), seconds from the onset, the first patch's inside the padding where it has some.
         """
         ds = self.prepare(trials).dataset()
         x = ds[self.window.signal].values
@@ -85,7 +92,8 @@ class Autoencoder:
             codes[whole] = torch.cat([p[1] for p in parts]).cpu().numpy()
             out[whole] = torch.cat([p[0] for p in parts]).cpu().numpy()
         dims = ("trial", "neuron")
-        return xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), out * divisor)}, ds.coords, ds.attrs)
+        found = xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), out * divisor)}, ds.coords, ds.attrs)
+        return found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
 
     def code_usage(self, trials):
         """Share of the patches that each code takes.
@@ -111,7 +119,7 @@ class Autoencoder:
         """What goes into config.json."""
         return {
             "model": asdict(self.config), "window": asdict(self.window), "normalise": self.normalise, "scale": self.scale,
-            "seen": self.seen, "history": self.history, "scaling": self.scaling,
+            "seen": self.seen, "history": self.history, "scaling": self.scaling, "seed": self.seed,
         }  # fmt: skip
 
     def save(self, folder):
@@ -130,8 +138,8 @@ class Autoencoder:
         """Build from the content of config.json and the weights."""
         module = QuantFormer(QuantFormerConfig(**note["model"]))
         module.load_state_dict(tensors)
-        scaling = scaling_by_session(note["scaling"])
-        return cls(module.to(device), Window(**note["window"]), note["normalise"], note["scale"], note["seen"], note["history"], scaling)
+        scaling, own = scaling_by_session(note["scaling"]), ("normalise", "scale", "seen", "history")
+        return cls(module.to(device), Window(**note["window"]), *(note[n] for n in own), scaling, note.get("seed"))
 
 
 def prepare(trials, config, window, scaling):
@@ -238,7 +246,7 @@ def pretrain(
                   "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
         checkpoint=checkpoint, resume=resume, progress=progress, label="pre-training",
     )  # fmt: skip
-    return Autoencoder(module, window, normalise, scale, seen_frames(split.train, split.validation), history, split.train.scaling)
+    return Autoencoder(module, window, normalise, scale, seen_frames(split.train, split.validation), history, split.train.scaling, seed)
 
 
 def _scales(trials, normalise, device):

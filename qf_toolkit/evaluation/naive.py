@@ -289,6 +289,7 @@ class RidgePopulation(_Ridge):
     """
 
     name = "ridge, population"
+    population = True
 
     def _learn(self, split):
         self._code_conditions(split)

@@ -225,6 +225,35 @@ class Trials:
         table = self.table[mask] if mask.dtype == bool else self.table.iloc[mask]
         return replace(self, table=table.reset_index(drop=True))
 
+    def of_neurons(self, neurons):
+        """The same trials with these of the chosen neurons alone.
+
+        Parameters
+        ----------
+        neurons : str or list of str
+            Keys.
+
+        Returns
+        -------
+        Trials
+            Of the sessions that hold one of them.
+
+        Raises
+        ------
+        UnknownKeyError
+            If none of the trials' sessions has one of them.
+        """
+        wanted = [neurons] if isinstance(neurons, str) else list(neurons)
+        names = {s: np.array(self.neurons_of(s)) for s in self.sessions}
+        for name in wanted:
+            if not any(name in found for found in names.values()):
+                raise UnknownKeyError(f"neuron: {name!r} is not among these; {did_you_mean(name, self.neurons)}")
+        rows = {s: self.rows[s][np.isin(found, wanted)] for s, found in names.items()}
+        rows = {s: r for s, r in rows.items() if len(r)}
+        if not rows:
+            raise QfError("neurons: expected at least one, found none. Choose some.")
+        return replace(self, rows=rows, table=self.table[self.table["session"].isin(list(rows))].reset_index(drop=True))
+
     def by_session(self):
         """One Trials a session."""
         return [self.subset((self.table["session"] == s).to_numpy()) for s in self.sessions]
@@ -300,10 +329,10 @@ class Trials:
         n_baseline, n_response, n_f0 = w.frames(rate)
         table = self.table[self.table["session"] == session]
         rows = self.rows[session]
-        traces, floor = as_fluorescence(ds)
-        starts = table["onset_frame"].to_numpy() - n_baseline
-        x = gather(traces, rows, starts, n_baseline + n_response)
-        dff, usable = window_dff(x, n_baseline, n_f0, floor[rows])
+        traces, floor = as_fluorescence(ds, rows)
+        starts, kept = table["onset_frame"].to_numpy() - n_baseline, np.arange(len(rows))
+        x = gather(traces, kept, starts, n_baseline + n_response)
+        dff, usable = window_dff(x, n_baseline, n_f0, floor)
         n_score = w.score_frames(rate, table["stimulus"].tolist())
         active = is_active(response_gain(dff[..., n_baseline:], n_score, w), w) & usable
         if w.signal == "zscore":

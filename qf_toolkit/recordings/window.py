@@ -119,10 +119,16 @@ def window_dff(x, n_baseline, n_f0, floor):
     return (x - safe[..., None]) / safe[..., None], usable
 
 
-def as_fluorescence(ds):
+def as_fluorescence(ds, rows=None):
     """Traces of a Session on a scale where (F - F0) / F0 is dF/F, and the least F0 for which that makes sense.
 
     Where only dF/F exists, F = 1 + dF/F: then (F - F0) / F0 = (dff - b) / (1 + b), b the baseline's mean.
+
+    Parameters
+    ----------
+    ds : Session
+    rows : int array, optional
+        Neurons, all where left out.
 
     Returns
     -------
@@ -131,6 +137,8 @@ def as_fluorescence(ds):
     """
     x = ds[signal_of(ds)].values
     floor = np.full(len(x), ds.attrs["f0_floor"], np.float32)
+    if rows is not None and len(rows) < len(x):
+        x, floor = x[rows], floor[rows]
     return (x + np.float32(1) if signal_of(ds) == "dff" else x), floor
 
 

@@ -22,6 +22,7 @@ class Forecaster:
 
     name = "forecaster"
     probabilistic = False
+    population = False  # whether it reads all neurons of a session at once, so that one of them can't be forecast alone
 
     def __init__(self):
         self.seen = {}
@@ -180,9 +181,16 @@ def _merge(intervals):
     return merged
 
 
-def check_unseen(seen, trials, name):
-    """Raise LeakageError where a window of `trials` shares a frame with `seen`, also if the recording was renamed."""
+def seen_trials(seen, trials):
+    """Which windows of `trials` share a frame with `seen`, also if the recording was renamed.
+
+    Returns
+    -------
+    dict
+        {session: bool array (trial,)}, of the sessions that `seen` has something of.
+    """
     by_print = {entry["fingerprint"]: entry for entry in seen.values() if entry["fingerprint"]}
+    found = {}
     for session in trials.sessions:
         entry = seen.get(session) or by_print.get(str(trials.source.header(session).attrs.get("fingerprint", "")))
         if entry is None:
@@ -191,10 +199,16 @@ def check_unseen(seen, trials, name):
         windows = trials.intervals(session)
         # the merged intervals are disjoint and sorted: the last one that starts before a window's end is the one to look at
         at = np.searchsorted(used[:, 0], windows[:, 1], side="left") - 1
-        overlap = (at >= 0) & (used[np.clip(at, 0, None), 1] > windows[:, 0])
+        found[session] = (at >= 0) & (used[np.clip(at, 0, None), 1] > windows[:, 0])
+    return found
+
+
+def check_unseen(seen, trials, name):
+    """Raise LeakageError where a window of `trials` shares a frame with `seen`, also if the recording was renamed."""
+    for session, overlap in seen_trials(seen, trials).items():
         if overlap.any():
             raise LeakageError(
-                f"{name} saw {int(overlap.sum())} of these {len(windows)} trials of {session} in training. "
+                f"{name} saw {int(overlap.sum())} of these {len(overlap)} trials of {session} in training. "
                 "Evaluate on the test part of the split it was trained with (split.test), or train again without these trials."
             )
 

@@ -123,36 +123,47 @@ class QuantFormerForecaster(Downstream):
         return sum(self.module.decode(given, logits, "sample", uniforms=u) for u in uniforms) / N_DRAWS
 
     @torch.no_grad()
-    def _run(self, context, neurons, conditions, use):
-        """Call `use(given codes, logits)` on chunks of the folded observations, -> (trial, neuron, T_f) in the signal's units."""
+    def _coded(self, context, neurons, conditions):
+        """Codes of the baseline (n, P_b) and logits of the response's (n, M, K), of the observations folded to n = trial x neuron; the divisors."""
         x, divisor = self._flat(context, neurons)
         neuron, stimulus = self._ids(neurons, conditions)
-        out = []
-        for at in torch.arange(len(x), device=self.device).split(CHUNK):
-            logits = self.module(x[at], neuron[at], stimulus[at])
-            out.append(use(self.module.autoencoder.baseline_codes(x[at]), logits).float().cpu())
-        shape = (len(conditions), len(neurons), self.n_response)
-        return torch.cat(out).numpy().reshape(shape) * divisor[:, None]
+        parts = [
+            (self.module.autoencoder.baseline_codes(x[at]), self.module(x[at], neuron[at], stimulus[at]))
+            for at in torch.arange(len(x), device=self.device).split(CHUNK)
+        ]
+        given, logits = (torch.cat(p) for p in zip(*parts, strict=True))
+        return given, logits, divisor
 
     def predict_arrays(self, context, neurons, conditions):
-        return self._run(context, neurons, conditions, lambda g, p: self._decoded(g, p, self.decode, self.temperature))
+        given, logits, divisor = self._coded(context, neurons, conditions)
+        with torch.no_grad():
+            out = torch.cat([self._decoded(*part, self.decode, self.temperature).float().cpu() for part in _chunks(given, logits)])
+        return out.numpy().reshape(len(conditions), len(neurons), self.n_response) * divisor[:, None]
+
+    def codes_arrays(self, context, neurons, conditions):
+        """Codes of the baseline and the likeliest ones of the response, int64 (trial, neuron, patch); arguments as those of `predict_arrays`."""
+        given, logits, _ = self._coded(context, neurons, conditions)
+        return torch.cat([given, logits.argmax(-1)], 1).cpu().numpy().reshape(len(conditions), len(neurons), -1)
 
     def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
         """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
-        spread = torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in neurons], device=self.device)
-
-        def draw(given, logits):
-            out = self.module.decode(given, logits, "sample")
-            sd = next(rows)
-            return out + sd[:, None] * torch.randn_like(out)
-
+        given, logits, divisor = self._coded(context, neurons, conditions)
+        sd = torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in neurons], device=self.device).repeat(len(conditions))
+        together = max(1, CHUNK // len(given))  # of few observations many draws are decoded at once
         out = []
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            for _ in range(n_samples):
-                rows = iter(spread.repeat(len(conditions)).split(CHUNK))
-                out.append(self._run(context, neurons, conditions, draw))
-        return np.stack(out)
+            for first in range(0, n_samples, together):
+                k = min(together, n_samples - first)
+                for g, p, s in _chunks(given.repeat(k, 1), logits.repeat(k, 1, 1), sd.repeat(k)):
+                    drawn = self.module.decode(g, p, "sample").float()
+                    out.append((drawn + s[:, None] * torch.randn_like(drawn)).cpu())
+        shape = (n_samples, len(conditions), len(neurons), self.n_response)
+        return torch.cat(out).numpy().reshape(shape) * divisor[:, None]
+
+
+def _chunks(*tensors):
+    return zip(*(t.split(CHUNK) for t in tensors), strict=True)
 
 
 def fit_forecaster(autoencoder, split, *, tuning="fine", stim_token=None, expectation_weight=0.0, hide=0.0, dropout=None, seed=0, **options):

@@ -3,6 +3,7 @@ PYTHON ?= python3
 SIZE ?= full
 DATA ?= simulated
 DEMO ?= demo
+FIGURES ?= figures
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOG := .venv/install.log
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 ALLEN := { $(PIP) -e '.[allen]' && $(PIP) --no-deps allensdk; } >$(ALLEN_LOG) 2>&1
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: demo test test-slow lint notebooks clean setup allen help
+.PHONY: demo figures test test-slow browser-test bench-widgets lint notebooks clean setup allen help
 .DEFAULT_GOAL := help
 
 help:
@@ -52,6 +53,16 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -n 2
+
+# apart from the tests: it needs Node.js and Chromium, and installs playwright-core (and as root on Debian Chromium)
+browser-test: $(STAMP)
+	@tests/browser/run
+
+bench-widgets: $(STAMP)
+	@$(BIN)/python benchmarks/widgets.py
+
+figures: $(STAMP)
+	@$(BIN)/qf figures --fast --out $(FIGURES)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import xarray as xr
 
 from ..errors import QfError, SessionError, UnknownKeyError, did_you_mean
 from .session import TRIAL_COORDS, session_key, signal_of, trial_features, trial_table
-from .window import Window, as_fluorescence, gather, is_active, response_gain, window_dff
+from .window import Window, gather, is_active, response_gain, window_dff
 
 
 def cut(
@@ -329,10 +329,11 @@ class Trials:
         n_baseline, n_response, n_f0 = w.frames(rate)
         table = self.table[self.table["session"] == session]
         rows = self.rows[session]
-        traces, floor = as_fluorescence(ds, rows)
-        starts, kept = table["onset_frame"].to_numpy() - n_baseline, np.arange(len(rows))
-        x = gather(traces, kept, starts, n_baseline + n_response)
-        dff, usable = window_dff(x, n_baseline, n_f0, floor)
+        starts = table["onset_frame"].to_numpy() - n_baseline
+        x = gather(ds[signal_of(ds)].values, rows, starts, n_baseline + n_response)
+        if signal_of(ds) == "dff":  # as `as_fluorescence`, but of the chosen windows alone: of a long recording one trial is quick to cut
+            x = x + np.float32(1)
+        dff, usable = window_dff(x, n_baseline, n_f0, np.full(len(rows), ds.attrs["f0_floor"], np.float32))
         n_score = w.score_frames(rate, table["stimulus"].tolist())
         active = is_active(response_gain(dff[..., n_baseline:], n_score, w), w) & usable
         if w.signal == "zscore":

@@ -12,6 +12,7 @@ from ..errors import QfError
 from .session import signal_of
 
 TARGETS = ("dff", "zscore")
+SIGNAL_LABELS = {"dff": "dF/F", "zscore": "z-score"}  # on axes
 ACTIVE_RULES = ("gain", "abs_dff")
 PAPER_SCORE_S = {
     "drifting_gratings": 2.0, "static_gratings": 0.5, "natural_scenes": 0.5, "locally_sparse_noise": 0.5, "locally_sparse_noise_4deg": 0.5,
@@ -119,16 +120,10 @@ def window_dff(x, n_baseline, n_f0, floor):
     return (x - safe[..., None]) / safe[..., None], usable
 
 
-def as_fluorescence(ds, rows=None):
+def as_fluorescence(ds):
     """Traces of a Session on a scale where (F - F0) / F0 is dF/F, and the least F0 for which that makes sense.
 
     Where only dF/F exists, F = 1 + dF/F: then (F - F0) / F0 = (dff - b) / (1 + b), b the baseline's mean.
-
-    Parameters
-    ----------
-    ds : Session
-    rows : int array, optional
-        Neurons, all where left out.
 
     Returns
     -------
@@ -137,8 +132,6 @@ def as_fluorescence(ds, rows=None):
     """
     x = ds[signal_of(ds)].values
     floor = np.full(len(x), ds.attrs["f0_floor"], np.float32)
-    if rows is not None and len(rows) < len(x):
-        x, floor = x[rows], floor[rows]
     return (x + np.float32(1) if signal_of(ds) == "dff" else x), floor
 
 

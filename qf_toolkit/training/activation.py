@@ -77,8 +77,8 @@ class QuantFormerClassifier(Downstream):
     @torch.no_grad()
     def predict_arrays(self, context, neurons, conditions):
         """Probability of being active, (trial, neuron); see `Forecaster.predict_arrays` for the arguments."""
-        x, _ = self._flat(context, neurons)
         neuron, stimulus = self._ids(neurons, conditions)
+        x, _ = self._flat(context, neurons)
         out = [self.module(x[at], neuron[at], stimulus[at]).float().softmax(-1)[:, 1].cpu()
                for at in torch.arange(len(x), device=self.device).split(CHUNK)]  # fmt: skip
         return torch.cat(out).numpy().reshape(len(conditions), len(neurons))

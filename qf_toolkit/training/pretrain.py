@@ -39,6 +39,7 @@ class Autoencoder:
 
     kind = "autoencoder"
     name = "QuantFormer auto-encoder"
+    population = False
 
     def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None):
         self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
@@ -80,9 +81,15 @@ class Autoencoder:
             coord `start_s` (patch), seconds from the onset, the first patch's inside the padding where it has some.
         """
         ds = self.prepare(trials).dataset()
-        x = ds[self.window.signal].values
+        codes, reconstruction = self.codes_arrays(ds[self.window.signal].values, [str(n) for n in ds["neuron"].values])
+        dims = ("trial", "neuron")
+        found = xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), reconstruction)}, ds.coords, ds.attrs)
+        return found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
+
+    def codes_arrays(self, x, neurons):
+        """Codes (trial, neuron, patch) and reconstructions (trial, neuron, time) of whole windows `x` (trial, neuron, time); see `codes`."""
         whole = np.isfinite(x).all(-1)
-        divisor = np.array([self.divisor(str(n)) for n in ds["neuron"].values], np.float32)[:, None]
+        divisor = np.array([self.divisor(n) for n in neurons], np.float32)[:, None]
         codes = np.full((*whole.shape, self.config.patches), -1)
         out = np.full_like(x, np.nan)
         flat = torch.from_numpy((x / divisor)[whole])
@@ -91,9 +98,7 @@ class Autoencoder:
         if parts:
             codes[whole] = torch.cat([p[1] for p in parts]).cpu().numpy()
             out[whole] = torch.cat([p[0] for p in parts]).cpu().numpy()
-        dims = ("trial", "neuron")
-        found = xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), out * divisor)}, ds.coords, ds.attrs)
-        return found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
+        return codes, out * divisor
 
     def code_usage(self, trials):
         """Share of the patches that each code takes.

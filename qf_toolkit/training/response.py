@@ -125,8 +125,8 @@ class QuantFormerForecaster(Downstream):
     @torch.no_grad()
     def _coded(self, context, neurons, conditions):
         """Codes of the baseline (n, P_b) and logits of the response's (n, M, K), of the observations folded to n = trial x neuron; the divisors."""
-        x, divisor = self._flat(context, neurons)
         neuron, stimulus = self._ids(neurons, conditions)
+        x, divisor = self._flat(context, neurons)
         parts = [
             (self.module.autoencoder.baseline_codes(x[at]), self.module(x[at], neuron[at], stimulus[at]))
             for at in torch.arange(len(x), device=self.device).split(CHUNK)

@@ -1,0 +1,221 @@
+"""Single observations, a neuron in a trial: what was measured, what was forecast of it and how it is coded, in one labelled Dataset."""
+
+from collections import OrderedDict
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..training.activation import QuantFormerClassifier
+from ..training.forecaster import origin, seen_trials
+from ..training.response import QuantFormerForecaster
+
+LEVEL = 0.9  # of the intervals
+KEPT = 16  # neurons whose windows stay in memory
+
+
+@contextmanager
+def one_thread():
+    """Torch on one thread: for a few observations the others only get in the way, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Observer:
+    """Looks at single observations of some trials.
+
+    Parameters
+    ----------
+    trials : Trials
+        Of one or more sessions.
+    models : sequence of Forecaster and QuantFormerClassifier
+        Fitted; naive rows, too. Names must differ.
+    autoencoder : Autoencoder, optional
+        Whose codes are shown; that of the first QuantFormer among `models` where left out.
+    n_samples : int
+        Draws for the intervals of models that forecast a distribution; 0 for none.
+    seed : int
+        Of the draws.
+
+    Raises
+    ------
+    QfError
+        If there is no trial, or two models have one name.
+    """
+
+    def __init__(self, trials, models=(), *, autoencoder=None, n_samples=64, seed=0):
+        if not len(trials):
+            raise QfError("trials: expected at least one, found none. Choose other trials.")
+        models = list(models)
+        self.classifiers = {m.name: m for m in models if isinstance(m, QuantFormerClassifier)}
+        self.forecasters = {m.name: m for m in models if not isinstance(m, QuantFormerClassifier)}
+        if len(self.classifiers) + len(self.forecasters) < len(models):
+            raise QfError("models: expected names that differ, found one twice. Give one of them another: model.name = ...")
+        coded = [m.autoencoder for m in models if hasattr(m, "autoencoder")]
+        self.trials, self.autoencoder = trials, autoencoder or (coded[0] if coded else None)
+        self.n_samples, self.seed = n_samples, seed
+        if trials.window.signal == "zscore" and trials.scaling is None and self.autoencoder is not None:
+            self.trials = self.autoencoder.prepare(trials)
+        self._by_session = {part.sessions[0]: part for part in self.trials.by_session()}
+        self._windows = OrderedDict()
+        self._seen = {m.name: seen_trials(m.seen, self.trials) for m in models if m.seen}
+        self._origin = {}
+
+    @property
+    def sessions(self):
+        """Keys of the sessions."""
+        return list(self._by_session)
+
+    def of(self, session):
+        """The trials of one session.
+
+        Raises
+        ------
+        UnknownKeyError
+            If it is none of `sessions`.
+        """
+        if session not in self._by_session:
+            raise UnknownKeyError(f"session: {session!r} is not among these; {did_you_mean(session, self.sessions)}")
+        return self._by_session[session]
+
+    def windows(self, session, neuron):
+        """All windows of a neuron in a session: `Trials.dataset()` of it alone."""
+        if (session, neuron) not in self._windows:
+            self._windows[session, neuron] = self.of(session).of_neurons(neuron).dataset()
+            if len(self._windows) > KEPT:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end((session, neuron))
+        return self._windows[session, neuron]
+
+    def look(self, session, neuron, trial, models=None):
+        """Everything about one observation.
+
+        Parameters
+        ----------
+        session, neuron : str
+            Keys.
+        trial : int
+            Number of the trial in its session.
+        models : sequence of str, optional
+            Names of the forecasters to ask, all where left out.
+
+        Returns
+        -------
+        xarray.Dataset
+            `measured`, `psth`, `psth_sd` (time), `forecast`, `low`, `high` (model, time; NaN before the onset, and where a model gives no
+            interval), units of the signal; with an auto-encoder `reconstruction` (time), `code` (patch) and `forecast_code` (model, patch), -1
+            where there is none; `active` bool, `probability` (classifier). Coords time (s from the onset), start_s (patch).
+            attrs: session, neuron, trial, condition, stimulus, signal, n_baseline, n_score, n_same (trials of that condition, which the PSTH
+            averages), patch_s, seen (names of the models that saw this trial in training), notes (what a model could not do, and why),
+            data, simulated, model.
+
+        Raises
+        ------
+        UnknownKeyError
+            If the session, neuron or trial is not there.
+        """
+        ds = self.windows(session, neuron)
+        numbers = ds["trial"].values
+        if trial not in numbers:
+            raise UnknownKeyError(f"trial: {trial} is not among those of {session}; {did_you_mean(trial, numbers)}")
+        at = int(np.flatnonzero(numbers == trial)[0])
+        part = self.of(session).of_neurons(neuron).subset([at])
+        signal, n = part.window.signal, ds.attrs["n_baseline"]
+        x = ds[signal].values[:, 0]
+        same = ds["condition"].values == ds["condition"].values[at]
+        like = x[same & np.isfinite(x).all(1)]
+        nothing = np.full(x.shape[1], np.nan, np.float32)
+        psth, psth_sd = (like.mean(0), like.std(0)) if len(like) else (nothing, nothing)
+        out = xr.Dataset(
+            {"measured": ("time", x[at]), "psth": ("time", psth), "psth_sd": ("time", psth_sd), "active": ((), bool(ds["active"].values[at, 0]))},
+            {"time": ds["time"].values},
+        )
+        notes = []
+        usable = np.isfinite(x[at, :n]).all()
+        if not usable:
+            notes.append("the baseline has missing values or too small an F0: nothing is forecast")
+        with one_thread():
+            wanted = [m for m in self.forecasters if models is None or m in models]
+            forecasts = {name: self._forecast(self.forecasters[name], part, at, notes) if usable else {} for name in wanted}
+            probabilities = {name: self._probability(m, part, at, notes) if usable else np.nan for name, m in self.classifiers.items()}
+            codes = self._codes(part, at, notes)
+        for name in ("forecast", "low", "high"):
+            rows = [np.concatenate([nothing[:n], f[name]]) if name in f else nothing for f in forecasts.values()]
+            out[name] = (("model", "time"), np.array(rows, np.float32).reshape(len(wanted), x.shape[1]))
+        out = out.assign_coords(model=np.array(wanted, dtype=object))
+        if self.classifiers:
+            out["probability"] = ("classifier", list(probabilities.values()))
+            out = out.assign_coords(classifier=np.array(list(probabilities), dtype=object))
+        if codes is not None:
+            patches = self.autoencoder.config.patches
+            out["reconstruction"], out["code"] = ("time", codes[1][0, 0]), ("patch", codes[0][0, 0])
+            rows = [f.get("code", np.full(patches, -1)) for f in forecasts.values()]
+            out["forecast_code"] = (("model", "patch"), np.array(rows, np.int64).reshape(len(wanted), patches))
+            out = out.assign_coords(start_s=("patch", self.autoencoder.config.patch_starts))
+            out.attrs["patch_s"] = self.autoencoder.config.patch_frames / self.autoencoder.config.rate_hz
+        here = part.table.iloc[0]
+        return out.assign_attrs(
+            session=session, neuron=neuron, trial=int(trial), condition=str(here["condition"]), stimulus=str(here["stimulus"]), signal=signal,
+            n_baseline=n, n_score=int(ds["n_score"].values[at]), n_same=len(like),
+            seen=[name for name, by in self._seen.items() if session in by and by[session][at]], notes=notes, **self._from(session),
+        )  # fmt: skip
+
+    def _from(self, session):
+        """Where it comes from, hashed once a session."""
+        if session not in self._origin:
+            models = {name: m.digest() for name, m in {**self.forecasters, **self.classifiers}.items()}
+            models = {name: found for name, found in models.items() if found}
+            self._origin[session] = origin(self.of(session)) | ({"models": models} if models else {})
+        return self._origin[session]
+
+    def _context(self, model, part, at):
+        """Windows (1, neuron, time) as a model wants them: those of one neuron, or of all; their neurons, and the condition."""
+        if model.population:
+            part = self.of(part.sessions[0]).subset([at])
+        part = model.prepare(part)
+        if part.window.signal == "zscore" or model.population:
+            x = part.dataset()[part.window.signal].values
+        else:  # the same for all models, and cut already
+            x = self.windows(part.sessions[0], part.neurons[0])[part.window.signal].values[[at]]
+        return x, part.neurons, [str(part.table["condition"].iloc[0])]
+
+    def _forecast(self, model, part, at, notes):
+        """{"forecast", "low", "high": (time,), "code": (patch,)} as far as the model can, else a note of why not."""
+        try:
+            x, names, conditions = self._context(model, part, at)
+            context, mine = np.nan_to_num(x[..., : model.window.frames(part.rate_hz)[0]]), names.index(part.neurons[0])
+            found = {"forecast": model.predict_arrays(context, names, conditions)[0, mine]}
+            if model.probabilistic and self.n_samples:
+                drawn = model.sample_arrays(context, names, conditions, self.n_samples, self.seed)[:, 0, mine]
+                found["low"], found["high"] = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            if isinstance(model, QuantFormerForecaster) and model.autoencoder.config.patches == self.autoencoder.config.patches:
+                found["code"] = model.codes_arrays(context, names, conditions)[0, mine]
+        except QfError as error:
+            notes.append(f"{model.name}: {error}")
+            return {}
+        return found
+
+    def _probability(self, model, part, at, notes):
+        try:
+            x, names, conditions = self._context(model, part, at)
+            return float(model.predict_arrays(np.nan_to_num(x[..., : model.window.frames(part.rate_hz)[0]]), names, conditions)[0, 0])
+        except QfError as error:
+            notes.append(f"{model.name} (classifier): {error}")
+            return np.nan
+
+    def _codes(self, part, at, notes):
+        """The auto-encoder's codes of the measured window, which see the response: what happened, not what was forecast."""
+        if self.autoencoder is None:
+            return None
+        try:
+            x, names, _ = self._context(self.autoencoder, part, at)
+            return self.autoencoder.codes_arrays(x, names)
+        except QfError as error:
+            notes.append(f"codes: {error}")
+            return None

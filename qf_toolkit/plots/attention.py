@@ -1,0 +1,460 @@
+"""Attention: what a prediction takes from each token of its input (paper Fig. A-8), and which layers and heads look there."""
+
+import re
+
+import numpy as np
+from matplotlib import colormaps
+
+from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..interpret.attention import MASK, readout
+from ..recordings.conditions import category_of
+from .style import credit, palette, style
+
+SHARES, DIFFERENCES = "viridis", "PuOr_r"
+MOST_PANELS = 24
+LINE = 0.125  # inches a line of 6 pt text takes
+KINDS = ("learned token", "patch before the onset", MASK)
+GRADIENT = "gradient-weighted"
+
+
+def plot_rollout(data, *, row=None, ax=None):
+    """How much of each input token reaches the token that the prediction is read from, as bars.
+
+    Parameters
+    ----------
+    data : xarray.Dataset or DataArray
+        One group of `attention_rollout`, or its `rollout` (layer, token, source), of which the last layer is drawn, or `gradient_rollout`
+        (token, source). Of a Dataset that has both the gradient rollout is drawn over the bars as points.
+    row : str, optional
+        The token; see `interpret.attention.readout`. [CLS] where left out, and of a forecaster the mean over the [MASK]s.
+    ax : matplotlib.axes.Axes, optional
+        The current one where left out.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Sources from left to right as in the sequence; patches are named by the second at which they begin.
+
+    Raises
+    ------
+    QfError
+        If there is more than one group in `data`.
+    UnknownKeyError
+        If there is no such row.
+    """
+    ax = _axes(ax)
+    share = _share(data, row)
+    colors, kinds = palette(), _kinds(share)
+    for i, kind in enumerate(KINDS):
+        at = np.flatnonzero(kinds == i)
+        if len(at):
+            ax.bar(at, share.values[at], width=0.8, color=colors[i], label=kind)
+    if "gradient_rollout" in getattr(data, "data_vars", {}):
+        weighted = readout(_one(data["gradient_rollout"], ("token", "source")), row).values
+        ax.plot(np.arange(len(weighted)), weighted, "D", ms=3, mfc="white", mec="0.15", mew=0.8, label=GRADIENT, zorder=3)
+    _name_sources(ax, share)
+    ax.set_xlim(-0.6, len(kinds) - 0.4)
+    ax.set_ylabel(f"share in {_name_of_row(data, row)}")
+    credit(ax, data)
+    return ax
+
+
+def plot_rollout_map(data, *, ax=None):
+    """How much each token holds of each input token, as a heat map.
+
+    Parameters
+    ----------
+    data : xarray.DataArray
+        One group and layer of `rollout`, or of maps: (token, source).
+    ax : matplotlib.axes.Axes, optional
+        The current one where left out.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With a colour bar. The colours end at the largest share that a token has of another: of itself it keeps a half a layer, whatever the model.
+
+    Raises
+    ------
+    QfError
+        If `data` has other dims.
+    """
+    ax = _axes(ax)
+    data = _one(data, ("token", "source"))
+    values = data.values
+    others = values[~np.eye(len(values), dtype=bool)]
+    image = _heat(ax, values, _top(others))
+    _name_sources(ax, data)
+    ax.set_yticks(np.arange(len(values)), _labels(data), fontsize=6)
+    ax.set_ylabel("token")
+    ax.set_title(f"after layer {data['layer'].item()}" if "layer" in data.coords else "")
+    _bar(image, ax, "share")
+    credit(ax, data)
+    return ax
+
+
+def plot_heads(data, *, source="[NEURON]", row=None, ax=None):
+    """How much the prediction takes from one token through each head: layers from the bottom up, heads from left to right.
+
+    Parameters
+    ----------
+    data : xarray.Dataset or DataArray
+        One group of `attention_rollout`, of which `head_rollout` is drawn, or a variable (layer, head, token, source) of it.
+    source : str
+        The token that is given from.
+    row : str, optional
+        The token that takes; as in `plot_rollout`.
+    ax : matplotlib.axes.Axes, optional
+        The current one where left out.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        With a colour bar; percent in the cells where there is room.
+
+    Raises
+    ------
+    QfError
+        If there is more than one group in `data`.
+    UnknownKeyError
+        If there is no such row or source.
+    """
+    ax = _axes(ax)
+    maps = data["head_rollout"] if hasattr(data, "data_vars") else data
+    names = [str(s) for s in maps["source"].values]
+    if source not in names:
+        raise UnknownKeyError(f"source: {source!r} is no token here; {did_you_mean(source, names, most=len(names))}")
+    values = readout(_one(maps, ("layer", "head", "token", "source")), row).isel(source=names.index(source)).values
+    image = _heat(ax, values, _top(values), origin="lower")
+    room = max(values.shape) <= 12
+    if room:
+        for (layer, head), value in np.ndenumerate(values):
+            color = "white" if image.norm(value) < 0.6 else "black"
+            ax.text(head, layer, f"{100 * value:.1f}", ha="center", va="center", fontsize=6, color=color)
+    for axis, name in ((ax.xaxis, "head"), (ax.yaxis, "layer")):
+        number = maps[name].values
+        step = -(-len(number) // 12)
+        axis.set_ticks(np.arange(0, len(number), step), [str(n) for n in number[::step]])
+        axis.set_label_text(name)
+    ax.set_title(f"share of {source} in {_name_of_row(data, row)}")
+    _bar(image, ax, "share" + " (in the cells: %)" * room)
+    credit(ax, data)
+    return ax
+
+
+def figure_rollout(dataset, *, row=None):
+    """Attention rollout of each group: bars of the whole stack, and beneath them how the shares build up layer by layer (paper Fig. A-8).
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        `attention_rollout` by stimulus (the paper's figure), condition or neuron.
+    row : str, optional
+        As in `plot_rollout`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A panel for each group, with the number of its observations; one scale of the bars, and one of the colours, for all.
+
+    Raises
+    ------
+    QfError
+        If there are more than 24 groups, or single observations.
+    """
+    import matplotlib.pyplot as plt
+
+    dim = _group_dim(dataset)
+    n_groups, n_layers, n_sources = (dataset.sizes[d] for d in (dim, "layer", "source"))
+    if n_groups > MOST_PANELS:
+        raise QfError(
+            f"dataset: expected at most {MOST_PANELS} groups, a panel each, found {n_groups}. "
+            f"Choose some with dataset.isel({dim}=...), or draw all with figure_rollout_conditions."
+        )
+    columns = min(n_groups, 3 if n_groups in (5, 6) else 4)
+    rows = -(-n_groups // columns)
+    shares = readout(dataset["rollout"], row)
+    top = _top(_of_others(shares, row))
+    width, high, low = max(2.0, LINE * n_sources + 0.3), 1.25, max(0.33, 0.125 * n_layers)
+    with style():
+        fig, axes = plt.subplots(
+            2 * rows, columns, figsize=(width * columns + 1.0, (high + low + 1.0) * rows + 0.65), squeeze=False, sharey="row",
+            height_ratios=[high, low] * rows,
+        )  # fmt: skip
+        for i, group in enumerate(dataset[dim].values):
+            above, below = (axes[2 * (i // columns) + k, i % columns] for k in (0, 1))
+            one = dataset.isel({dim: i})
+            plot_rollout(one, row=row, ax=above)
+            above.tick_params(axis="x", labelbottom=False)
+            above.set_xlabel("")
+            above.set_title(f"{_short(str(group))}\n{int(one['observations'])} observations", fontsize=7)
+            image = _heat(below, shares.isel({dim: i}).transpose("layer", "source").values, top, origin="lower")
+            _name_sources(below, shares)
+            if i + columns < n_groups:
+                below.set_xlabel("")
+            below.set_xlim(above.get_xlim())
+            below.set_yticks(np.arange(n_layers), [str(n) for n in dataset["layer"].values], fontsize=6)
+            below.set_ylabel("layer", fontsize=7)
+        highest = max(ax.get_ylim()[1] for ax in axes[::2].flat if ax.has_data())
+        for ax in axes[::2].flat:
+            ax.set_ylim(0, highest)
+        for ax in axes.flat:
+            if not ax.has_data():
+                ax.set_axis_off()
+        for ax in axes[:, 1:].flat:
+            ax.set_ylabel("")
+        _bar(image, axes.ravel().tolist(), "share, layer by layer", shrink=1 / rows, aspect=12, anchor=(0.0, 1.0))
+        handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
+        names = [name for name in (*KINDS, GRADIENT) if name in handles]
+        fig.legend([handles[name] for name in names], names, loc="outside lower center", ncols=min(len(names), 2 * columns))
+        credit(fig, dataset)
+    return fig
+
+
+def figure_rollout_conditions(dataset, *, row=None):
+    """What the prediction takes from each token, group by group, as a heat map; beside it the difference to the mean of all groups.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        `attention_rollout` by condition (or stimulus, or neuron): a line for each.
+    row : str, optional
+        As in `plot_rollout`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Stimuli one above the other. The shares differ much more between tokens than between conditions, so that how the model takes the
+        baseline according to the stimulus shows in the differences, in percentage points; of one group there are none.
+
+    Raises
+    ------
+    QfError
+        If the Dataset holds single observations.
+    """
+    import matplotlib.pyplot as plt
+
+    dim = _group_dim(dataset)
+    shares = readout(dataset["rollout"].isel(layer=-1), row).transpose(dim, "source")
+    keys = [str(k) for k in shares[dim].values]
+    parts = _parts(keys, dim)
+    # lines grow thinner than their names where there are very many, and only some are named
+    line = min(LINE, 12 / len(keys))
+    heights = [max(len(part) * line, 0.2) for part in parts.values()]
+    step = int(np.ceil(LINE / line - 1e-9))
+    longest = max(len(_line(k, dim)) for k in keys)
+    width, columns = max(1.5, LINE * shares.sizes["source"]), 1 if len(keys) == 1 else 2
+    values = shares.values
+    difference = 100 * (values - np.nanmean(values, 0))
+    top, most = _top(_of_others(shares, row)), _top(np.abs(difference))
+    size = (columns * width + 0.05 * longest + 0.9, sum(heights) + 0.28 * len(parts) + 1.7)
+    with style():
+        fig, axes = plt.subplots(len(parts), columns, figsize=size, squeeze=False, height_ratios=heights)
+        below = {"location": "bottom", "aspect": 15, "pad": 0.1 / fig.get_figheight()}
+        for here, (name, at) in zip(axes, parts.items(), strict=True):
+            image = _heat(here[0], values[at], top)
+            here[0].set_yticks(np.arange(0, len(at), step), [_line(keys[i], dim) for i in at[::step]], fontsize=6)
+            here[0].set_title(name, loc="left", fontsize=7)
+            for ax in here[1:]:
+                other = _heat(ax, difference[at], most, cmap=DIFFERENCES, bottom=-most)
+                ax.set_yticks([])
+        for ax in axes.flat:
+            ax.set_xticks([])
+        for ax in axes[-1]:
+            _name_sources(ax, shares)
+        _bar(image, axes[:, 0].tolist(), f"share in {_name_of_row(dataset, row)}", **below)
+        if columns == 2:
+            _bar(other, axes[:, 1].tolist(), "difference to the mean (points)", **below)
+        credit(fig, dataset)
+    return fig
+
+
+def figure_heads(dataset, *, group=None):
+    """The mean attention map of every layer and head of one group: layers from the bottom up, heads from left to right.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        `attention_rollout` by stimulus, condition or neuron.
+    group : str, optional
+        Which; may be left out where there is only one.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row of a panel says where a token looks; one scale of the colours for all.
+
+    Raises
+    ------
+    QfError
+        If there are several groups and none is named, or single observations.
+    UnknownKeyError
+        If there is no such group.
+    """
+    import matplotlib.pyplot as plt
+
+    dim = _group_dim(dataset)
+    keys = [str(k) for k in dataset[dim].values]
+    if group is None and len(keys) > 1:
+        raise QfError(f"group: expected one of {len(keys)} {dim} keys, found none named; {did_you_mean('', keys)}.")
+    group = keys[0] if group is None else group
+    if group not in keys:
+        raise UnknownKeyError(f"group: {group!r} is no {dim} here; {did_you_mean(group, keys)}")
+    one = dataset.isel({dim: keys.index(group)})
+    maps = one["attention"].transpose("layer", "head", "token", "source")
+    n_layers, n_heads, size = maps.shape[:3]
+    side, labels = max(0.9, LINE * min(size, 40)), _labels(maps)
+    top = _top(maps.values)
+    with style():
+        fig, axes = plt.subplots(
+            n_layers, n_heads, figsize=(side * n_heads + 1.9, side * n_layers + 1.2), squeeze=False, sharex=True, sharey=True,
+        )  # fmt: skip
+        for (i, j), ax in np.ndenumerate(axes[::-1]):
+            image = _heat(ax, maps.values[i, j], top, aspect="equal")
+            if i == n_layers - 1:
+                ax.set_title(f"head {maps['head'].values[j]}", fontsize=7)
+            if j == 0:
+                ax.set_ylabel(f"layer {maps['layer'].values[i]}")
+        _name_sources(axes[-1, 0], maps)
+        for ax in axes[-1]:
+            ax.tick_params(axis="x", rotation=90, labelsize=6)
+            ax.set_xlabel("")
+        axes[0, 0].set_yticks(*_thinned(labels), fontsize=6)
+        for ax in axes[:, 0]:
+            ax.tick_params(axis="y", labelsize=6)
+        fig.supxlabel(_source_title(maps).replace("\n", " "), fontsize=8)
+        _bar(image, axes.ravel().tolist(), "attention", aspect=25)
+        fig.suptitle(f"{_short(group)}, {int(one['observations'])} observations", fontsize=8)
+        credit(fig, dataset)
+    return fig
+
+
+def _axes(ax):
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.gca()
+    return ax
+
+
+def _one(data, dims):
+    """`data` with `dims` alone, in that order; dims of one entry are dropped."""
+    extra = [d for d in data.dims if d not in dims]
+    many = {str(d): data.sizes[d] for d in extra if data.sizes[d] > 1}
+    if many or not set(dims) <= set(data.dims):
+        found = f"one of {many}" if many else f"dims {tuple(map(str, data.dims))}"
+        mend = f" Choose one: data.isel({next(iter(many))}=0), say." if many else " Pass what attention_rollout gave."
+        raise QfError(f"data: expected dims {dims} of one group, found {found}.{mend}")
+    return data.isel(dict.fromkeys(extra, 0)).transpose(*dims)
+
+
+def _share(data, row):
+    """The row of the whole stack's rollout, (source,)."""
+    found = data["rollout"] if hasattr(data, "data_vars") else data
+    found = found.isel(layer=-1) if "layer" in found.dims else found
+    return readout(_one(found, ("token", "source")), row)
+
+
+def _group_dim(dataset):
+    dims = dataset["observations"].dims
+    if len(dims) != 1:
+        raise QfError(
+            f"dataset: expected attention_rollout by stimulus, condition or neuron, found dims {dims}. "
+            'Average with by="stimulus", or draw one observation with plot_rollout.'
+        )
+    return str(dims[0])
+
+
+def _name_of_row(data, row):
+    names = [str(t) for t in data["token"].values] if "token" in data.coords else []
+    row = ("[CLS]" if "[CLS]" in names else MASK) if row is None else row
+    return f"{MASK}s" if row == MASK else row
+
+
+def _of_others(shares, row):
+    """The shares but those that the row's token keeps of itself, at least a half a layer whatever the model."""
+    own = _name_of_row(shares, row) if row is not None else "[CLS]"
+    return shares.values[..., shares["source"].values.astype(str) != own]
+
+
+def _top(values):
+    """Where the colours end."""
+    values = values[np.isfinite(values)]
+    return float(values.max()) if values.size and values.max() > 0 else 1.0
+
+
+def _heat(ax, values, top, *, origin="upper", aspect="auto", cmap=SHARES, bottom=0.0):
+    # what lies above the scale is grey: it would look like the largest share otherwise
+    shades = colormaps[cmap].with_extremes(over="0.8")
+    image = ax.imshow(values, cmap=shades, vmin=bottom, vmax=top, origin=origin, aspect=aspect, interpolation="nearest")
+    ax.tick_params(length=2)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return image
+
+
+def _bar(image, ax, label, **options):
+    """A colour bar, with an arrow where some values lie above it."""
+    axes = ax if isinstance(ax, list) else [ax]
+    above = any(np.ma.filled(a.images[0].get_array(), 0.0).max() > image.norm.vmax * (1 + 1e-6) for a in axes if a.images)
+    bar = axes[0].get_figure(root=True).colorbar(image, ax=ax, label=label, extend="max" if above else "neither", **options)
+    bar.outline.set_visible(False)
+    return bar
+
+
+def _kinds(data):
+    """Position in KINDS of each source."""
+    names = data["source"].values.astype(str)
+    start = data["start_s"].values if "start_s" in data.coords else np.full(len(names), np.nan)
+    return np.array([2 if name.startswith(MASK) else int(np.isfinite(s)) for name, s in zip(names, start, strict=True)])
+
+
+def _labels(data):
+    """What stands at the axis for each source: learned tokens by name, patches by the second at which they begin."""
+    names = data["source"].values.astype(str)
+    if "start_s" not in data.coords:
+        return names.tolist()
+    start = data["start_s"].values
+    digits = 1 if np.allclose(np.round(start, 1), start, atol=0.011, equal_nan=True) else 2
+    texts = [f"{s:.{digits}f}".replace("-", "−") for s in start]
+    return [f"{MASK} {t}" if n.startswith(MASK) else t if np.isfinite(s) else n for n, s, t in zip(names, start, texts, strict=True)]
+
+
+def _thinned(labels):
+    """Positions and labels, not more than about 40 of them."""
+    step = -(-len(labels) // 40)
+    return np.arange(0, len(labels), step), labels[::step]
+
+
+def _name_sources(ax, data):
+    ax.set_xticks(*_thinned(_labels(data)), rotation=90, fontsize=6)
+    ax.set_xlabel(_source_title(data), fontsize=7)
+
+
+def _source_title(data):
+    return "input token" + "\n(patches: start, s from onset)" * bool("start_s" in data.coords)
+
+
+def _parts(keys, dim):
+    """{title: positions}: conditions stimulus by stimulus, 45 before 135; anything else at once, as it stands."""
+    if dim != "condition":
+        return {dim: np.arange(len(keys))}
+    order = sorted(range(len(keys)), key=lambda i: _natural(keys[i]))
+    of = [category_of(k) for k in keys]
+    return {name.replace("_", " "): np.array([i for i in order if of[i] == name]) for name in sorted(set(of))}
+
+
+def _natural(key):
+    return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+\.?[0-9]*)", key))]
+
+
+def _line(key, dim):
+    text = key.partition("/")[2] if dim == "condition" and "/" in key else key
+    return _short(text)
+
+
+def _short(text):
+    for long, short in (("temporal_frequency", "tf"), ("spatial_frequency", "sf"), ("orientation", "ori"), ("direction=", "dir=")):
+        text = text.replace(long, short)
+    text = text.replace("_", " ")
+    return text if len(text) <= 32 else f"...{text[-29:]}"

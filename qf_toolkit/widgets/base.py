@@ -1,0 +1,211 @@
+"""What the widgets share: controls above a chart, messages instead of tracebacks, a static picture for exports, saving the view."""
+
+import base64
+import html
+import io
+import re
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from .._files import atomic_path
+from ..errors import QfError
+from ..plots.style import save_figure, style
+from .chart import Chart
+
+WIDE = widgets.Layout(width="auto", min_width="240px", flex="1 1 240px")
+ROW = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%")
+
+
+class Viewer(widgets.VBox):
+    """Controls, a line of text that says what is shown or what is wrong, and a chart.
+
+    Subclasses set up their controls under `_told()`, then call `_ready(controls)`; `_draw` gives the chart's spec and the line of text. `view()` gives what is
+    shown as a labelled Dataset, `figure()` as a matplotlib Figure.
+    """
+
+    title = "view"
+    simulated = False  # whether the data are, which every picture says
+
+    def __init__(self):
+        super().__init__(layout=widgets.Layout(width="100%"))
+        self._uid, self._busy = uuid.uuid4().hex, 0
+        self.chart = Chart(on_key=self._keyed, on_pick=self._picked, uid=self._uid)
+        self.status = widgets.HTML()
+        self.status.add_class("qf-status")
+        self._stem = widgets.Text(
+            value=self.title.replace(" ", "_"), description="save as", tooltip="folder and name, without ending; the observation is added",
+            continuous_update=False, layout=WIDE,
+        )  # fmt: skip
+        self._save = widgets.Button(
+            description="Save figure and CSV", tooltip="writes svg, png, csv and where they come from", layout=widgets.Layout(width="auto")
+        )
+        self._stem.style.description_width = "initial"
+        self._save.on_click(lambda _: self._saved())
+        self.saved = widgets.HTML()
+        self._error = None
+        self._display = None
+        self.children = [self.status]  # until it is ready: what can't be set up is told, too
+
+    def _ready(self, *rows):
+        for row in rows:
+            for control in row.children:
+                control.style.description_width = "initial"  # else longer words are cut
+        self.children = [*rows, self.status, self.chart, widgets.HBox([self._stem, self._save, self.saved], layout=ROW)]
+        self.update()
+
+    # ---------------------------------------------------------------- drawing
+
+    def update(self):
+        """Draw what the controls say; what can't be drawn is told in the line of text."""
+        if self._busy:
+            return
+        with self._told():
+            spec, text = self._draw()
+            if self.simulated:
+                spec = {**spec, "legend": [*spec.get("legend", []), {"name": "simulated data", "kind": "note"}]}
+            self.chart.spec = spec
+            self._say(text)
+
+    @contextmanager
+    def _quiet(self):
+        """Change several controls, and draw once, afterwards."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    @contextmanager
+    def _told(self):
+        """Bad input is told in the widget; the picture goes, so that nobody takes it for what was asked."""
+        self._error = None
+        try:
+            yield
+        except QfError as error:
+            self._error = str(error)
+            self.chart.spec = {"panels": [], "about": str(error)}
+            self._say(str(error), bad=True)
+
+    def _say(self, text, bad=False):
+        look = "color: var(--jp-error-color0, #b00020); font-weight: 600;" if bad else ""
+        # a screen reader says what changed
+        self.status.value = f'<div role="{"alert" if bad else "status"}" style="line-height: 1.4; font-size: 13px; {look}">{html.escape(text)}</div>'
+
+    @property
+    def message(self):
+        """The line of text above the chart, as plain text."""
+        return html.unescape(re.sub("<[^>]*>", "", self.status.value))
+
+    def _draw(self):
+        raise NotImplementedError
+
+    def _keyed(self, key, count):
+        """A key was pressed `count` times in the chart."""
+
+    def _picked(self, panel, key):
+        """Something that has a key was clicked in a panel."""
+
+    # ---------------------------------------------------------------- keeping
+
+    def view(self):
+        """What is shown, as an xarray.Dataset."""
+        raise NotImplementedError
+
+    def figure(self):
+        """What is shown, as a matplotlib Figure.
+
+        Raises
+        ------
+        QfError
+            If nothing is shown, and why.
+        """
+        raise NotImplementedError
+
+    def _figure(self):
+        """`figure`, not kept open: pyplot would hold every one of a long session."""
+        import matplotlib.pyplot as plt
+
+        fig = self.figure()
+        plt.close(fig)
+        return fig
+
+    def _name(self):
+        """What is added to a file's name to tell this view from others."""
+        return ""
+
+    def save(self, stem=None):
+        """Write the view: figure (svg, png), table (csv) and where they come from (json).
+
+        Parameters
+        ----------
+        stem : str or Path, optional
+            Path without ending; the box's, with the view's name added, where left out.
+
+        Returns
+        -------
+        list of Path
+        """
+        if stem is None:
+            name = re.sub(r"[^\w.=,+-]+", "_", self._name())
+            stem = f"{self._stem.value.strip() or self.title}{'_' if name else ''}{name}"
+        view = self.view()
+        paths = save_figure(self._figure(), stem, title=self.title, view=self._name())
+        table = Path(f"{stem}.csv")
+        with atomic_path(table) as tmp:
+            self._table(view).to_csv(tmp)
+        return [*paths, table, Path(f"{stem}.json")]
+
+    def _table(self, view):
+        """The view as a pandas.DataFrame."""
+        return view.to_dataframe()
+
+    def _saved(self):
+        try:
+            paths = self.save()
+            self.saved.value = f"written: {html.escape(', '.join(str(p) for p in paths))}"
+            self._refresh_static()
+        except QfError as error:
+            self.saved.value = f'<span role="alert">{html.escape(str(error))}</span>'
+
+    # ---------------------------------------------------------------- where no widget can be shown
+
+    def _static(self):
+        """The view as HTML without any script: what an export keeps, and what a front end shows that knows no widgets."""
+        try:
+            out = io.BytesIO()
+            with style():
+                self._figure().savefig(out, format="png", dpi=110)
+            picture = f'<img alt="{html.escape(self.title)}: {html.escape(self.message)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"/>'
+        except QfError as error:
+            picture = f"<p>{html.escape(str(error))}</p>"
+        return (
+            f'<div data-qf-static="{self._uid}">{picture}<p style="font-size: 12px">{html.escape(self.title)}, as it was when the cell was run or the view '
+            "saved. If no controls stand below, the page is an export, or this front end has no widgets: see <code>qf_toolkit.widgets.diagnose()</code>.</p></div>"
+        )
+
+    def _refresh_static(self):
+        if self._display is not None:
+            self._display.update({"text/html": self._static(), "text/plain": self.title}, raw=True)
+
+    def _ipython_display_(self):
+        self._display = display({"text/html": self._static(), "text/plain": f"{self.title}: {self.message}"}, raw=True, display_id=True)
+        display(self._repr_mimebundle_(), raw=True)
+
+
+def step(options, value, by):
+    """The option `by` places after `value`, stopping at the ends."""
+    options = list(options)
+    at = options.index(value) if value in options else 0
+    return options[min(max(at + by, 0), len(options) - 1)]
+
+
+def fill(control, options):
+    """Give a control other options; its value stays where it is among them, else it is the first."""
+    values = [o[1] if isinstance(o, tuple) else o for o in options]
+    value = control.value if control.value in values else (values[0] if values else None)
+    control.options = options
+    control.value = value

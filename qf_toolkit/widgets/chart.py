@@ -1,0 +1,114 @@
+"""The one drawing surface of all widgets: panels described here, drawn in the browser (chart.js), keys and clicks sent back."""
+
+import base64
+import io
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from matplotlib.image import imsave
+
+HERE = Path(__file__).parent
+
+
+class Chart(anywidget.AnyWidget):
+    """Panels of lines, bands, cells and points.
+
+    Attributes
+    ----------
+    spec : dict
+        What is drawn; its form stands at the head of chart.js.
+    cursor : float or None
+        Where the reader points, in units of the time axis; link it to another chart's with `ipywidgets.jslink`.
+    uid : str
+        Of the static picture that the live chart hides.
+    """
+
+    _esm = HERE / "chart.js"
+    _css = HERE / "chart.css"
+    spec = traitlets.Dict().tag(sync=True)
+    cursor = traitlets.Float(None, allow_none=True).tag(sync=True)
+    uid = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, on_key=None, on_pick=None, **traits):
+        super().__init__(**traits)
+        self._on_key, self._on_pick = on_key, on_pick
+        self.on_msg(self._message)
+
+    def _message(self, _, content, buffers=None):
+        try:
+            if content.get("type") == "key" and self._on_key:
+                self._on_key(str(content["key"]), int(content.get("count", 1)))
+            elif content.get("type") == "pick" and self._on_pick:
+                self._on_pick(str(content["panel"]), content["key"])
+        finally:
+            self.send({"type": "done"})  # the next key may come
+
+
+def numbers(values, digits=5):
+    """A list for the browser: short decimals, None for what is no number."""
+    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in np.asarray(values, float).ravel().tolist()]
+
+
+def line(x, y, color="ink", name=None, **look):
+    """A line mark; `name` is what the readout under the cursor calls it."""
+    return {"type": "line", "x": numbers(x), "y": numbers(y), "color": color, **({"name": name} if name else {}), **look}
+
+
+def band(x, low, high, color, **look):
+    """A band mark."""
+    return {"type": "band", "x": numbers(x), "low": numbers(low), "high": numbers(high), "color": color, **look}
+
+
+def rule(x, color="#888888", **look):
+    """A vertical rule."""
+    return {"type": "rule", "x": x, "color": color, **look}
+
+
+def span(start, stop, y, color="ink", opacity=0.07):
+    """A shaded stretch of the time axis over the range `y` (low, high)."""
+    return {"type": "cells", "x0": [start], "x1": [stop], "y0": [y[0]], "y1": [y[1]], "color": [color], "opacity": opacity}
+
+
+def image(values, x, y, low, high, colormap="viridis"):
+    """A picture of an array (row, column), row 0 on top, over the ranges `x` and `y`; grey where it is NaN."""
+    shares = np.clip((np.asarray(values, float) - low) / ((high - low) or 1.0), 0, 1)
+    rgba = colormaps[colormap](np.nan_to_num(shares))
+    rgba[~np.isfinite(shares)] = (0.6, 0.6, 0.6, 1.0)
+    out = io.BytesIO()
+    imsave(out, rgba, format="png")
+    href = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return {"type": "image", "x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "href": href}
+
+
+def shades(values, low=None, high=None, colormap="viridis"):
+    """Colours of numbers, and for each the colour of a text that can be read on it.
+
+    Parameters
+    ----------
+    values : array, flat
+    low, high : float, optional
+        The ends of the scale.
+
+    Returns
+    -------
+    (list of str, list of str)
+    """
+    values = np.asarray(values, float).ravel()
+    low, high = (np.nanmin(values) if low is None else low), (np.nanmax(values) if high is None else high)
+    shares = np.clip((values - low) / (high - low) if high > low else np.zeros_like(values), 0, 1)
+    rgb = colormaps[colormap](np.nan_to_num(shares))[:, :3]
+    bright = rgb @ [0.299, 0.587, 0.114]
+    return [to_hex(c) for c in rgb], ["#000000" if b > 0.5 else "#ffffff" for b in bright]
+
+
+def around(*arrays, room=0.06, least=1e-6):
+    """A range (low, high) that holds all finite values, with a little room."""
+    found = np.concatenate([np.asarray(a, float).ravel() for a in arrays]) if arrays else np.zeros(0)
+    found = found[np.isfinite(found)]
+    low, high = (found.min(), found.max()) if len(found) else (0.0, 1.0)
+    pad = max(room * (high - low), least)
+    return float(low - pad), float(high + pad)

@@ -1,0 +1,39 @@
+"""What is missing where a front end shows text instead of a widget."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+NEEDED = {"ipywidgets": "the kernel", "anywidget": "the kernel", "jupyterlab_widgets": "JupyterLab", "jupyterlab": "JupyterLab"}
+EXTENSIONS = {"@jupyter-widgets/jupyterlab-manager": "jupyterlab_widgets", "anywidget": "anywidget"}
+
+
+def diagnose():
+    """Say what the widgets need and what of it is there. Widgets live in two programs, the kernel and JupyterLab, which may have two environments.
+
+    Returns
+    -------
+    bool
+        Whether nothing is missing in this environment; what it lacks is printed, with how to install it.
+    """
+    print(f"kernel: {sys.executable}")
+    missing = []
+    for name, where in NEEDED.items():
+        try:
+            print(f"  {name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+            print(f"  {name} is missing (needed by {where})")
+    folders = [Path(sys.prefix) / "share" / "jupyter" / "labextensions"]
+    for extension, package in EXTENSIONS.items():
+        if not any((folder / extension).is_dir() for folder in folders):
+            print(f"  JupyterLab's extension {extension} is missing in this environment (it comes with {package})")
+            missing.append(package)
+    if missing:
+        print(f"install: {sys.executable} -m pip install {' '.join(dict.fromkeys(missing))}; then restart JupyterLab and reload the page.")
+    else:
+        print(
+            "all is here. If a cell still shows text or nothing: JupyterLab may run from another environment (run `jupyter labextension list` where it was "
+            "started, and install the same packages there), or the page was open before the installation (reload it). Exports and GitHub show the static picture."
+        )
+    return not missing

@@ -1,0 +1,276 @@
+"""Embedding browser: the t-SNE of a model's neuron tokens; click a neuron and see its trials."""
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..interpret.embedding import tsne
+from ..interpret.neurons import nearest_neighbours, neuron_statistics, neuron_tokens
+from ..interpret.observation import Observer, one_thread
+from ..plots.neurons import plot_tokens
+from ..plots.style import TRUTH, credit, palette, style
+from ..recordings.window import SIGNAL_LABELS
+from ..training.forecaster import origin
+from .base import ROW, WIDE, Viewer
+from .chart import around, band, image, line, rule, shades
+from .trace_inspector import STATISTICS
+
+TRACES = [{"name": "measured", "color": "ink"}, {"name": "forecast", "color": "#0072b2"}]
+K = 5  # nearest neighbours that are marked
+
+
+class EmbeddingBrowser(Viewer):
+    """The plane of neuron tokens (paper Fig. A-10) beside the trials of the chosen neuron.
+
+    Click a point, or go to the nearest one in a direction with the arrow keys. Right: all its trials, ordered by condition, and the mean of those of
+    the condition it responds to most, beside what the model forecasts there.
+
+    Parameters
+    ----------
+    model : QuantFormerForecaster or QuantFormerClassifier
+    trials : Trials
+    perplexity : float or "auto"
+        Of the t-SNE.
+    seed : int
+    statistics : xarray.Dataset, optional
+        What to colour by, of `neuron_statistics`; that of `trials` where left out.
+
+    Examples
+    --------
+    >>> EmbeddingBrowser(forecaster, split.train)  # doctest: +SKIP
+    """
+
+    title = "embedding browser"
+
+    def __init__(self, model, trials, *, perplexity="auto", seed=0, statistics=None):
+        super().__init__()
+        with self._told():
+            self._set_up(model, trials, perplexity, seed, statistics)
+
+    def _set_up(self, model, trials, perplexity, seed, statistics):
+        self.model, self.observer = model, Observer(trials, [model], n_samples=0)
+        self.simulated = trials.simulated
+        self._neuron, self._view, self._shown, self._trials = None, None, {}, self.observer.trials
+        self.color = widgets.Dropdown(description="colour by", options=[*STATISTICS, "preferred condition"], layout=WIDE)
+        self.perplexity = widgets.Text(
+            description="perplexity", value=str(perplexity), continuous_update=False, layout=WIDE, tooltip="auto, or a number"
+        )
+        self.neuron = widgets.Combobox(
+            description="neuron", options=[], placeholder="click a point, or type", ensure_option=True, continuous_update=False, layout=WIDE
+        )
+        self.seed, self.embedding = seed, None
+        self.tokens = neuron_tokens(model)
+        known = [n for n in self.tokens["neuron"].values if n in set(self._trials.neurons)]
+        if not known:
+            raise QfError("trials: expected a neuron that the model knows, found none. Choose trials of the recording it was trained on.")
+        self.unknown = [n for n in self._trials.neurons if n not in set(known)]
+        self.tokens = self.tokens.sel(neuron=known)
+        self.statistics = neuron_statistics(self._trials.of_neurons(known)) if statistics is None else statistics
+        self.neuron.options = known
+        self._home = {n: s for s in reversed(self._trials.sessions) for n in self._trials.neurons_of(s)}
+        self.color.observe(lambda _: self.update(), "value")
+        self.neuron.observe(lambda change: self._chosen(change["new"]), "value")
+        self.perplexity.observe(lambda _: self._embed(), "value")
+        self._neuron = known[int(np.nanargmax(np.nan_to_num(self._values("preferred_response", known), nan=-np.inf)))]
+        with self._quiet():
+            self.neuron.value = self._neuron
+        self._embed(quietly=True)
+        self._ready(widgets.HBox([self.color, self.perplexity, self.neuron], layout=ROW))
+
+    # ---------------------------------------------------------------- choosing
+
+    def _embed(self, quietly=False):
+        self.embedding, text = None, self.perplexity.value.strip()
+        with self._told():
+            try:
+                wanted = "auto" if text in ("", "auto") else float(text)
+            except ValueError:
+                raise QfError(f"perplexity: expected auto or a number, found {text!r}. Type one.") from None
+            self.embedding = tsne(self.tokens, perplexity=wanted, seed=self.seed)
+            keys = self.tokens["neuron"].values
+            self._near = dict(zip(keys, nearest_neighbours(self.tokens, k=min(K, len(keys) - 1))["neighbour"].values.tolist(), strict=True))
+        self._failed = self._error
+        if not quietly:
+            self.update()
+
+    def _chosen(self, name):
+        if not self._busy and name in self.tokens["neuron"].values:
+            self.choose(name)
+
+    def choose(self, neuron):
+        """Show a neuron's trials. Raises UnknownKeyError if it is not in the embedding."""
+        if neuron not in self.tokens["neuron"].values:
+            raise UnknownKeyError(f"neuron: {neuron!r} is not in the embedding; {did_you_mean(neuron, self.tokens['neuron'].values)}")
+        self._neuron = neuron
+        with self._quiet():
+            self.neuron.value = neuron
+        self.update()
+
+    def _picked(self, panel, key):
+        self.choose(key)
+
+    def _keyed(self, key, count):
+        way = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, 1), "ArrowDown": (0, -1)}.get(key)
+        if way is None or self.embedding is None:
+            return
+        xy, names = self.embedding.values, self.tokens["neuron"].values.tolist()
+        at = names.index(self._neuron)
+        for _ in range(min(count, len(names))):
+            along, aside = (xy - xy[at]) @ np.array(way), np.abs((xy - xy[at]) @ np.array(way[::-1]))
+            cost = np.where(along > 1e-9, along + 2 * aside, np.inf)
+            if not np.isfinite(cost).any():
+                break
+            at = int(cost.argmin())
+        self.choose(names[at])
+
+    def _values(self, name, neurons=None):
+        neurons = self.tokens["neuron"].values if neurons is None else neurons
+        return self.statistics[name].reindex(neuron=neurons).values
+
+    # ---------------------------------------------------------------- drawing
+
+    def view(self):
+        """What is shown: `x`, `y`, `value` (neuron) of the plane; `mean`, `sd`, `forecast` (time) of the chosen neuron's preferred condition."""
+        if self._view is None:
+            raise QfError(self._error or "view: expected something to be shown, found nothing. Choose a neuron.")
+        return self._view
+
+    def _of_neuron(self, neuron):
+        """Its trials ordered by condition as a picture, and the mean of the preferred condition's; found once."""
+        if neuron not in self._shown:
+            session = self._home[neuron]
+            ds = self.observer.windows(session, neuron)
+            signal = self._trials.window.signal
+            x, condition = ds[signal].values[:, 0], ds["condition"].values.astype(str)
+            order = np.argsort(condition, kind="stable")
+            preferred = str(self.statistics["preferred_condition"].reindex(neuron=[neuron]).values[0])
+            same = (condition == preferred) & np.isfinite(x).all(1)
+            same = same if same.any() else np.isfinite(x).all(1)
+            nothing = np.full(x.shape[1], np.nan)
+            mean, sd = (x[same].mean(0), x[same].std(0)) if same.any() else (nothing, nothing)
+            forecast = nothing.copy()
+            if hasattr(self.model, "sample_arrays") and getattr(self.model, "kind", "") == "forecaster" and same.any():
+                rows = np.flatnonzero(same)[:64]
+                part = self.observer.of(session).of_neurons(neuron).subset(rows)
+                with one_thread():
+                    prepared = self.model.prepare(part)
+                    context = (prepared.dataset()[signal].values if signal == "zscore" else x[rows, None])[..., : ds.attrs["n_baseline"]]
+                    forecast[ds.attrs["n_baseline"] :] = self.model.predict_arrays(context, [neuron], condition[rows].tolist())[:, 0].mean(0)
+            low, high = np.nanquantile(x, [0.02, 0.98]) if np.isfinite(x).any() else (0.0, 1.0)
+            time = ds["time"].values
+            extent = (float(time[0]), float(time[-1] + np.median(np.diff(time))))
+            picture = image(x[order], extent, (0, len(x)), low, high)
+            names, first = np.unique(condition[order], return_index=True)
+            edges = [*first.tolist(), len(x)]
+            self._shown[neuron] = {
+                "mean": mean, "sd": sd, "forecast": forecast, "preferred": preferred, "n": int(same.sum()), "picture": picture, "time": time, "extent": extent,
+                "rows": [(str(n), len(x) - a, len(x) - b) for n, a, b in zip(names, edges[:-1], edges[1:], strict=True)], "session": session, "range": (low, high),
+            }  # fmt: skip
+            if len(self._shown) > 64:
+                del self._shown[next(iter(self._shown))]
+        return self._shown[neuron]
+
+    def _draw(self):
+        self._view = None
+        if self.embedding is None:
+            raise QfError(self._failed)
+        names, xy, neuron = self.tokens["neuron"].values.tolist(), self.embedding.values, self._neuron
+        by = self.color.value
+        values = self._values("preferred_condition" if by == "preferred condition" else STATISTICS[by])
+        colors, legend, texts = self._colors(values, by)
+        near = set(self._near[neuron])
+        mark = {"type": "points", "key": names, "picked": neuron, "x": xy[:, 0].tolist(), "y": xy[:, 1].tolist(), "color": colors,
+                "tip": [f"{n}: {t}" for n, t in zip(names, texts, strict=True)], "size": 5}  # fmt: skip
+        at = names.index(neuron)
+        lines = [line([xy[at, 0], xy[names.index(n), 0]], [xy[at, 1], xy[names.index(n), 1]], "#888888", width=1) for n in near]
+        domain = [around(xy[:, i], room=0.08) for i in (0, 1)]
+        plane = {"name": "plane", "title": f"t-SNE of neuron tokens, by {by}", "height": 380, "left": 30, "marks": [*lines, mark],
+                 "x": {"domain": list(domain[0]), "label": "t-SNE 1 (lines: the nearest in token space)", "ticks": []},
+                 "y": {"domain": list(domain[1]), "label": "t-SNE 2", "ticks": []}}  # fmt: skip
+        f = self._of_neuron(neuron)
+        ticks = [{"at": (a + b) / 2, "text": _tick(n)} for n, a, b in f["rows"]] if len(f["rows"]) <= 20 else []
+        label = SIGNAL_LABELS.get(self._trials.window.signal, "")
+        heat = {"name": "trials", "title": f"{neuron}: all trials by condition, {label} {f['range'][0]:.2g} to {f['range'][1]:.2g}", "height": 210, "left": 96, "scrub": True,
+                "marks": [f["picture"], rule(0.0, color="#ffffff", width=1.5)], "x": {"domain": list(f["extent"])},
+                "y": {"domain": [0, f["rows"][0][1]], "ticks": ticks}}  # fmt: skip
+        time, mean, sd = f["time"], f["mean"], f["sd"]
+        about = f"mean of {f['n']} trials of {_tick(f['preferred']) if f['preferred'] else 'all conditions'}, with SD"
+        trace = {"name": "mean", "title": about, "height": 120, "left": 96, "scrub": True,
+                 "marks": [band(time, mean - sd, mean + sd, "ink", opacity=0.12), rule(0.0), line(time, mean, "ink", "measured", width=1.8),
+                           line(time, f["forecast"], "#0072b2", "forecast", width=2.2)],
+                 "x": {"domain": list(f["extent"]), "label": "time from onset (s)"},
+                 "y": {"domain": list(around(mean - sd, mean + sd, f["forecast"])), "label": label}}  # fmt: skip
+        self._view = xr.Dataset(
+            {"x": ("neuron", xy[:, 0]), "y": ("neuron", xy[:, 1]), "value": ("neuron", values), "mean": ("time", mean), "sd": ("time", sd), "forecast": ("time", f["forecast"])},
+            {"neuron": np.array(names, object), "time": time}, {**self.embedding.attrs, "chosen": neuron, "session": f["session"], "by": by, "condition": f["preferred"]},
+        )  # fmt: skip
+        text = f"{neuron}: {texts[at]} ({by}); nearest in token space: {', '.join(_cell(n) for n in self._near[neuron])}. Perplexity {self.embedding.attrs['perplexity']:.3g}."
+        if self.unknown:
+            text += f" Not shown, since the model has no token of them: {', '.join(map(_cell, self.unknown[:5]))}{' and others' if len(self.unknown) > 5 else ''}."
+        return {
+            "about": f"Embedding browser: {text} Arrow keys: the nearest point in that direction.", "legend": [*legend, *TRACES], "columns": [{"share": 0.44, "panels": [0]}, {"share": 0.56, "panels": [1, 2]}],
+            "panels": [plane, heat, trace],
+        }, text  # fmt: skip
+
+    def _colors(self, values, by):
+        """Colours of the points, the legend's entries, and each value in words."""
+        if by == "preferred condition":
+            labels = [str(v) for v in values]
+            known = sorted(set(labels) - {""})
+            shade = dict(
+                zip(known, shades(np.arange(len(known)) / max(len(known), 1), 0.0, 1.0, "twilight" if len(known) > 7 else "viridis")[0], strict=True)
+            )
+            if len(known) <= 7:
+                shade = dict(zip(known, palette(), strict=False))
+            legend = [{"name": _tick(k), "color": shade[k], "kind": "point"} for k in known] if len(known) <= 24 else []
+            return [shade.get(v, "#999999") for v in labels], legend, [v or "none" for v in labels]
+        numbers = np.asarray(values, float)
+        low, high = (np.nanmin(numbers), np.nanmax(numbers)) if np.isfinite(numbers).any() else (0.0, 1.0)
+        colors = shades(numbers, low, high)[0]
+        scale = [{"name": f"{by} {v:.3g}", "color": shades([v], low, high)[0][0], "kind": "point"} for v in (low, (low + high) / 2, high)]
+        return [c if np.isfinite(v) else "#999999" for c, v in zip(colors, numbers, strict=True)], scale, [f"{v:.3g}" for v in numbers]
+
+    # ---------------------------------------------------------------- keeping
+
+    def figure(self):
+        """What is shown, as a matplotlib Figure."""
+        from matplotlib.figure import Figure
+
+        view, f = self.view(), self._of_neuron(self._neuron)
+        with style():
+            fig = Figure(figsize=(7.0, 3.4), layout="constrained")
+            axes = fig.subplots(1, 2)
+            plot_tokens(self.embedding, view["value"], ax=axes[0])
+            x, y = (float(view[n].sel(neuron=self._neuron)) for n in ("x", "y"))
+            axes[0].plot(x, y, "o", ms=10, mfc="none", mec=TRUTH, mew=1.5)
+            axes[0].set_title(f"neuron tokens, by {view.attrs['by']}", fontsize=7, loc="left")
+            axes[1].axvline(0, color="0.5", lw=0.8)
+            axes[1].fill_between(f["time"], f["mean"] - f["sd"], f["mean"] + f["sd"], color="0.85", lw=0)
+            axes[1].plot(f["time"], f["mean"], color=TRUTH, label="measured")
+            if np.isfinite(f["forecast"]).any():
+                axes[1].plot(f["time"], f["forecast"], label="forecast")
+            axes[1].set_xlabel("time from onset (s)")
+            axes[1].set_ylabel(SIGNAL_LABELS.get(self._trials.window.signal, ""))
+            axes[1].set_title(f"{self._neuron}: mean of {f['n']} trials of\n{f['preferred'] or 'all conditions'}", fontsize=7, loc="left")
+            axes[1].legend()
+            credit(fig, view, origin(self._trials, self.model))
+        return fig
+
+    def _name(self):
+        return self.view().attrs["chosen"]
+
+    def _table(self, view):
+        return pd.DataFrame({n: view[n].values for n in ("x", "y", "value")}, index=pd.Index(view["neuron"].values, name="neuron"))
+
+
+def _tick(condition):
+    text = condition.split("/", 1)[-1]
+    return text.replace("orientation=", "").replace(",temporal_frequency=", "° at ").replace("spatial_frequency=", "sf ") + (
+        " Hz" if "temporal_frequency" in text else ""
+    )
+
+
+def _cell(neuron):
+    return neuron.rsplit("/", 1)[-1]

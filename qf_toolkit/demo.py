@@ -294,8 +294,9 @@ def _figures(forecasters, split, table, folder):
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    from .plots.forecasts import figure_forecasts, figure_table
+    from .plots.forecasts import figure_forecasts
     from .plots.style import save_figure
+    from .plots.tables import figure_table
 
     shown = {m.name: m.predict(split.test) for m in forecasters}
     paths = []

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from qf_toolkit.errors import UnknownKeyError
-from qf_toolkit.plots.forecasts import figure_forecasts, figure_table, plot_forecast
+from qf_toolkit.plots.forecasts import figure_forecasts, plot_forecast
 from qf_toolkit.plots.style import save_figure, style
+from qf_toolkit.plots.tables import figure_table
 from qf_toolkit.recordings.session import new_session
 from qf_toolkit.recordings.trials import cut
 

@@ -289,7 +289,7 @@ def show(table):
     """
     a = table.attrs
     head = [
-        f"{'SIMULATED DATA, ' if a['simulated'] else ''}{a['n_trials']} test trials, {a['n_neurons']} neurons, {a['n_sessions']} sessions, "
+        f"{'SIMULATED DATA, ' if a['simulated'] else ''}{a['n_trials']} test trials, {a['n_neurons']} neurons, {a['n_sessions']} session{'s' * (a['n_sessions'] != 1)}, "
         f"{a['n_observations']} observations, {a['active_fraction']:.1%} active; split {a['split']}"
     ]
     if "constant_truth_windows" in a:

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..interpret.attention import MASK, readout
 from ..recordings.conditions import category_of
-from .style import credit, palette, style
+from .style import axes_or_current, credit, palette, style
 
 SHARES, DIFFERENCES = "viridis", "PuOr_r"
 MOST_PANELS = 24
@@ -42,7 +42,7 @@ def plot_rollout(data, *, row=None, ax=None):
     UnknownKeyError
         If there is no such row.
     """
-    ax = _axes(ax)
+    ax = axes_or_current(ax)
     share = _share(data, row)
     colors, kinds = palette(), _kinds(share)
     for i, kind in enumerate(KINDS):
@@ -79,7 +79,7 @@ def plot_rollout_map(data, *, ax=None):
     QfError
         If `data` has other dims.
     """
-    ax = _axes(ax)
+    ax = axes_or_current(ax)
     data = _one(data, ("token", "source"))
     values = data.values
     others = values[~np.eye(len(values), dtype=bool)]
@@ -119,7 +119,7 @@ def plot_heads(data, *, source="[NEURON]", row=None, ax=None):
     UnknownKeyError
         If there is no such row or source.
     """
-    ax = _axes(ax)
+    ax = axes_or_current(ax)
     maps = data["head_rollout"] if hasattr(data, "data_vars") else data
     names = [str(s) for s in maps["source"].values]
     if source not in names:
@@ -327,14 +327,6 @@ def figure_heads(dataset, *, group=None):
         fig.suptitle(f"{_short(group)}, {int(one['observations'])} observations", fontsize=8)
         credit(fig, dataset)
     return fig
-
-
-def _axes(ax):
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.gca()
-    return ax
 
 
 def _one(data, dims):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import QfError
 from ..recordings.window import SIGNAL_LABELS
-from .style import TRUTH, credit, palette, style
+from .style import TRUTH, axes_or_current, credit, palette, style
 
 
 def plot_observation(view, *, models=None, ax=None):
@@ -23,7 +23,7 @@ def plot_observation(view, *, models=None, ax=None):
     -------
     matplotlib.axes.Axes
     """
-    ax = _axes(ax)
+    ax = axes_or_current(ax)
     time = view["time"].values
     step = float(np.median(np.diff(time)))
     n, n_score = view.attrs["n_baseline"], view.attrs["n_score"]
@@ -67,7 +67,7 @@ def plot_codes(view, *, levels=None, models=None, ax=None):
     """
     from matplotlib import colormaps
 
-    ax = _axes(ax)
+    ax = axes_or_current(ax)
     rows = code_rows(view, models)
     levels = np.arange(1 + max(int(codes.max()) for _, codes in rows)) if levels is None else np.asarray(levels)
     low, high = np.nanmin(levels), np.nanmax(levels)
@@ -98,7 +98,7 @@ def plot_codes(view, *, levels=None, models=None, ax=None):
 
 def plot_psth(view, *, ax=None):
     """The mean over the trials of the condition, with one standard deviation, behind this trial."""
-    ax = _axes(ax)
+    ax = axes_or_current(ax)
     time, mean, sd = (view[name].values for name in ("time", "psth", "psth_sd"))
     ax.axvline(0, color="0.5", lw=0.8)
     ax.fill_between(time, mean - sd, mean + sd, color="C2", alpha=0.2, lw=0)
@@ -165,11 +165,3 @@ def code_rows(view, models=None):
     wanted = view["model"].values if models is None else [m for m in view["model"].values if m in models]
     rows = [("measured", view["code"].values), *((str(m), view["forecast_code"].sel(model=m).values) for m in wanted)]
     return [(name, codes) for name, codes in rows if name == "measured" or (codes >= 0).any()]
-
-
-def _axes(ax):
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        return plt.gca()
-    return ax

@@ -48,6 +48,15 @@ def palette():
         return [to_hex(entry["color"]) for entry in rcParams["axes.prop_cycle"]]
 
 
+def axes_or_current(ax):
+    """`ax`, or the current one where it is None."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        return plt.gca()
+    return ax
+
+
 def credit(target, *sources):
     """Remember on a figure where what it shows comes from, and say on it where that is simulated.
 
@@ -131,7 +140,3 @@ def _versions():
 
 def _plain(value):
     return value.item() if hasattr(value, "item") else value
-
-
-def mark_simulated(fig):
-    credit(fig, {"simulated": 1})

@@ -114,7 +114,9 @@ class Autoencoder:
             counts += np.bincount(codes[codes >= 0], minlength=self.config.codes)
         share = counts / max(counts.sum(), 1)
         perplexity = float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))
-        return xr.DataArray(share, dims="code", name="usage", attrs={"perplexity": perplexity, "codes_used": int((share >= 0.002).sum())})
+        return xr.DataArray(
+            share, dims="code", name="usage", attrs={"perplexity": perplexity, "codes_used": int((share >= 0.002).sum()), **origin(trials, self)}
+        )
 
     def check_unseen(self, trials):
         """Raise LeakageError where `trials` share a frame with pre-training."""

@@ -8,7 +8,7 @@
 // The colour "ink" is that of the page's text, so that it can be read on dark themes too.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MARGIN = { left: 62, right: 14, top: 22, bottom: 34 };
+const MARGIN = { left: 62, right: 14, top: 8, bottom: 34 };
 const KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown", "Enter"];
 
 function node(parent, tag, attrs = {}, text = null) {
@@ -108,6 +108,7 @@ function drawMark(group, mark, sx, sy, box, pick) {
 function drawPanel(root, panel, index, width, send) {
   const bare = !panel.x?.label && !panel.x?.ticks?.length;
   const height = (panel.height ?? 200) + MARGIN.top + (bare ? 6 : MARGIN.bottom);
+  if (panel.title) html(root, "div", "qf-title", panel.title).style.paddingLeft = `${panel.left ?? MARGIN.left}px`;  // HTML: it wraps where the page is narrow
   const svg = node(root, "svg", { class: "qf-panel", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": panel.about ?? panel.title ?? "" });
   const left = panel.left ?? MARGIN.left;
   const box = { left, right: width - MARGIN.right, top: MARGIN.top, bottom: MARGIN.top + (panel.height ?? 200) };
@@ -116,7 +117,6 @@ function drawPanel(root, panel, index, width, send) {
   const sy = (v) => box.bottom - ((v - y0) / (y1 - y0)) * (box.bottom - box.top);
   const clip = `qf-clip-${Math.random().toString(36).slice(2)}`;
   node(node(node(svg, "defs"), "clipPath", { id: clip }), "rect", { x: box.left, y: box.top - 1, width: Math.max(1, box.right - box.left), height: box.bottom - box.top + 2 });
-  if (panel.title) node(svg, "text", { x: box.left, y: 14, class: "qf-title" }, panel.title);
   const marks = node(svg, "g", { "clip-path": `url(#${clip})` });
   const pick = (key) => send({ type: "pick", panel: panel.name ?? String(index), key });
   for (const mark of panel.marks) drawMark(marks, mark, sx, sy, box, pick);

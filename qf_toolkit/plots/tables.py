@@ -1,0 +1,266 @@
+"""Evaluation tables as figures: bars of one metric, and the table itself, for papers and slides."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from matplotlib.textpath import text_to_path
+
+from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..evaluation.naive import FrequencyClassifier, Zero, naive_forecasters
+from ..evaluation.table import COVERAGE
+from .style import credit, style
+
+LOWER = ("mse", "mse_ratio", "mae", "crps", "smape", "paper_mse", "paper_mae", "paper_smape")
+HIGHER = ("r", "E", "paper_corr", "paper_ssim", "balanced_accuracy", "precision", "recall", "f1", "mse_lower", "r_higher")
+NEAREST = {"coverage_90": COVERAGE}
+DIGITS = 3  # significant ones of a column's typical value
+SIZE, LINE, GAP, PAD = 8, 14.0, 16.0, 8.0  # points: the text, a row, between columns, around the table
+NOTE = 6.5
+NARROWEST = 220.0
+GREY = "0.5"
+NAIVE = frozenset(f.name for f in (Zero(), FrequencyClassifier(), *naive_forecasters()))
+
+
+def figure_table(table, metric, ceiling="ceiling"):
+    """One metric of every row of an evaluation table, as horizontal bars: naive rows grey, the ceiling hollow.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What `evaluate` returned, a row a forecaster.
+    metric : str
+        Column.
+    ceiling : str
+        Rows whose name holds this are drawn hollow.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    UnknownKeyError
+        If there is no such column.
+    QfError
+        If it holds no number.
+    """
+    import matplotlib.pyplot as plt
+
+    _check_columns(table, [metric], "metric")
+    values = table[metric].astype(float).dropna()
+    if not len(values):
+        raise QfError(f"metric: expected numbers in {metric}, found none. Choose another column, or pass n_samples to evaluate.")
+    with style():
+        fig, ax = plt.subplots(figsize=(4.4, 0.26 * len(values) + 0.8))
+        kinds = ["ceiling" if ceiling in str(name) else _kind(str(name), table) for name in values.index]
+        looks = {"model": ("C0", "C0"), "naive": ("0.65", "0.65"), "ceiling": ("white", "0.4")}
+        faces, edges = zip(*(looks[kind] for kind in kinds), strict=True)
+        ax.barh(np.arange(len(values)), values.to_numpy(), color=faces, edgecolor=edges, lw=0.8)
+        ax.set_yticks(np.arange(len(values)), [str(v) for v in values.index])
+        ax.invert_yaxis()
+        ax.set_xlabel(metric)
+        credit(fig, table)
+    return fig
+
+
+def figure_printed_table(table, *, columns=None, best=True, caption=None):
+    """An evaluation table as a picture: rounded numbers, aligned on their decimal points, the best of each column bold.
+
+    Naive rows are grey, the ceiling of a simulation is in italics. The best is looked for among all rows but the ceiling; numbers that are equal
+    as printed are bold together. An arrow beside a column's name says whether lower or higher is better; columns without one (a threshold,
+    the active fraction, columns of your own) have no best. In a table of `compare`, bold is a difference whose interval lies above 0.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What `evaluate`, `evaluate_classifier` or `compare` returned.
+    columns : list of str, optional
+        Which, in which order; all that hold a number where left out.
+    best : bool
+        Mark the best.
+    caption : str, optional
+        Text below the table; where left out, what it was measured on. "" for none.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    UnknownKeyError
+        If a column is not in the table.
+    QfError
+        If there is no row, no column that holds a number, or a column of text.
+    """
+    import matplotlib.pyplot as plt
+
+    shown = _numbers(table, columns)
+    printed = [_printed(shown.iloc[:, j].to_numpy()) for j in range(shown.shape[1])]
+    names = shown.index.to_frame(index=False).astype(str).to_numpy()  # (row, level): those of `compare` have two
+    kinds = [_kind(name, table) for name in names[:, 0]]
+    bold = _best(table, shown, printed, kinds) if best else np.zeros(shown.shape, bool)
+    with style():
+        texts, width = _laid_out(shown, names, printed, bold)
+        notes = _wrapped(_notes(table, kinds, bold) if caption is None else caption, width - 2 * PAD)
+        top = 2.2 * LINE if table.attrs.get("simulated") else 1.2 * LINE  # the head is below it; above, a line for "simulated data"
+        height = top + LINE * (len(names) + 0.4 + 0.75 * len(notes)) + PAD
+        # with layout="none" matplotlib would take the style's layout after the first saving
+        fig = plt.figure(figsize=(width / 72, height / 72), layout=PlaceHolderLayoutEngine(True, True))
+        ax = fig.add_axes((0, 0, 1, 1))
+        ax.set(xlim=(0, width), ylim=(height, 0))
+        ax.set_axis_off()
+        for at, row, text, side, strong in texts:
+            kind = kinds[row] if row >= 0 else "head"
+            ax.text(
+                at, top + (row + 0.55) * LINE, text, ha=side, va="center_baseline", size=SIZE, parse_math=False,
+                color=GREY if kind == "naive" else "black", style="italic" if kind == "ceiling" else "normal", weight="bold" if strong else "normal",
+            )  # fmt: skip
+        groups = kinds if names.shape[1] == 1 else names[:, 0]
+        rules = [(-1, 0.9), (0, 0.5), (len(names), 0.9)] + [(i, 0.3) for i in range(1, len(names)) if groups[i] != groups[i - 1]]
+        for row, lw in rules:
+            ax.plot([PAD, width - PAD], [top + row * LINE] * 2, color="black", lw=lw)
+        for i, line in enumerate(notes):
+            ax.text(PAD, top + (len(names) + 0.8 + 0.75 * i) * LINE, line, va="center_baseline", size=NOTE, color="0.3", parse_math=False)
+        credit(fig, table)
+    return fig
+
+
+def _laid_out(shown, names, printed, bold):
+    """Where each text goes, by the widths of all, so that none can overlap: [(x in points, row, text, alignment, bold)], row -1 the head; the width."""
+    texts, x = [], PAD
+    for level in range(names.shape[1]):
+        column = [str(shown.index.names[level] or ""), *_once(names[:, level], merged=level == 0 and names.shape[1] > 1)]
+        texts += [(x, i - 1, text, "left", False) for i, text in enumerate(column)]
+        x += max(map(_width, column)) + GAP
+    for j, name in enumerate(shown.columns):
+        head, cells = _header(str(name), shown), [(*_split(text), strong) for text, strong in zip(printed[j], bold[:, j], strict=True)]
+        before, after = (max(_width(part[i], part[2]) for part in cells) for i in (0, 1))
+        wide = max(_width(head), before + after)
+        point = x + (wide - before - after) / 2 + before
+        texts.append((x + wide / 2, -1, head, "center", False))
+        # bold digits are wider: each text ends where its own decimals do
+        texts += [(point + _width(b, strong), i, a + b, "right", strong) for i, (a, b, strong) in enumerate(cells)]
+        x += wide + GAP
+    return texts, max(x - GAP + PAD, NARROWEST)
+
+
+def _check_columns(table, columns, name):
+    for column in columns:
+        if column not in table.columns:
+            raise UnknownKeyError(f"{name}: {column!r} is no column of the table; {did_you_mean(column, table.columns)}")
+
+
+def _numbers(table, columns):
+    """The columns to print, as floats."""
+    if columns is not None:
+        columns = [columns] if isinstance(columns, str) else list(columns)
+        _check_columns(table, columns, "columns")
+    chosen = table if columns is None else table[columns]
+    numbers = chosen.apply(pd.to_numeric, errors="coerce").astype(float)
+    text = [c for c in chosen if (numbers[c].isna() & chosen[c].notna()).any()]
+    if columns is None:
+        numbers = numbers.drop(columns=text).dropna(axis=1, how="all")
+    elif text:
+        raise QfError(f"columns: expected numbers, found text in {text[0]!r}. Leave it out, or make it a part of the row's name.")
+    if not numbers.size:
+        raise QfError(
+            f"table: expected rows and columns of numbers, found {len(numbers)} rows and {numbers.shape[1]} columns. Pass what evaluate returned."
+        )
+    return numbers
+
+
+def _printed(values):
+    """Numbers of one column as text, all with as many decimals, by which the typical one has DIGITS significant digits."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    decimals = 0
+    if len(sizes) and not (sizes.max() > 1 and (sizes == sizes.round()).all()):  # not where they are counts
+        decimals = int(np.clip(DIGITS - 1 - np.floor(np.log10(np.median(sizes))), 0, 9))
+    special = {"nan": "–", "inf": "∞", "-inf": "−∞"}
+    rounded = np.round(values, decimals) + 0.0  # no minus before a 0
+    return [special.get(str(v)) or f"{v:.{decimals}f}".replace("-", "−") for v in rounded]
+
+
+def _split(text):
+    """What stands before the decimal point, and the rest."""
+    before, point, after = text.partition(".")
+    return before, point + after
+
+
+def _once(names, merged):
+    """Names of the rows; where merged, one that is that of the row above is not said again."""
+    return ["" if merged and i and names[i - 1] == name else name.removeprefix(". ") for i, name in enumerate(names)]
+
+
+def _kind(name, table):
+    name = name.removeprefix(". ")
+    if "ceiling" in name:
+        return "ceiling"
+    return "naive" if name in NAIVE or name in table.attrs.get("naive", ()) else "model"
+
+
+def _best(table, shown, printed, kinds):
+    """Which cells are bold, bool (row, column); judged as printed, so that what looks equal is treated alike."""
+    bold = np.zeros(shown.shape, bool)
+    competes = np.array(kinds) != "ceiling"
+    for j, name in enumerate(shown.columns):
+        if f"{name}_from" in table.columns:
+            bold[:, j] = table[f"{name}_from"].to_numpy(float) > 0
+            continue
+        values = np.array([float(t.replace("−", "-").replace("∞", "inf").replace("–", "nan")) for t in printed[j]])
+        if name not in (*LOWER, *HIGHER, *NEAREST):
+            continue
+        cost = values if name in LOWER else -values if name in HIGHER else np.abs(values - NEAREST[name])
+        rows = competes & np.isfinite(cost)
+        if rows.sum() > 1:
+            bold[:, j] = rows & np.isclose(cost, cost[rows].min(), rtol=1e-9, atol=1e-12)
+    return bold
+
+
+def _header(name, table):
+    """The name of a column, and which way is better."""
+    for end in ("from", "to"):
+        if name.removesuffix(f"_{end}") != name and name.removesuffix(f"_{end}") in table.columns:
+            return end
+    arrow = " ↓" if name in LOWER else " ↑" if name in HIGHER else f" → {NEAREST[name]:g}" if name in NEAREST else ""
+    return name + ("" if f"{name}_from" in table.columns else arrow)
+
+
+def _notes(table, kinds, bold):
+    """What the table was measured on, and how to read it."""
+    a, notes = table.attrs, []
+    if "n_trials" in a:
+        counts = {"test trial": a["n_trials"], "neuron": a["n_neurons"], "session": a["n_sessions"], "observation": a["n_observations"]}
+        counted = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
+        notes.append(f"{counted}, {a['active_fraction']:.1%} active; split {a['split']}.")
+    if any(f"{c}_from" in table.columns for c in table.columns):
+        notes.append(
+            "By how much the forecaster is better, with the 95 % interval (from, to) of a paired bootstrap over neurons; bold where above 0."
+        )
+    elif bold.any():
+        notes.append("Bold: the best of a column.")
+    if "naive" in kinds:
+        notes.append("Grey: naive rows.")
+    if "ceiling" in kinds:
+        notes.append("Italics: the best possible forecast, which is not compared.")
+    notes += [f"Not applicable: {name} ({why})." for name, why in a.get("not_applicable", {}).items()]
+    return " ".join(notes)
+
+
+def _wrapped(text, width):
+    """Lines of a note, none wider than that many points."""
+    lines = []
+    for paragraph in text.splitlines():
+        lines.append("")
+        for word in paragraph.split():
+            longer = f"{lines[-1]} {word}".lstrip()
+            if lines[-1] and _width(longer, size=NOTE) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return lines
+
+
+def _width(text, bold=False, size=SIZE):
+    """Of a text in points; a little more than it measures, since what is on a screen is rounded to its dots."""
+    return 1.02 * text_to_path.get_text_width_height_descent(text, FontProperties(size=size, weight="bold" if bold else "normal"), False)[0]

@@ -15,7 +15,7 @@ from .._files import atomic_path, write_text
 
 STYLE = Path(__file__).with_name("qf.mplstyle")
 TRUTH = "0.15"  # what was measured is near black in every figure
-ORIGIN = ("session", "data", "model", "models", "forecaster", "seed", "perplexity", "init")  # attrs that tell where a result comes from
+ORIGIN = ("session", "data", "model", "models", "forecaster", "seed", "model_seed", "perplexity", "init")  # attrs that tell where a result comes from
 LIBRARIES = ("torch", "numpy", "xarray", "scipy", "scikit-learn", "matplotlib", "openTSNE", "allensdk")
 
 _sources = weakref.WeakKeyDictionary()  # figure -> what it was drawn from

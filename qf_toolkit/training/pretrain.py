@@ -35,15 +35,17 @@ class Autoencoder:
         {session: {neuron key: (mean, sd)}} under signal="zscore".
     seed : int or None
         Of the training; None in models saved before it was kept.
+    simulated : bool or None
+        Whether it was trained on simulated recordings; None as above.
     """
 
     kind = "autoencoder"
     name = "QuantFormer auto-encoder"
     population = False
 
-    def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None):
+    def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None, simulated=None):
         self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
-        self.seen, self.history, self.scaling, self.seed = seen, history, scaling, seed
+        self.seen, self.history, self.scaling, self.seed, self.simulated = seen, history, scaling, seed, simulated
 
     @property
     def config(self):
@@ -127,6 +129,7 @@ class Autoencoder:
         return {
             "model": asdict(self.config), "window": asdict(self.window), "normalise": self.normalise, "scale": self.scale,
             "seen": self.seen, "history": self.history, "scaling": self.scaling, "seed": self.seed,
+            "simulated": self.simulated,
         }  # fmt: skip
 
     def save(self, folder):
@@ -146,7 +149,7 @@ class Autoencoder:
         module = QuantFormer(QuantFormerConfig(**note["model"]))
         module.load_state_dict(tensors)
         scaling, own = scaling_by_session(note["scaling"]), ("normalise", "scale", "seen", "history")
-        return cls(module.to(device), Window(**note["window"]), *(note[n] for n in own), scaling, note.get("seed"))
+        return cls(module.to(device), Window(**note["window"]), *(note[n] for n in own), scaling, note.get("seed"), note.get("simulated"))
 
 
 def prepare(trials, config, window, scaling):
@@ -253,7 +256,8 @@ def pretrain(
                   "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
         checkpoint=checkpoint, resume=resume, progress=progress, label="pre-training",
     )  # fmt: skip
-    return Autoencoder(module, window, normalise, scale, seen_frames(split.train, split.validation), history, split.train.scaling, seed)
+    seen, simulated = seen_frames(split.train, split.validation), split.train.simulated
+    return Autoencoder(module, window, normalise, scale, seen, history, split.train.scaling, seed, simulated)
 
 
 def _scales(trials, normalise, device):

@@ -51,7 +51,7 @@ class CodeExplorer(Viewer):
                 f"autoencoder: expected an Autoencoder, found {type(autoencoder).__name__}. Pass what `pretrain` returned, or model.autoencoder."
             )
         self.model = autoencoder
-        self.simulated = trials is not None and trials.simulated
+        self.simulated = bool(autoencoder.simulated) or (trials is not None and trials.simulated)
         self.trials = None if trials is None else autoencoder.prepare(trials)
         self.book = codebook(autoencoder, trials)
         c, self._origin = autoencoder.config, {"model": autoencoder.digest()} if trials is None else origin(trials, autoencoder)

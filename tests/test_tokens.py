@@ -311,7 +311,9 @@ def test_features_with_new_neurons_and_prompt_tuning(toy, fit):
     second = split_blocks(cut(toy_session(5, session="two", n_conditions=5)))  # a condition more
     assert model.add_neurons(second, epochs=1, **FIT) == second.train.neurons
     after = tensors(model)
-    assert torch.equal(after.pop("neurons.table.weight")[:6], learnt.pop("neurons.table.weight")) and same(after, learnt)
+    for name in ("neurons.table.weight", "neurons.start"):
+        assert torch.equal(after.pop(name)[:6], learnt.pop(name))
+    assert same(after, learnt)
     assert model.predict(second.test).sizes["trial"] == len(second.test)
 
 

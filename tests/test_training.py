@@ -20,7 +20,7 @@ from qf_toolkit.training.activation import fit_classifier
 from qf_toolkit.training.bank import Bank
 from qf_toolkit.training.pretrain import Autoencoder, pretrain
 from qf_toolkit.training.response import fit_forecaster
-from qf_toolkit.training.saving import load
+from qf_toolkit.training.saving import load, read_model, write_model
 
 torch.set_num_threads(1)
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False}
@@ -494,3 +494,32 @@ def test_saved_config_is_plain_json(trained, tmp_path):
     trained[2].save(tmp_path)
     note = json.loads((tmp_path / "config.json").read_text())
     assert note["kind"] == "forecaster" and note["seen"]["mouse/one"]["intervals"]
+
+
+def test_tokens_know_where_they_started(trained, tmp_path):
+    split, autoencoder, *_ = trained
+    model = fit_forecaster(autoencoder, split, epochs=1, seed=3, **FIT)
+    table, start = (model.module.neurons.table.weight.clone(), model.module.neurons.start.clone())
+    assert 0 < (table - start).abs().max() < 0.5 and 0.8 < start.std() < 1.2
+    other = fit_forecaster(autoencoder, split, epochs=2, seed=3, **FIT)
+    assert torch.equal(other.module.neurons.start, start) and not torch.equal(other.module.neurons.table.weight, table)
+    model.add_neurons(toy_split(seed=5, session="two"), epochs=1, lr=1e-2, **FIT)
+    assert torch.equal(model.module.neurons.start[:6], start) and (model.module.neurons.table.weight[:6] == table).all()
+    assert (model.module.neurons.start[6:] != model.module.neurons.table.weight[6:]).any()
+    model.save(tmp_path / "m")
+    assert torch.equal(load(tmp_path / "m", device="cpu").module.neurons.start, model.module.neurons.start)
+
+
+def test_models_saved_before_tokens_kept_their_start_still_load(trained, tmp_path):
+    split, _, forecaster, _ = trained
+    forecaster.save(tmp_path / "m")
+    config, tensors = read_model(tmp_path / "m")
+    old = torch.nn.ParameterDict(
+        {k.replace(".", "|"): torch.nn.Parameter(v, requires_grad=False) for k, v in tensors.items() if not k.endswith(".start")}
+    )
+    old.state_dict = lambda: {k.replace("|", "."): v for k, v in old.items()}
+    note = {k: v for k, v in config.items() if k not in ("format", "kind", "weights", "torch", "seed")}
+    write_model(tmp_path / "old", config["kind"], note, old)
+    again = load(tmp_path / "old", device="cpu")
+    assert again.seed is None and again.module.neurons.start.isnan().all()
+    np.testing.assert_array_equal(again.predict(split.test)["forecast"], load(tmp_path / "m").predict(split.test)["forecast"])

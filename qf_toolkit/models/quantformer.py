@@ -226,12 +226,22 @@ class QuantFormer(nn.Module):
 
 
 class Tokens(nn.Module):
-    """One learned token for each key of a table."""
+    """One learned token for each key of a table.
+
+    Attributes
+    ----------
+    start : tensor, shape (n, D)
+        What each began as, at random: a short training moves a token little, and what it has learnt is where it moved. NaN in models saved
+        before it was kept.
+    """
+
+    start: torch.Tensor
 
     def __init__(self, n, width):
         super().__init__()
         # unit variance, as the tokens of patches have after a norm: from smaller ones identity is learned many epochs later
         self.table = nn.Embedding(n, width)
+        self.register_buffer("start", self.table.weight.detach().clone())
 
     def forward(self, ids):
         """(B,) -> (B, 1, D)."""
@@ -243,6 +253,7 @@ class Tokens(nn.Module):
         old = self.table.weight
         new = old.mean(0) + 0.02 * torch.randn(n, old.shape[1], device=old.device)
         self.table = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
+        self.start = torch.cat([self.start, new])
 
 
 class FeatureTokens(nn.Module):

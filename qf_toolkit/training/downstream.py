@@ -119,7 +119,7 @@ class Downstream(Forecaster):
         new = [n for n in split.train.neurons if n not in self.neurons]
         if not new:
             return []
-        before = {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed")}, self.module.neurons.table
+        before = {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed")}, (self.module.neurons.table, self.module.neurons.start)
         known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
@@ -136,7 +136,7 @@ class Downstream(Forecaster):
         except BaseException:
             # as if it had not been called: an untrained token must not forecast
             vars(self).update(before[0])
-            self.module.neurons.table = before[1]
+            self.module.neurons.table, self.module.neurons.start = before[1]
             self.module.eval().requires_grad_(False)
             raise
         return new
@@ -208,7 +208,11 @@ class Downstream(Forecaster):
             autoencoder = Autoencoder.from_note(note["autoencoder"], pick("pretrained."), pick_device(device))
             tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
             self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
-            self.module.load_state_dict(pick("task."))
+            weights = pick("task.")
+            for name in ("neurons", "stimuli"):  # saved before the start of tokens was kept
+                if f"{name}.table.weight" in weights:
+                    weights.setdefault(f"{name}.start", torch.full_like(weights[f"{name}.table.weight"], float("nan")))
+            self.module.load_state_dict(weights)
             self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
             self.window, self.seed = Window(**note["window"]), note.get("seed")
             for name in cls.results:

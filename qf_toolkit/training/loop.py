@@ -85,7 +85,10 @@ def run(module, draw, step, validate, config, *, settings, checkpoint=None, resu
     file = Path(checkpoint) / CHECKPOINT if checkpoint else None
     if file and resume and (found := _load(file, settings)):
         tensors, state = found
-        module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        try:
+            module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        except RuntimeError as e:
+            raise QfError(f"{file}: belongs to another version of qf_toolkit. Pass resume=False (--fresh) to start anew.") from e
         best = {k[5:]: v.to(device) for k, v in tensors.items() if k.startswith("best.")}
         _restore(optimiser, parameters, tensors)
     with tqdm(total=config.epochs, initial=state["epoch"], desc=label, disable=not progress, unit="epoch") as bar:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .recordings.splits import leave_one_out, split_blocks, split_chronological
     from .recordings.store import Store, open_store
     from .recordings.suite2p import read_suite2p
+    from .study import Study
     from .training.activation import fit_classifier
     from .training.pretrain import pretrain
     from .training.response import fit_forecaster
@@ -34,6 +35,7 @@ __all__ = [
     "QfError",
     "QuantFormerConfig",
     "Store",
+    "Study",
     "__version__",
     "compare",
     "evaluate",
@@ -74,6 +76,7 @@ _HOME = {
     "training.saving": ("load",),
     "evaluation.compare": ("compare",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
+    "study": ("Study",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

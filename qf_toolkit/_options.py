@@ -143,6 +143,17 @@ def build_parser(readers, run):
     p.add_argument("--data", choices=("simulated", "allen"), default="simulated", help="allen: four stimuli, from Visual Coding files of a simulated mouse")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="auto", help="auto, cpu, cuda...")
+
+    p = command("figures", "run the notebooks and gather their figures on one page", "qf figures --fast --out figures")
+    size = p.add_mutually_exclusive_group()
+    size.add_argument("--fast", dest="fast", action="store_true", default=True, help="small models, minutes on a CPU (this is the default)")
+    size.add_argument("--full", dest="fast", action="store_false", help="the paper's sizes and lengths; for a GPU")
+    p.add_argument("--store", metavar="STORE", help="the recordings (a simulated mouse)")
+    p.add_argument("--out", default="figures", metavar="DIR", help="the page is index.html in it")
+    p.add_argument("--study", metavar="DIR", help="models that the notebooks share, trained where missing (study_fast or study_full in --out)")
+    p.add_argument("--notebooks", default="notebooks", metavar="DIR", help="folder of the .ipynb files (notebooks)")
+    p.add_argument("--only", nargs="+", metavar="NAME", help="beginnings of their names, 06 07 say; the others' figures stay on the page")
+    p.add_argument("--seed", type=int, default=0)
     return top
 
 

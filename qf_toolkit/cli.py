@@ -1,6 +1,6 @@
 """`qf`: the library from a shell. Thin: every command reads its options, calls the library and prints what came of it.
 
-Exit codes: 0 well, 1 some of several recordings could not be imported, 2 bad input or use, 130 stopped with Ctrl-C.
+Exit codes: 0 well, 1 some of several recordings could not be imported or notebooks failed, 2 bad input or use, 130 stopped with Ctrl-C.
 """
 
 import json
@@ -300,6 +300,15 @@ def _demo(args):
     demo(args.out, size=args.size, seed=args.seed, device=args.device, progress=not args.quiet, data=args.data)
 
 
+def _figures(args):
+    from .figures import INDEX, make_figures
+
+    what = {name: getattr(args, name) for name in ("notebooks", "study", "store", "fast", "seed", "only")}
+    runs = make_figures(args.out, progress=not args.quiet, **what)
+    print(f"{sum(len(run.figures) for run in runs)} figures: {Path(args.out) / INDEX}")
+    return int(any(run.failure for run in runs))
+
+
 def _progress(items, args, label, unit="file"):
     from tqdm.auto import tqdm
 
@@ -316,6 +325,7 @@ RUN = {
     "forecast": _forecast,
     "evaluate": _evaluate,
     "demo": _demo,
+    "figures": _figures,
 }
 
 

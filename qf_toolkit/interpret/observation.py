@@ -8,8 +8,10 @@ import torch
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..recordings.trials import Trials
 from ..training.activation import QuantFormerClassifier
-from ..training.forecaster import origin, seen_trials
+from ..training.forecaster import Forecaster, origin, seen_trials
+from ..training.pretrain import Autoencoder
 from ..training.response import QuantFormerForecaster
 
 LEVEL = 0.9  # of the intervals
@@ -25,6 +27,15 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_trials(trials):
+    """Raise QfError where these are no Trials, or there is none of them."""
+    if not isinstance(trials, Trials):
+        hint = "Pass one of its parts, split.test say." if hasattr(trials, "test") else "Choose some with store.trials(...)."
+        raise QfError(f"trials: expected Trials, found {type(trials).__name__}. {hint}")
+    if not len(trials):
+        raise QfError("trials: expected at least one, found none. Choose other trials.")
 
 
 class Observer:
@@ -46,13 +57,14 @@ class Observer:
     Raises
     ------
     QfError
-        If there is no trial, or two models have one name.
+        If there is no trial, two models have one name, or one of them can't forecast a single observation.
     """
 
     def __init__(self, trials, models=(), *, autoencoder=None, n_samples=64, seed=0):
-        if not len(trials):
-            raise QfError("trials: expected at least one, found none. Choose other trials.")
-        models = list(models)
+        check_trials(trials)
+        models = _checked(models)
+        if autoencoder is not None and not isinstance(autoencoder, Autoencoder):
+            raise QfError(f"autoencoder: expected an Autoencoder, found {type(autoencoder).__name__}. Pass model.autoencoder.")
         self.classifiers = {m.name: m for m in models if isinstance(m, QuantFormerClassifier)}
         self.forecasters = {m.name: m for m in models if not isinstance(m, QuantFormerClassifier)}
         if len(self.classifiers) + len(self.forecasters) < len(models):
@@ -64,7 +76,10 @@ class Observer:
             self.trials = self.autoencoder.prepare(trials)
         self._by_session = {part.sessions[0]: part for part in self.trials.by_session()}
         self._windows = OrderedDict()
-        self._seen = {m.name: seen_trials(m.seen, self.trials) for m in models if m.seen}
+        self._seen = [(m.name, seen_trials(m.seen, self.trials)) for m in models if m.seen]
+        # a code means something else in each codebook: only those of the auto-encoder that is shown are
+        same = self.autoencoder.digest() if coded else None
+        self._coded = {m.name for m in models if isinstance(m, QuantFormerForecaster) and m.autoencoder.digest() == same}
         self._origin = {}
 
     @property
@@ -163,13 +178,14 @@ class Observer:
         return out.assign_attrs(
             session=session, neuron=neuron, trial=int(trial), condition=str(here["condition"]), stimulus=str(here["stimulus"]), signal=signal,
             n_baseline=n, n_score=int(ds["n_score"].values[at]), n_same=len(like),
-            seen=[name for name, by in self._seen.items() if session in by and by[session][at]], notes=notes, **self._from(session),
+            seen=list(dict.fromkeys(name for name, by in self._seen if session in by and by[session][at])), notes=notes, **self._from(session),
         )  # fmt: skip
 
     def _from(self, session):
         """Where it comes from, hashed once a session."""
         if session not in self._origin:
-            models = {name: m.digest() for name, m in {**self.forecasters, **self.classifiers}.items()}
+            classifiers = {f"{name} (classifier)" if name in self.forecasters else name: m for name, m in self.classifiers.items()}
+            models = {name: m.digest() for name, m in {**self.forecasters, **classifiers}.items()}
             models = {name: found for name, found in models.items() if found}
             self._origin[session] = origin(self.of(session)) | ({"models": models} if models else {})
         return self._origin[session]
@@ -194,10 +210,10 @@ class Observer:
             if model.probabilistic and self.n_samples:
                 drawn = model.sample_arrays(context, names, conditions, self.n_samples, self.seed)[:, 0, mine]
                 found["low"], found["high"] = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-            if isinstance(model, QuantFormerForecaster) and model.autoencoder.config.patches == self.autoencoder.config.patches:
+            if model.name in self._coded:
                 found["code"] = model.codes_arrays(context, names, conditions)[0, mine]
         except QfError as error:
-            notes.append(f"{model.name}: {error}")
+            notes.append(_named(model.name, error))
             return {}
         return found
 
@@ -206,7 +222,7 @@ class Observer:
             x, names, conditions = self._context(model, part, at)
             return float(model.predict_arrays(np.nan_to_num(x[..., : model.window.frames(part.rate_hz)[0]]), names, conditions)[0, 0])
         except QfError as error:
-            notes.append(f"{model.name} (classifier): {error}")
+            notes.append(_named(f"{model.name} (classifier)", error))
             return np.nan
 
     def _codes(self, part, at, notes):
@@ -219,3 +235,20 @@ class Observer:
         except QfError as error:
             notes.append(f"codes: {error}")
             return None
+
+
+def _named(name, error):
+    """A model's error as a note that begins with its name."""
+    return str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}"
+
+
+def _checked(models):
+    """The models as a list; QfError where one of them can't be asked about a single observation."""
+    models = [models] if hasattr(models, "predict_arrays") else list(models or ())
+    for m in models:
+        if not isinstance(m, Forecaster) or type(m).predict_arrays is Forecaster.predict_arrays:
+            raise QfError(
+                f"models: expected forecasters and classifiers, found {getattr(m, 'name', m)!r} ({type(m).__name__}), which can't forecast a single "
+                "observation. Leave it out."
+            )
+    return models

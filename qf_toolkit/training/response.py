@@ -121,7 +121,7 @@ class QuantFormerForecaster(Downstream):
         # the same uniforms for every observation: a forecast must not depend on what else is in the batch
         uniforms, n = torch.rand(N_DRAWS, logits.shape[1], generator=torch.Generator().manual_seed(0)).to(self.device), len(given)
         total = 0
-        for part in uniforms.split(max(1, CHUNK // n)):  # of few observations many draws are decoded at once
+        for part in uniforms.split(max(1, CHUNK // max(n, 1))):  # of few observations many draws are decoded at once
             k = len(part)
             drawn = self.module.decode(given.repeat(k, 1), logits.repeat(k, 1, 1), "sample", uniforms=part.repeat_interleave(n, 0))
             total = total + drawn.unflatten(0, (k, n)).sum(0)

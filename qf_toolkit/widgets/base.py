@@ -7,6 +7,7 @@ import re
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 import ipywidgets as widgets
 from IPython.display import display
@@ -17,14 +18,15 @@ from ..plots.style import save_figure, style
 from .chart import Chart
 
 WIDE = widgets.Layout(width="auto", min_width="240px", flex="1 1 240px")
+LONGEST = 120  # letters of a view's name in a file's: those of long sequences would be too long for the disk
 ROW = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%")
 
 
 class Viewer(widgets.VBox):
     """Controls, a line of text that says what is shown or what is wrong, and a chart.
 
-    Subclasses set up their controls under `_told()`, then call `_ready(controls)`; `_draw` gives the chart's spec and the line of text. `view()` gives what is
-    shown as a labelled Dataset, `figure()` as a matplotlib Figure.
+    Subclasses set up their controls under `_told()`, then call `_ready(controls)`; `_draw` keeps what is shown in `_view` and gives the chart's spec and the
+    line of text. `view()` gives what is shown as a labelled Dataset, `figure()` as a matplotlib Figure.
     """
 
     title = "view"
@@ -46,8 +48,7 @@ class Viewer(widgets.VBox):
         self._stem.style.description_width = "initial"
         self._save.on_click(lambda _: self._saved())
         self.saved = widgets.HTML()
-        self._error = None
-        self._display = None
+        self._error = self._view = self._display = None
         self.children = [self.status]  # until it is ready: what can't be set up is told, too
 
     def _ready(self, *rows):
@@ -64,6 +65,7 @@ class Viewer(widgets.VBox):
         if self._busy:
             return
         with self._told():
+            self._view = None
             spec, text = self._draw()
             if self.simulated:
                 spec = {**spec, "legend": [*spec.get("legend", []), {"name": "simulated data", "kind": "note"}]}
@@ -86,7 +88,7 @@ class Viewer(widgets.VBox):
         try:
             yield
         except QfError as error:
-            self._error = str(error)
+            self._error, self._view = str(error), None
             self.chart.spec = {"panels": [], "about": str(error)}
             self._say(str(error), bad=True)
 
@@ -112,8 +114,16 @@ class Viewer(widgets.VBox):
     # ---------------------------------------------------------------- keeping
 
     def view(self):
-        """What is shown, as an xarray.Dataset."""
-        raise NotImplementedError
+        """What is shown, as an xarray.Dataset.
+
+        Raises
+        ------
+        QfError
+            If nothing is shown, and why.
+        """
+        if self._view is None:
+            raise QfError(self._error or "view: expected something to be shown, found nothing. Choose a neuron and a trial.")
+        return self._view
 
     def figure(self):
         """What is shown, as a matplotlib Figure.
@@ -149,10 +159,12 @@ class Viewer(widgets.VBox):
         -------
         list of Path
         """
+        view = self.view()
         if stem is None:
             name = re.sub(r"[^\w.=,+-]+", "_", self._name())
+            if len(name) > LONGEST:
+                name = f"{name[:LONGEST]}_{crc32(name.encode()):08x}"
             stem = f"{self._stem.value.strip() or self.title}{'_' if name else ''}{name}"
-        view = self.view()
         paths = save_figure(self._figure(), stem, title=self.title, view=self._name())
         table = Path(f"{stem}.csv")
         with atomic_path(table) as tmp:

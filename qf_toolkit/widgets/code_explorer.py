@@ -8,8 +8,8 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError
-from ..interpret.codes import burst, codebook, decode_codes
-from ..interpret.observation import one_thread
+from ..interpret.codes import burst, codebook, decode_codes, swap
+from ..interpret.observation import check_trials, one_thread
 from ..plots.codes import plot_swap
 from ..plots.style import style
 from ..training.forecaster import origin
@@ -18,6 +18,7 @@ from .base import ROW, WIDE, Viewer, fill
 from .chart import around, line, rule, shades, span
 
 UNIT = "signal / neuron's SD"
+MOST_WINDOWS = 2048  # in which the use of the codes is counted
 
 
 class CodeExplorer(Viewer):
@@ -50,10 +51,12 @@ class CodeExplorer(Viewer):
             raise QfError(
                 f"autoencoder: expected an Autoencoder, found {type(autoencoder).__name__}. Pass what `pretrain` returned, or model.autoencoder."
             )
+        if trials is not None:
+            check_trials(trials)
         self.model = autoencoder
         self.simulated = bool(autoencoder.simulated) or (trials is not None and trials.simulated)
         self.trials = None if trials is None else autoencoder.prepare(trials)
-        self.book = codebook(autoencoder, trials)
+        self.book = self._codebook()
         c, self._origin = autoencoder.config, {"model": autoencoder.digest()} if trials is None else origin(trials, autoencoder)
         self._origin |= {"normalise": autoencoder.normalise, "signal": autoencoder.window.signal}
         self._original = self._sequence = np.zeros(c.patches, int)
@@ -74,7 +77,7 @@ class CodeExplorer(Viewer):
         self.swap.on_click(lambda _: self.exchange(self.place.value, self.other.value))
         self.reset = widgets.Button(description="Undo all edits", layout=widgets.Layout(width="auto"))
         self.burst.observe(lambda _: self._from_burst(), "value")
-        self.session.observe(lambda _: self._fill_session(), "value")
+        self.session.observe(lambda _: self._to_session(), "value")
         for control in (self.neuron, self.trial):
             control.observe(lambda _: self._from_observation(), "value")
         self.place.observe(lambda _: self._moved(), "value")
@@ -93,6 +96,18 @@ class CodeExplorer(Viewer):
             *rows, widgets.HBox([self.place, self.code, self.other, self.swap], layout=ROW), widgets.HBox([self.sequence, self.reset], layout=ROW)
         )
 
+    def _codebook(self):
+        """The codes; how often each is used, too, counted in a sample of the windows: in all of a recording it would take minutes."""
+        if self.trials is None:
+            return codebook(self.model)
+        windows = sum(len(part) * len(part.neurons) for part in self.trials.by_session())
+        every = int(np.ceil(np.sqrt(windows / MOST_WINDOWS)))
+        some = self.trials.of_neurons(self.trials.neurons[::every])
+        try:
+            return codebook(self.model, some.subset(np.arange(0, len(some), every)))
+        except QfError:  # none of them is whole
+            return codebook(self.model)
+
     # ---------------------------------------------------------------- the sequence
 
     def _fill_session(self):
@@ -103,12 +118,16 @@ class CodeExplorer(Viewer):
             fill(self.neuron, [("", None), *((n, n) for n in part.neurons)])
             fill(self.trial, [(f"{t}: {c}", t) for t, c in zip(part.table["trial"].tolist(), part.table["condition"], strict=True)])
 
+    def _to_session(self):
+        self._fill_session()
+        self._from_observation()  # a matched neuron stays chosen
+
     def _from_burst(self):
         if self.burst.value is None:
             return
         with self._quiet():
             self.neuron.value = None
-        self.start(burst(self.model, self.burst.value).values)
+        self._begin(burst(self.model, self.burst.value).values)
 
     def _from_observation(self):
         if self._busy or self.neuron.value is None:
@@ -124,7 +143,7 @@ class CodeExplorer(Viewer):
                 )
             with self._quiet():
                 self.burst.value = None
-            self.start(codes)
+            self._begin(codes)
 
     def start(self, sequence):
         """Start from another sequence: what is edited from now on is compared with it.
@@ -138,24 +157,29 @@ class CodeExplorer(Viewer):
         QfError
             If it is no sequence of this model.
         """
-        decode_codes(self.model, sequence)  # says what is wrong with it
+        if decode_codes(self.model, sequence).ndim > 1:  # which says what else is wrong with it
+            raise QfError(f"sequence: expected one, of {len(self._sequence)} codes, found {len(sequence)}. Pick one.")
+        with self._quiet():
+            self.burst.value = self.neuron.value = None
+        self._begin(sequence)
+
+    def _begin(self, sequence):
         self._original = np.asarray(sequence, int)
         self._take(self._original)
 
     def edit(self, place, code):
         """Put `code` at `place` (from 1 on). Raises QfError if there is no such place or code."""
-        sequence = self._sequence.copy()
-        if not 1 <= place <= len(sequence):
-            raise QfError(f"place: expected 1 to {len(sequence)}, found {place}. Choose one of these.")
-        sequence[place - 1] = code
-        decode_codes(self.model, sequence)
+        edited = swap(self.model, self._sequence, place, code)["edited"].values
         with self._quiet():
-            self.place.value = place
-        self._take(sequence)
+            self.place.value = int(place)
+        self._take(edited)
 
     def exchange(self, place, other):
-        """Swap the codes of two places (from 1 on)."""
+        """Swap the codes of two places (from 1 on). Raises QfError if there is no such place."""
         sequence = self._sequence.copy()
+        for it in (place, other):
+            if it not in range(1, len(sequence) + 1):
+                raise QfError(f"place: expected 1 to {len(sequence)}, found {it}. Choose one of these.")
         sequence[[place - 1, other - 1]] = sequence[[other - 1, place - 1]]
         self._take(sequence)
 
@@ -207,6 +231,9 @@ class CodeExplorer(Viewer):
 
     def view(self):
         """What is shown: `before`, `after` (time) in signal / neuron's SD, `sequence`, `edited` (patch), as `interpret.codes.swap` gives them."""
+        return super().view()
+
+    def _decoded(self):
         c = self.model.config
         with one_thread():
             before, after = decode_codes(self.model, np.stack([self._original, self._sequence]))
@@ -222,7 +249,8 @@ class CodeExplorer(Viewer):
         )
 
     def _draw(self):
-        view, c = self.view(), self.model.config
+        view, c = self._decoded(), self.model.config
+        self._view = view
         time, starts = view["time"].values, view["start_s"].values
         length, end = c.patch_frames / c.rate_hz, float(time[-1] + 1 / c.rate_hz)
         place = view.attrs["place"]
@@ -254,13 +282,16 @@ class CodeExplorer(Viewer):
             "y": {"domain": [0, 2], "ticks": [{"at": 1.5, "text": "before"}, {"at": 0.5, "text": "after"}]},
         }  # fmt: skip
         rank = np.argsort(levels, kind="stable")
-        usage = self.book["usage"].values if "usage" in self.book else None
+        used = [""] * c.codes
+        if "usage" in self.book:
+            windows = int(self.book["count"].sum()) // c.patches
+            used = [f", {u:.1%} of the patches of {windows} windows" for u in self.book["usage"].values]
         book = {
             "name": "codebook", "title": "codebook by level: click the code to put there (or up, down)", "height": 30,
             "marks": [{
                 "type": "cells", "x0": list(range(c.codes)), "x1": list(range(1, c.codes + 1)), "y0": [0.02] * c.codes, "y1": [0.98] * c.codes,
                 "color": [colors[k] for k in rank], "textColor": [texts[k] for k in rank], "text": [str(k) for k in rank], "edge": "#ffffff",
-                "tip": [f"code {k}: level {levels[k]:.2g} SD" + ("" if usage is None else f", {usage[k]:.1%} of the patches") for k in rank],
+                "tip": [f"code {k}: level {levels[k]:.2g} SD{used[k]}" for k in rank],
                 "key": [int(k) for k in rank], "picked": view.attrs["code"],
             }],
             "x": {"domain": [0, c.codes]}, "y": {"domain": [0, 1], "ticks": []},
@@ -294,11 +325,10 @@ class CodeExplorer(Viewer):
         """What is shown, as a matplotlib Figure."""
         from matplotlib.figure import Figure
 
-        if self._error:
-            raise QfError(self._error)
+        view = self.view()
         with style():
             fig = Figure(figsize=(6.4, 2.4), layout="constrained")
-            plot_swap(self.view(), ax=fig.subplots())
+            plot_swap(view, ax=fig.subplots())
         return fig
 
     def _name(self):

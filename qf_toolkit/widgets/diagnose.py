@@ -24,7 +24,7 @@ def diagnose():
         except PackageNotFoundError:
             missing.append(name)
             print(f"  {name} is missing (needed by {where})")
-    folders = [Path(sys.prefix) / "share" / "jupyter" / "labextensions"]
+    folders = _folders()
     for extension, package in EXTENSIONS.items():
         if not any((folder / extension).is_dir() for folder in folders):
             print(f"  JupyterLab's extension {extension} is missing in this environment (it comes with {package})")
@@ -37,3 +37,12 @@ def diagnose():
             "started, and install the same packages there), or the page was open before the installation (reload it). Exports and GitHub show the static picture."
         )
     return not missing
+
+
+def _folders():
+    """Where JupyterLab looks for extensions: those of this environment, of the user and of the system."""
+    try:
+        from jupyter_core.paths import jupyter_path
+    except ImportError:
+        return [Path(sys.prefix) / "share" / "jupyter" / "labextensions"]
+    return [Path(p) for p in jupyter_path("labextensions")]

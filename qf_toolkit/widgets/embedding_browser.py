@@ -13,12 +13,14 @@ from ..plots.neurons import plot_tokens
 from ..plots.style import TRUTH, credit, palette, style
 from ..recordings.window import SIGNAL_LABELS
 from ..training.forecaster import origin
+from ..training.response import QuantFormerForecaster
 from .base import ROW, WIDE, Viewer
 from .chart import around, band, image, line, rule, shades
 from .trace_inspector import STATISTICS
 
 TRACES = [{"name": "measured", "color": "ink"}, {"name": "forecast", "color": "#0072b2"}]
 K = 5  # nearest neighbours that are marked
+MOST_TRIALS = 64  # whose forecasts are averaged, so that an update stays quick
 
 
 class EmbeddingBrowser(Viewer):
@@ -50,26 +52,27 @@ class EmbeddingBrowser(Viewer):
             self._set_up(model, trials, perplexity, seed, statistics)
 
     def _set_up(self, model, trials, perplexity, seed, statistics):
+        self.tokens = neuron_tokens(model)  # says what is wrong with the model
         self.model, self.observer = model, Observer(trials, [model], n_samples=0)
         self.simulated = trials.simulated
-        self._neuron, self._view, self._shown, self._trials = None, None, {}, self.observer.trials
+        self._neuron, self._shown, self._trials = None, {}, self.observer.trials
         self.color = widgets.Dropdown(description="colour by", options=[*STATISTICS, "preferred condition"], layout=WIDE)
         self.perplexity = widgets.Text(
             description="perplexity", value=str(perplexity), continuous_update=False, layout=WIDE, tooltip="auto, or a number"
         )
-        self.neuron = widgets.Combobox(
-            description="neuron", options=[], placeholder="click a point, or type", ensure_option=True, continuous_update=False, layout=WIDE
-        )
+        self.neuron = widgets.Combobox(description="neuron", options=[], placeholder="click a point, or type", continuous_update=False, layout=WIDE)
         self.seed, self.embedding = seed, None
-        self.tokens = neuron_tokens(model)
         known = [n for n in self.tokens["neuron"].values if n in set(self._trials.neurons)]
         if not known:
             raise QfError("trials: expected a neuron that the model knows, found none. Choose trials of the recording it was trained on.")
         self.unknown = [n for n in self._trials.neurons if n not in set(known)]
         self.tokens = self.tokens.sel(neuron=known)
-        self.statistics = neuron_statistics(self._trials.of_neurons(known)) if statistics is None else statistics
+        self.statistics = neuron_statistics(self._trials.of_neurons(known)) if statistics is None else _checked(statistics)
         self.neuron.options = known
-        self._home = {n: s for s in reversed(self._trials.sessions) for n in self._trials.neurons_of(s)}
+        self._homes = {}
+        for session in self._trials.sessions:
+            for name in self._trials.neurons_of(session):
+                self._homes.setdefault(name, []).append(session)
         self.color.observe(lambda _: self.update(), "value")
         self.neuron.observe(lambda change: self._chosen(change["new"]), "value")
         self.perplexity.observe(lambda _: self._embed(), "value")
@@ -96,8 +99,9 @@ class EmbeddingBrowser(Viewer):
             self.update()
 
     def _chosen(self, name):
-        if not self._busy and name in self.tokens["neuron"].values:
-            self.choose(name)
+        if not self._busy and name.strip():
+            with self._told():
+                self.choose(name.strip())
 
     def choose(self, neuron):
         """Show a neuron's trials. Raises UnknownKeyError if it is not in the embedding."""
@@ -109,7 +113,8 @@ class EmbeddingBrowser(Viewer):
         self.update()
 
     def _picked(self, panel, key):
-        self.choose(key)
+        if panel == "plane":
+            self.choose(key)
 
     def _keyed(self, key, count):
         way = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, 1), "ArrowDown": (0, -1)}.get(key)
@@ -126,38 +131,31 @@ class EmbeddingBrowser(Viewer):
         self.choose(names[at])
 
     def _values(self, name, neurons=None):
-        neurons = self.tokens["neuron"].values if neurons is None else neurons
-        return self.statistics[name].reindex(neuron=neurons).values
+        values = self.statistics[name].reindex(neuron=self.tokens["neuron"].values if neurons is None else neurons).values
+        return np.array([v if isinstance(v, str) else "" for v in values], object) if name == "preferred_condition" else values
 
     # ---------------------------------------------------------------- drawing
 
     def view(self):
         """What is shown: `x`, `y`, `value` (neuron) of the plane; `mean`, `sd`, `forecast` (time) of the chosen neuron's preferred condition."""
-        if self._view is None:
-            raise QfError(self._error or "view: expected something to be shown, found nothing. Choose a neuron.")
-        return self._view
+        return super().view()
 
     def _of_neuron(self, neuron):
         """Its trials ordered by condition as a picture, and the mean of the preferred condition's; found once."""
         if neuron not in self._shown:
-            session = self._home[neuron]
+            preferred, homes = self._values("preferred_condition", [neuron])[0], self._homes[neuron]
+            # a matched neuron may be shown the condition it prefers in one of its sessions alone
+            session = next((s for s in homes if preferred in set(self.observer.of(s).table["condition"])), homes[0])
             ds = self.observer.windows(session, neuron)
             signal = self._trials.window.signal
             x, condition = ds[signal].values[:, 0], ds["condition"].values.astype(str)
             order = np.argsort(condition, kind="stable")
-            preferred = str(self.statistics["preferred_condition"].reindex(neuron=[neuron]).values[0])
             same = (condition == preferred) & np.isfinite(x).all(1)
-            same = same if same.any() else np.isfinite(x).all(1)
+            if not same.any():
+                preferred, same = "", np.isfinite(x).all(1)
             nothing = np.full(x.shape[1], np.nan)
             mean, sd = (x[same].mean(0), x[same].std(0)) if same.any() else (nothing, nothing)
-            forecast = nothing.copy()
-            if hasattr(self.model, "sample_arrays") and getattr(self.model, "kind", "") == "forecaster" and same.any():
-                rows = np.flatnonzero(same)[:64]
-                part = self.observer.of(session).of_neurons(neuron).subset(rows)
-                with one_thread():
-                    prepared = self.model.prepare(part)
-                    context = (prepared.dataset()[signal].values if signal == "zscore" else x[rows, None])[..., : ds.attrs["n_baseline"]]
-                    forecast[ds.attrs["n_baseline"] :] = self.model.predict_arrays(context, [neuron], condition[rows].tolist())[:, 0].mean(0)
+            forecast, note = self._forecast(session, neuron, x, condition, np.flatnonzero(same)[:MOST_TRIALS])
             low, high = np.nanquantile(x, [0.02, 0.98]) if np.isfinite(x).any() else (0.0, 1.0)
             time = ds["time"].values
             extent = (float(time[0]), float(time[-1] + np.median(np.diff(time))))
@@ -165,15 +163,28 @@ class EmbeddingBrowser(Viewer):
             names, first = np.unique(condition[order], return_index=True)
             edges = [*first.tolist(), len(x)]
             self._shown[neuron] = {
-                "mean": mean, "sd": sd, "forecast": forecast, "preferred": preferred, "n": int(same.sum()), "picture": picture, "time": time, "extent": extent,
+                "mean": mean, "sd": sd, "forecast": forecast, "preferred": preferred, "n": int(same.sum()), "note": note, "picture": picture, "time": time, "extent": extent,
                 "rows": [(str(n), len(x) - a, len(x) - b) for n, a, b in zip(names, edges[:-1], edges[1:], strict=True)], "session": session, "range": (low, high),
             }  # fmt: skip
             if len(self._shown) > 64:
                 del self._shown[next(iter(self._shown))]
         return self._shown[neuron]
 
+    def _forecast(self, session, neuron, x, condition, rows):
+        """The mean forecast over some of the windows `x`, NaN before the onset; and why there is none."""
+        out, n = np.full(x.shape[1], np.nan), self.observer.windows(session, neuron).attrs["n_baseline"]
+        if not isinstance(self.model, QuantFormerForecaster) or not len(rows):
+            return out, ""
+        try:
+            part = self.model.prepare(self.observer.of(session).of_neurons(neuron).subset(rows))
+            context = (part.dataset()["zscore"].values if part.window.signal == "zscore" else x[rows, None])[..., :n]
+            with one_thread():
+                out[n:] = self.model.predict_arrays(context, [neuron], condition[rows].tolist())[:, 0].mean(0)
+        except QfError as error:
+            return out, f" No forecast: {error}"
+        return out, ""
+
     def _draw(self):
-        self._view = None
         if self.embedding is None:
             raise QfError(self._failed)
         names, xy, neuron = self.tokens["neuron"].values.tolist(), self.embedding.values, self._neuron
@@ -209,6 +220,7 @@ class EmbeddingBrowser(Viewer):
         text = f"{neuron}: {texts[at]} ({by}); nearest in token space: {', '.join(_cell(n) for n in self._near[neuron])}. Perplexity {self.embedding.attrs['perplexity']:.3g}."
         if self.unknown:
             text += f" Not shown, since the model has no token of them: {', '.join(map(_cell, self.unknown[:5]))}{' and others' if len(self.unknown) > 5 else ''}."
+        text += f["note"]
         return {
             "about": f"Embedding browser: {text} Arrow keys: the nearest point in that direction.", "legend": [*legend, *TRACES], "columns": [{"share": 0.44, "panels": [0]}, {"share": 0.56, "panels": [1, 2]}],
             "panels": [plane, heat, trace],
@@ -263,6 +275,14 @@ class EmbeddingBrowser(Viewer):
 
     def _table(self, view):
         return pd.DataFrame({n: view[n].values for n in ("x", "y", "value")}, index=pd.Index(view["neuron"].values, name="neuron"))
+
+
+def _checked(statistics):
+    """What the points are coloured by, if it is all there."""
+    missing = [name for name in (*STATISTICS.values(), "preferred_condition") if name not in statistics]
+    if missing:
+        raise QfError(f"statistics: expected {missing[0]!r} among them, found none. Pass neuron_statistics(trials), or leave it out.")
+    return statistics
 
 
 def _tick(condition):

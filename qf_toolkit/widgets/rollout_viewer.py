@@ -50,7 +50,7 @@ class RolloutViewer(Viewer):
                 f"model: expected a QuantFormer classifier or forecaster, found {name!r}, which has no attention maps. Pass what `fit_classifier` returned."
             )
         self.model, self.observer = model, Observer(trials, [model], n_samples=0)
-        self._view, self.simulated = None, trials.simulated
+        self.simulated = trials.simulated
         config = model.autoencoder.config
         self.session = widgets.Dropdown(description="session", options=self.observer.sessions, layout=WIDE)
         self.neuron = widgets.Dropdown(description="neuron", layout=WIDE)
@@ -59,10 +59,11 @@ class RolloutViewer(Viewer):
         self.layer = widgets.Dropdown(description="map of layer", options=list(range(1, config.layers + 1)), value=config.layers, layout=WIDE)
         self.head = widgets.Dropdown(description="head", options=[ALL_HEADS, *range(1, config.heads + 1)], layout=WIDE)
         self.gradient = widgets.Checkbox(description="gradient-weighted, too", indent=False, layout=WIDE)
-        self.session.observe(lambda _: self._fill(), "value")
+        self.session.observe(lambda _: self._changed(), "value")
         for control in (self.neuron, self.trial, self.over, self.layer, self.head, self.gradient):
             control.observe(lambda _: self.update(), "value")
-        self._fill()
+        with self._quiet():
+            self._fill()
         self._ready(
             widgets.HBox([self.session, self.neuron, self.trial], layout=ROW),
             widgets.HBox([self.over, self.layer, self.head, self.gradient], layout=ROW),
@@ -70,9 +71,12 @@ class RolloutViewer(Viewer):
 
     def _fill(self):
         part = self.observer.of(self.session.value)
+        fill(self.neuron, part.neurons)
+        fill(self.trial, [(f"{t}: {c}", t) for t, c in zip(part.table["trial"].tolist(), part.table["condition"], strict=True)])
+
+    def _changed(self):
         with self._quiet():
-            fill(self.neuron, part.neurons)
-            fill(self.trial, [(f"{t}: {c}", t) for t, c in zip(part.table["trial"].tolist(), part.table["condition"], strict=True)])
+            self._fill()
         self.update()
 
     def _keyed(self, key, count):
@@ -87,14 +91,10 @@ class RolloutViewer(Viewer):
 
     def view(self):
         """What is shown: `rollout` (layer, token, source), `attention` and `head_rollout` (layer, head, token, source), means over observations."""
-        if self._view is None:
-            raise QfError(self._error or "view: expected something to be shown, found nothing. Choose a neuron and a trial.")
-        return self._view
+        return super().view()
 
     def _look(self):
         session, neuron, trial = self.session.value, self.neuron.value, self.trial.value
-        if not self.children:  # being set up
-            return None
         ds, table = self.observer.windows(session, neuron), self.observer.of(session).table
         chosen = table["trial"].to_numpy() == trial
         if self.over.value != THIS:
@@ -124,11 +124,7 @@ class RolloutViewer(Viewer):
         )  # fmt: skip
 
     def _draw(self):
-        self._view = None
-        view = self._look()
-        if view is None:
-            return {"panels": []}, ""
-        self._view = view
+        self._view = view = self._look()
         sources = [str(s) for s in view["source"].values]
         starts = view["start_s"].values
         names = [s if np.isnan(t) else f"{t:.2g} s" for s, t in zip(sources, starts, strict=True)]

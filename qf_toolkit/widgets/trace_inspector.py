@@ -4,7 +4,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from ..errors import QfError
+from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..interpret.codes import codebook
 from ..interpret.neurons import neuron_statistics
 from ..interpret.observation import LEVEL, Observer
@@ -53,7 +53,7 @@ class TraceInspector(Viewer):
     def _set_up(self, trials, models, autoencoder, n_samples, seed):
         self.observer = Observer(trials, models, autoencoder=autoencoder, n_samples=n_samples, seed=seed)
         self.simulated = trials.simulated
-        self._statistics, self._view, self._ranges = {}, None, {}
+        self._statistics, self._ranges = {}, {}
         self.levels = codebook(self.observer.autoencoder)["level"].values if self.observer.autoencoder is not None else None
         names = list(self.observer.forecasters)
         self.session = widgets.Dropdown(description="session", options=self.observer.sessions, layout=WIDE)
@@ -102,6 +102,8 @@ class TraceInspector(Viewer):
         part = self.observer.of(session)
         if neuron is not None:
             part.of_neurons(neuron)
+        if trial is not None and trial not in part.table["trial"].tolist():
+            raise UnknownKeyError(f"trial: {trial} is not among those of {session}; {did_you_mean(trial, part.table['trial'])}")
         with self._quiet():
             self.session.value = session
             self._fill_session()
@@ -110,7 +112,6 @@ class TraceInspector(Viewer):
                 self._fill_neurons()
                 self.neuron.value = neuron
             if trial is not None:
-                self.observer.look(session, self.neuron.value, trial, models=[])  # raises where there is none
                 self.stimulus.value = self.condition.value = EVERY
                 self._fill_conditions()
                 self.trial.value = trial
@@ -175,12 +176,9 @@ class TraceInspector(Viewer):
 
     def view(self):
         """What is shown: `Observer.look`, an xarray.Dataset."""
-        if self._view is None:
-            raise QfError(self._error or "view: expected something to be shown, found nothing. Choose a neuron and a trial.")
-        return self._view
+        return super().view()
 
     def _draw(self):
-        self._view = None
         if self.neuron.value is None:
             raise QfError(
                 f"neuron: expected a name that holds {self.search.value.strip()!r}, found none in {self.session.value}. Empty the box, or type less."
@@ -272,6 +270,7 @@ class TraceInspector(Viewer):
             parts += [
                 f"probability of being active {float(p):.2f} ({n})"
                 for n, p in zip(view["classifier"].values, view["probability"].values, strict=True)
+                if np.isfinite(p)
             ]
         shown = self.neuron.options, self.trial.options
         at = [[v for _, v in options].index(c.value) + 1 for options, c in zip(shown, (self.neuron, self.trial), strict=True)]

@@ -1,0 +1,96 @@
+"""t-SNE maps of code vectors and neuron tokens (paper figures A-9 and A-10)."""
+
+import logging
+from contextlib import contextmanager
+
+import numpy as np
+import xarray as xr
+
+from ..errors import QfError
+
+MOST_PERPLEXITY = 30.0
+INSTALL = "pip install 'openTSNE>=1.0'"
+
+
+def tsne(vectors, *, perplexity="auto", seed=0):
+    """Lay vectors out in a plane so that near ones stay near (paper figures A-9 and A-10).
+
+    openTSNE from the first two principal components, with exact neighbours, on one thread: the same vectors and seed give the same bits on the
+    same machine. Distances between far groups, and the sizes of groups, mean little in such a map; measure neighbours in the space itself
+    (`interpret.neurons.nearest_neighbours`).
+
+    Parameters
+    ----------
+    vectors : xarray.DataArray, dims (item, width)
+        An item a row, two numbers a row or more; the first dim may have any name (code, neuron).
+    perplexity : float or "auto"
+        About how many neighbours an item keeps, at most a third of the others; "auto" takes that or 30, whichever is less.
+    seed : int
+        Of the jitter that is added to the start. Maps of different seeds differ in more than bits: look at a few before a pattern is believed.
+
+    Returns
+    -------
+    xarray.DataArray
+        (item, axis) float64, no unit, axis "x" and "y"; the item dim with its name and coords. attrs: perplexity, seed, init, openTSNE (its
+        version), and those of `vectors`, whose own seed, where they have one, is `model_seed`.
+
+    Raises
+    ------
+    QfError
+        If there are fewer than 4 items or all are equal, a value is missing, the perplexity asks for more items than there are, or openTSNE is
+        not installed.
+    """
+    x = _checked(vectors)
+    most = (len(x) - 1) / 3
+    if isinstance(perplexity, str) and perplexity == "auto":
+        perplexity = min(MOST_PERPLEXITY, most)
+    if not isinstance(perplexity, int | float | np.number):
+        raise QfError(f"perplexity: expected a number or 'auto', found {perplexity!r}.")
+    if not 0 < perplexity <= most:
+        raise QfError(
+            f"perplexity: expected above 0 and at most {most:.4g}, a third of the other {len(x) - 1} items, found {perplexity:g}. Take 'auto', or more items."
+        )
+    try:
+        import openTSNE
+    except ImportError as e:
+        raise QfError(f"openTSNE: needed for t-SNE, found none that can be imported. Install it: {INSTALL}") from e
+    settings = {"initialization": "pca", "neighbors": "exact", "negative_gradient_method": "bh", "n_jobs": 1}
+    with _quiet("openTSNE"):
+        found = openTSNE.TSNE(perplexity=float(perplexity), random_state=int(seed), **settings).fit(x)
+    attrs = {**with_seed(vectors.attrs, seed), "perplexity": float(perplexity), "init": "pca", "openTSNE": openTSNE.__version__}
+    item = vectors.dims[0]
+    coords = {name: c for name, c in vectors.coords.items() if c.dims == (item,)}
+    return xr.DataArray(np.array(found, np.float64), {**coords, "axis": ["x", "y"]}, (item, "axis"), "tsne", attrs)
+
+
+def with_seed(attrs, seed):
+    """`attrs` with the `seed` of a computation on a model; the model's own becomes `model_seed`."""
+    before = {"model_seed": attrs["seed"]} if "seed" in attrs and "model_seed" not in attrs else {}
+    return {**attrs, **before, "seed": int(seed)}
+
+
+def _checked(vectors):
+    """The vectors as a float64 array (item, width)."""
+    if vectors.ndim != 2 or vectors.shape[1] < 2:
+        raise QfError(f"vectors: expected dims (item, width), two numbers an item or more, found {dict(vectors.sizes)}.")
+    x = np.ascontiguousarray(vectors.values, dtype=np.float64)
+    if len(x) < 4:
+        raise QfError(f"vectors: expected at least 4 items to map, found {len(x)} of {vectors.dims[0]}. Look at their distances instead.")
+    bad = ~np.isfinite(x).all(1)
+    if bad.any():
+        raise QfError(f"vectors: expected finite numbers, found others in {int(bad.sum())} of {len(x)} items. Leave those out.")
+    if (x == x[0]).all():
+        raise QfError(f"vectors: expected items that differ, found {len(x)} equal ones: there is nothing to map. Train the model, or choose another.")
+    return x
+
+
+@contextmanager
+def _quiet(name):
+    """No warnings on stderr from a library's logger."""
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,376 @@
+"""What neuron tokens know: statistics of the neurons beside them, neighbours, and linear probes (paper appendix VIII, figure A-10)."""
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..errors import QfError
+from ..recordings.conditions import category_of
+from ..training.downstream import Downstream
+from ..training.forecaster import origin
+from .embedding import with_seed
+
+METRICS = ("cosine", "euclidean")
+FRACTIONS = ("activation_probability", "selectivity")
+PENALTIES = np.logspace(-2, 5, 15)  # of the ridge regression
+MOST = 4_000_000  # numbers held at once
+
+
+def neuron_tokens(model, *, moved=False):
+    """The learned [NEURON] tokens.
+
+    Parameters
+    ----------
+    model : QuantFormerForecaster or QuantFormerClassifier
+    moved : bool
+        Where training moved each token to from its random start, which is made again from the model's seed. Tokens start with unit variance: a
+        training that moves them by a tenth of that leaves the neighbours, and the t-SNE, of the start, and what it learnt is in the moves.
+
+    Returns
+    -------
+    xarray.DataArray
+        (neuron, width) float32, no unit; neuron keys in the model's order. attrs: model (hash of the weights), seed, moved (0 or 1).
+
+    Raises
+    ------
+    QfError
+        If the model has no neuron tokens, or its start can't be made again: the seed is not known (models saved before it was), the model was
+        trained on or given neurons with another seed, or its tokens are so far from their start that they had better be looked at themselves.
+    """
+    if not isinstance(model, Downstream):
+        raise QfError(f"model: expected a forecaster or classifier with neuron tokens, found {type(model).__name__}. Fit one, or load it.")
+    tokens = _table(model)
+    if moved:
+        start = _start(model)
+        cosine = (tokens * start).sum(1) / np.sqrt((tokens**2).sum(1) * (start**2).sum(1))
+        if not (cosine > 0.5).all():
+            raise QfError(
+                f"moved: expected tokens near the start that seed {model.seed} gives, found {int((~(cosine > 0.5)).sum())} of {len(tokens)} far from it: "
+                "they were trained long, or on from another seed. Look at the tokens themselves with moved=False."
+            )
+        tokens = tokens - start
+    attrs = {"model": model.digest(), **({} if model.seed is None else {"seed": model.seed}), "moved": int(moved)}
+    return xr.DataArray(tokens, {"neuron": np.array(model.neurons, dtype=object)}, ("neuron", "width"), "tokens", attrs)
+
+
+def _table(model):
+    return model.module.neurons.table.weight.detach().cpu().numpy().copy()
+
+
+def _start(model):
+    """The tokens of a model like this one before the first step of its training."""
+    if model.seed is None:
+        raise QfError("moved: expected a model that knows its seed, found one saved before models did. Fit it again, or take moved=False.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.seed)  # as `training.downstream.fit` does
+        return _table(type(model)(model.autoencoder, model.neurons, model.tokens))
+
+
+def neuron_statistics(trials):
+    """Statistics of every neuron over the chosen trials (paper figure A-10, and more).
+
+    Observations count where the whole window is valid, as in training. Sessions are read one by one; a cell that is matched over several is
+    described over all of its observations together.
+
+    Parameters
+    ----------
+    trials : Trials
+        Beside a model's tokens usually `split.train`, which it learnt from.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dim neuron, in the order of `trials.neurons`; in units of the window's signal (dF/F, or z-scores) unless said otherwise.
+
+        - `median`, `sd`: of all frames of the windows, baseline and response
+        - `n_observations`, `n_activations`: int, how many, and how many of them active
+        - `activation_probability`: active observations / all, fraction
+        - `mean_response`: mean of the scored part of the response, over all observations
+        - `preferred_condition`: str, that of the largest mean response, blanks left out; the first by key where several are equal
+        - `preferred_response`: that mean response
+        - `selectivity`: share of the variance of single responses that the condition explains, blanks and conditions shown once left out, less
+          what chance explains (adjusted R2): 1 where the condition tells all, about 0 (or a little below) where it tells nothing
+
+        NaN, or "" for the condition, where there is nothing to take them from. The dataset and each of its variables have the attrs of `origin`,
+        variables their `units`, too.
+    """
+    last = {n: s for s in trials.sessions for n in trials.neurons_of(s)}
+    held, rows = {}, {}
+    for session in trials.sessions:
+        one = trials.subset((trials.table["session"] == session).to_numpy())
+        ds = one.dataset()
+        x = ds[trials.window.signal].values
+        whole, active = ds["valid"].values.all(-1), ds["active"].values
+        after = x[..., ds.attrs["n_baseline"] :]
+        scored = np.arange(after.shape[-1]) < ds["n_score"].values[:, None, None]
+        response = np.where(scored, after, 0).sum(-1, dtype=np.float64) / ds["n_score"].values[:, None]
+        condition = ds["condition"].values.astype(str)
+        for i, neuron in enumerate(one.neurons):
+            keep = whole[:, i]
+            held.setdefault(neuron, []).append((x[keep, i], active[keep, i], response[keep, i], condition[keep]))
+            if last[neuron] == session:  # until then the windows of a matched cell are kept
+                rows[neuron] = _describe(*(np.concatenate(p) for p in zip(*held.pop(neuron), strict=True)))
+    attrs, own = origin(trials), {"dff": "dF/F", "zscore": "z-score"}[trials.window.signal]
+    units = {"n_observations": "observations", "n_activations": "observations", "preferred_condition": "", **dict.fromkeys(FRACTIONS, "fraction")}
+    columns = {}
+    for name in rows[trials.neurons[0]]:
+        values = np.array([rows[n][name] for n in trials.neurons], dtype=object if name == "preferred_condition" else None)
+        columns[name] = ("neuron", values, {**attrs, "units": units.get(name, own)})
+    return xr.Dataset(columns, {"neuron": np.array(trials.neurons, dtype=object)}, attrs)
+
+
+def _describe(x, active, response, condition):
+    """The statistics of one neuron from its windows (observation, time), labels, responses and conditions (observation,)."""
+    n = len(x)
+    mean = lambda values: float(np.mean(values, dtype=np.float64)) if n else np.nan  # noqa: E731
+    kinds, which = np.unique(condition, return_inverse=True)
+    count = np.bincount(which, minlength=len(kinds))
+    by_condition = np.bincount(which, response, len(kinds)) / count
+    shown = np.array([c != f"{category_of(c)}/blank" for c in kinds], bool)
+    best = int(np.argmax(np.where(shown, by_condition, -np.inf))) if shown.any() else None
+    return {
+        "median": float(np.median(x)) if n else np.nan,
+        "sd": float(np.std(x, dtype=np.float64)) if n else np.nan,
+        "n_observations": n,
+        "n_activations": int(active.sum()),
+        "activation_probability": mean(active),
+        "mean_response": mean(response),
+        "preferred_condition": "" if best is None else str(kinds[best]),
+        "preferred_response": np.nan if best is None else float(by_condition[best]),
+        "selectivity": _explained(response, which, (shown & (count > 1))[which]),
+    }
+
+
+def _explained(response, which, keep):
+    """Adjusted R2 of the conditions' means, over the observations in `keep`; NaN where they can't tell."""
+    response, which = response[keep], np.unique(which[keep], return_inverse=True)[1]
+    groups, n = which.max(initial=-1) + 1, len(response)
+    total = np.square(response - response.mean()).sum() if n else 0.0
+    if groups < 2 or not total > 0:
+        return np.nan
+    within = np.square(response - (np.bincount(which, response) / np.bincount(which))[which]).sum()
+    return float(1 - (within / (n - groups)) / (total / (n - 1)))
+
+
+def nearest_neighbours(tokens, k=5, metric="cosine"):
+    """The nearest other neurons of each in token space.
+
+    Parameters
+    ----------
+    tokens : xarray.DataArray, dims (neuron, width)
+    k : int
+        Neighbours a neuron.
+    metric : {"cosine", "euclidean"}
+        1 - cosine of the angle, or the distance.
+
+    Returns
+    -------
+    xarray.Dataset
+        `neighbour` (neuron, rank) keys, `distance` (neuron, rank) float64 in units of the metric; rank 1 to k, the nearest first, of equally near
+        ones the first in order.
+
+    Raises
+    ------
+    QfError
+        If there are no k others, a token is not finite (or 0, which has no angle), or the metric is unknown.
+    """
+    at, distance = _neighbours(tokens, k, metric)
+    keys = tokens["neuron"].values
+    coords = {"neuron": keys, "rank": np.arange(1, k + 1)}
+    columns = {"neighbour": (("neuron", "rank"), keys[at]), "distance": (("neuron", "rank"), distance)}
+    return xr.Dataset(columns, coords, {**tokens.attrs, "k": k, "metric": metric})
+
+
+def neighbour_agreement(tokens, labels, *, k=5, metric="cosine", n_permutations=10_000, seed=0):
+    """Do neighbours in token space share a label more often than chance?
+
+    Labels are permuted over the neurons, tokens and neighbours staying as they are: under chance any order is as likely.
+
+    Parameters
+    ----------
+    tokens : xarray.DataArray, dims (neuron, width)
+    labels : xarray.DataArray, dims (neuron,)
+        Matched by key. Neurons with an empty or missing label, or in one of the two alone, are left out, as neighbours, too.
+    k : int
+    metric : {"cosine", "euclidean"}
+    n_permutations : int
+    seed : int
+        Of the permutations.
+
+    Returns
+    -------
+    xarray.Dataset
+        `share` (of all neighbours, those with the neuron's own label), `expected` (its mean over all permutations, exactly), `p` ((1 + permutations
+        that reach the share) / (1 + n_permutations), one-sided), `n_neurons`, `n_labels`. attrs: k, metric, n_permutations, seed, and those of
+        tokens and labels.
+
+    Raises
+    ------
+    QfError
+        If fewer than k + 1 neurons have a label, or all have the same.
+    """
+    names, values = labels["neuron"].values.astype(str), labels.values
+    label_of = {n: v for n, v in zip(names, values, strict=True) if _is_label(v)}
+    kept = np.array([str(n) in label_of for n in tokens["neuron"].values], bool)
+    tokens = tokens.isel(neuron=kept)
+    if len(tokens) <= k:
+        raise QfError(f"labels: expected more than k = {k} neurons with a token and a label, found {len(tokens)}. Take a lesser k, or label more.")
+    kinds, label = np.unique([label_of[str(n)] for n in tokens["neuron"].values], return_inverse=True)
+    if len(kinds) < 2:
+        raise QfError(f"labels: expected two kinds or more, found {kinds[0]!r} alone: every neighbour shares it.")
+    if n_permutations < 1:
+        raise QfError(f"n_permutations: expected at least 1, found {n_permutations}.")
+    at, _ = _neighbours(tokens, k, metric)
+    same = lambda lab: (lab[..., at] == lab[..., None]).sum((-2, -1))  # noqa: E731
+    found, rng, n = same(label), np.random.default_rng(seed), len(label)
+    chunks = np.diff([*range(0, n_permutations, max(1, MOST // at.size)), n_permutations])
+    reached = sum(int((same(rng.permuted(np.tile(label, (c, 1)), axis=1)) >= found).sum()) for c in chunks)
+    count = np.bincount(label)
+    columns = {
+        "share": float(found / at.size), "expected": float((count * (count - 1)).sum() / (n * (n - 1))),
+        "p": (1 + reached) / (1 + n_permutations), "n_neurons": n, "n_labels": len(kinds),
+    }  # fmt: skip
+    return xr.Dataset(
+        columns, attrs={**with_seed({**labels.attrs, **tokens.attrs}, seed), "k": k, "metric": metric, "n_permutations": n_permutations}
+    )
+
+
+def linear_probe(tokens, statistics, *, folds=5, n_shuffles=200, seed=0):
+    """What can be read off the tokens linearly, of neurons that the reading was not fitted on.
+
+    Numbers by ridge regression, its penalty chosen by leave-one-out within the training folds; labels by logistic regression with balanced classes
+    and C = 1 / width. Tokens are scaled on the training folds alone. The control is the same with the values shuffled over the neurons.
+
+    Parameters
+    ----------
+    tokens : xarray.DataArray, dims (neuron, width)
+    statistics : xarray.Dataset or DataArray, dim neuron
+        Variables of numbers or labels, matched to the tokens by key; neurons without a value ("" or NaN) are left out for that variable, and so are
+        labels of fewer than `folds` neurons.
+    folds : int
+        Of the cross-validation; stratified for labels.
+    n_shuffles : int
+    seed : int
+        Of folds and shuffles.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dim statistic: `score` (R2 of the held-out predictions together, or their balanced accuracy), `control` (mean over the shuffles),
+        `control_high` (their 95 % quantile), `p` ((1 + shuffles that reach the score) / (1 + n_shuffles)), `kind` ("number" or "label"), `n_neurons`.
+        NaN where a variable can't be probed: it does not vary, or fewer than 2 x folds neurons or two labels are left.
+
+    Raises
+    ------
+    QfError
+        If there are fewer than 2 x folds neurons, or fewer than 2 folds.
+    """
+    statistics = statistics.to_dataset(name=statistics.name or "value") if isinstance(statistics, xr.DataArray) else statistics
+    if not any(v.dims == ("neuron",) for v in statistics.data_vars.values()):
+        raise QfError("statistics: expected a variable on neuron, found none. Pass neuron_statistics(trials).")
+    known = {str(n): i for i, n in enumerate(statistics["neuron"].values)}
+    kept = [i for i, n in enumerate(tokens["neuron"].values) if str(n) in known]
+    if folds < 2 or n_shuffles < 1:
+        raise QfError(f"folds, n_shuffles: expected at least 2 and 1, found {folds} and {n_shuffles}.")
+    if len(kept) < 2 * folds:
+        raise QfError(
+            f"folds: expected at least {2 * folds} neurons with tokens and statistics for {folds} folds, found {len(kept)}. Take fewer folds."
+        )
+    x = _finite(tokens)[kept]
+    order = [known[str(n)] for n in tokens["neuron"].values[kept]]
+    rows = {}
+    for i, (name, variable) in enumerate(statistics.data_vars.items()):
+        if variable.dims == ("neuron",):
+            rng = np.random.default_rng([seed, i])
+            rows[str(name)] = _probe(x, variable.values[order], folds, n_shuffles, rng)
+    columns = {c: ("statistic", [r[c] for r in rows.values()]) for c in next(iter(rows.values()))}
+    attrs = {**with_seed({**statistics.attrs, **tokens.attrs}, seed), "folds": folds, "n_shuffles": n_shuffles}
+    return xr.Dataset(columns, {"statistic": list(rows)}, attrs)
+
+
+def _probe(x, y, folds, n_shuffles, rng):
+    number = np.asarray(y).dtype.kind in "iuf"
+    keep = np.isfinite(y) if number else np.array([_is_label(v) for v in y], bool)
+    if not number:
+        y = np.array([str(v) for v in y])
+        kinds, count = np.unique(y[keep], return_counts=True)
+        keep &= np.isin(y, kinds[count >= folds])
+    x, y = x[keep], y[keep]
+    result = {"score": np.nan, "control": np.nan, "control_high": np.nan, "p": np.nan, "kind": "number" if number else "label", "n_neurons": len(y)}
+    if len(y) < 2 * folds or (y == y[0]).all():
+        return result
+    scores = (_ridge if number else _logistic)(x, y, folds, n_shuffles, rng)
+    control = scores[1:]
+    reached = int((control >= scores[0]).sum())
+    found = {"score": scores[0], "control": control.mean(), "control_high": np.quantile(control, 0.95), "p": (1 + reached) / (1 + n_shuffles)}
+    return {**result, **{c: float(v) for c, v in found.items()}}
+
+
+def _ridge(x, y, folds, n_shuffles, rng):
+    """R2 of held-out neurons: of the values as they are first, then of each shuffle; all are targets of one fit."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.metrics import r2_score
+    from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    y = np.asarray(y, np.float64)
+    y = np.stack([(y - y.mean()) / y.std(), *(rng.permutation((y - y.mean()) / y.std()) for _ in range(n_shuffles))], 1)
+    guess = np.empty_like(y)
+    for train, test in KFold(folds, shuffle=True, random_state=int(rng.integers(2**31))).split(x):
+        model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES, alpha_per_target=True))
+        guess[test] = model.fit(x[train], y[train]).predict(x[test])
+    return np.array(r2_score(y, guess, multioutput="raw_values"))
+
+
+def _logistic(x, y, folds, n_shuffles, rng):
+    """Balanced accuracy of held-out neurons: as they are first, then with the tokens in shuffled order, so that the folds stay the same."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    parts = list(StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31))).split(x, y))
+    scores = []
+    for order in [np.arange(len(y)), *(rng.permutation(len(y)) for _ in range(n_shuffles))]:
+        guess = np.empty_like(y)
+        for train, test in parts:
+            # each scaled token adds about C to the variance of a logit: all together 1
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / x.shape[1], class_weight="balanced", max_iter=1000))
+            guess[test] = model.fit(x[order[train]], y[train]).predict(x[order[test]])
+        scores.append(balanced_accuracy_score(y, guess))
+    return np.array(scores)
+
+
+def _neighbours(tokens, k, metric):
+    """Positions and distances (neuron, k) of the nearest others."""
+    from scipy.spatial.distance import cdist
+
+    x = _finite(tokens)
+    if metric not in METRICS:
+        raise QfError(f"metric: expected one of {METRICS}, found {metric!r}.")
+    if k != int(k) or not 1 <= k < len(x):
+        raise QfError(f"k: expected 1 to {len(x) - 1} of the other neurons, found {k}.")
+    if metric == "cosine" and not x.any(1).all():
+        raise QfError('metric: expected tokens other than 0, which have an angle, found some of 0. Take metric="euclidean".')
+    at, distance = np.empty((len(x), k), int), np.empty((len(x), k))
+    for rows in np.array_split(np.arange(len(x)), -(-(x.shape[0] ** 2) // MOST)):
+        d = cdist(x[rows], x, metric)
+        d[np.arange(len(rows)), rows] = np.inf
+        at[rows] = np.argsort(d, 1, kind="stable")[:, :k]
+        distance[rows] = np.take_along_axis(d, at[rows], 1)
+    return at, distance
+
+
+def _finite(tokens):
+    if tokens.dims[:1] != ("neuron",) or tokens.ndim != 2:
+        raise QfError(f"tokens: expected dims (neuron, width), found {tokens.dims}. Pass neuron_tokens(model).")
+    x = np.asarray(tokens.values, np.float64)
+    if not np.isfinite(x).all():
+        raise QfError(f"tokens: expected finite numbers, found others in {int((~np.isfinite(x).all(1)).sum())} of {len(x)} neurons. Train again.")
+    return x
+
+
+def _is_label(value):
+    return value is not None and value == value and str(value) != ""

@@ -10,16 +10,17 @@ LOG := .venv/install.log
 ALLEN_LOG := .venv/allen.log
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 ALLEN := { $(PIP) -e '.[allen]' && $(PIP) --no-deps allensdk; } >$(ALLEN_LOG) 2>&1
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-.PHONY: demo figures test test-slow browser-test bench-widgets lint notebooks clean setup allen help
+.PHONY: demo figures test test-slow browser-test bench-widgets lint clean setup allen help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       simulate, train, forecast, evaluate: the table and the figures in $(DEMO)/ (SIZE=full|small|tiny)"
 	@echo "make demo DATA=allen   the same from Visual Coding files of a simulated mouse, with all four stimuli"
 	@echo "make test       the tests          make test-slow  the long ones, too"
-	@echo "make lint       ruff and pyright   make notebooks  run the notebooks headless"
+	@echo "make figures    run the notebooks, collect their figures in $(FIGURES)/index.html (about ten minutes)"
+	@echo "make browser-test   the widgets in JupyterLab and Chromium     make bench-widgets  how long their updates take"
+	@echo "make lint       ruff and pyright"
 	@echo "make allen      install allensdk again, where the set-up could not"
 	@echo "make clean      remove what the above made, .venv apart"
 
@@ -33,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv; \
 	  echo "qf_toolkit: could not make .venv in $$(basename "$$PWD"). Is the folder writable, and is there space on the disk?" >&2; exit 1; }
 	@echo "qf_toolkit: setting up .venv (some minutes, about 2.5 GB)"
-	@$(PIP) -e '.[nwb,cluster,notebooks,dev]' >$(LOG) 2>&1 || { \
+	@$(PIP) -e '.[nwb,cluster,interpret,notebooks,dev]' >$(LOG) 2>&1 || { \
 	  if grep -qi 'no space left' $(LOG); then echo "qf_toolkit: the disk is full; free about 2 GB and run the same again." >&2; \
 	  elif grep -qiE 'failed to establish|name resolution|connection (error|refused|timed out|broken)|max retries|NewConnectionError|network is unreachable|ProxyError' $(LOG); \
 	  then echo "qf_toolkit: the packages can't be fetched; is there a network? Details in $(LOG); run the same again." >&2; \
@@ -61,6 +62,7 @@ browser-test: $(STAMP)
 bench-widgets: $(STAMP)
 	@$(BIN)/python benchmarks/widgets.py
 
+# small models; `qf figures` without --fast has the paper's sizes, for a GPU
 figures: $(STAMP)
 	@$(BIN)/qf figures --fast --out $(FIGURES)
 
@@ -69,16 +71,6 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 
-# each notebook is run into build/, so that the committed one stays without outputs
-notebooks: $(STAMP)
-	@mkdir -p build/notebooks
-	@for n in $(NOTEBOOKS); do \
-	  $(BIN)/jupytext --quiet --to py:percent --opt notebook_metadata_filter=-all --output build/notebooks/pair.py $$n && \
-	  $(BIN)/jupytext --quiet --to py:percent --opt notebook_metadata_filter=-all --output build/notebooks/text.py $${n%.ipynb}.py && \
-	  cmp -s build/notebooks/pair.py build/notebooks/text.py || { echo "$$n and $${n%.ipynb}.py differ: run jupytext --sync $$n" >&2; exit 1; }; \
-	  $(BIN)/papermill --kernel python3 --cwd notebooks -p FAST True $$n build/notebooks/$$(basename $$n) || exit 1; \
-	done
-
 clean:
-	@rm -rf $(DEMO) build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(DEMO) $(FIGURES) build notebooks/study notebooks/figures .pytest_cache .ruff_cache .hypothesis
 	@find qf_toolkit tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

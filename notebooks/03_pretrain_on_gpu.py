@@ -30,12 +30,18 @@ SEED = 0
 DEVICE = "auto"  # cuda, cpu...
 
 # %%
+import json
 import platform
 import threading
 from _thread import interrupt_main
+from contextlib import suppress
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
+import xarray as xr
+from IPython.display import display
+from safetensors import SafetensorError, safe_open
 
 import qf_toolkit as qf
 from qf_toolkit.plots.style import credit, save_figure
@@ -77,33 +83,57 @@ settings = study.settings("autoencoder")
 settings
 
 # %% [markdown]
-# ## Training, interrupted and gone on with
-# The bar shows the loss and the validation score as they come. After each epoch a checkpoint is written; whoever runs the same cell again goes on from
-# there, and ends at the same weights as if nothing had happened. To show it, the first call is stopped after an epoch, as if you had pressed the stop button.
+# ## Training, watched
+# The bar shows the loss and the validation score as they come. After each epoch a checkpoint is written, from which the pictures of losses and codes below the
+# bar are drawn while the training goes on.
 
 # %%
 folder = study.path("autoencoder")
-done = threading.Event()
 
 
-def stop_after_an_epoch():
-    while not done.wait(0.5):
-        if any((folder / "checkpoint").glob("*.safetensors")):
-            return interrupt_main()
+def train(stop_after=None):
+    """Pre-train with a live view; `stop_after` so many epochs as if the stop button had been pressed."""
+    done, view = threading.Event(), display("the first epoch is running", display_id=True)
 
+    def watch():
+        shown = 0
+        while True:
+            last = done.wait(1)
+            with suppress(OSError, SafetensorError), safe_open(folder / "checkpoint" / "checkpoint.safetensors", "pt") as file:
+                history = json.loads(file.metadata()["qf"])["state"]["history"]
+                uses = next(file.get_tensor(k) for k in file.keys() if k.startswith("model.") and k.endswith("quantizer.uses")).double()  # noqa: SIM118
+                if len(history) > shown:
+                    shown = len(history)
+                    fig = figure_training(history, xr.DataArray(uses / uses.sum().clamp(min=1), dims="code"))
+                    plt.close(fig)
+                    view.update(fig)
+                    if stop_after and shown >= stop_after:
+                        return interrupt_main()
+            if last:
+                return None
 
-if not (folder / "config.json").exists():
-    threading.Thread(target=stop_after_an_epoch, daemon=True).start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         qf.pretrain(split, checkpoint=folder / "checkpoint", **settings).save(folder)
     except KeyboardInterrupt:
         print("stopped")
     finally:
         done.set()
+        watcher.join()
+
+
+if not (folder / "config.json").exists():
+    train(stop_after=1)
+
+# %% [markdown]
+# ## Interrupted, and gone on with
+# That was stopped after an epoch, as if you had pressed the stop button. Whoever runs the cell again goes on from the checkpoint, and ends at the same weights as if
+# nothing had happened.
 
 # %%
 if not (folder / "config.json").exists():
-    qf.pretrain(split, checkpoint=folder / "checkpoint", **settings).save(folder)
+    train()
 autoencoder = study.autoencoder()  # trains what is missing, as above, and loads it
 print(f"on {autoencoder.device}, {sum(p.numel() for p in autoencoder.module.parameters()):,} weights, {len(autoencoder.history)} epochs")
 

@@ -305,7 +305,8 @@ def _figures(args):
 
     what = {name: getattr(args, name) for name in ("notebooks", "study", "store", "fast", "seed", "only")}
     runs = make_figures(args.out, progress=not args.quiet, **what)
-    print(f"{sum(len(run.figures) for run in runs)} figures: {Path(args.out) / INDEX}")
+    n = sum(len(run.figures) for run in runs)
+    print(f"{n} figure{'s' * (n != 1)}: {Path(args.out) / INDEX}")
     return int(any(run.failure for run in runs))
 
 

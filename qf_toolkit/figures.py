@@ -187,8 +187,8 @@ def _failed_cell(executed):
             continue
         number += 1
         # a kernel that died leaves no error, but a cell that never ended
-        began, ended = (name in cell.metadata.get("execution", {}) for name in ("iopub.status.busy", "shell.execute_reply"))
-        if (began and not ended) or any(output.output_type == "error" for output in cell.outputs):
+        unanswered = "execution" in cell.metadata and "shell.execute_reply" not in cell.metadata["execution"]
+        if unanswered or any(output.output_type == "error" for output in cell.outputs):
             return f"code cell {number} ({_first_line(cell.source)})"
     return ""
 

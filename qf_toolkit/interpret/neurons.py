@@ -1,7 +1,6 @@
 """What neuron tokens know: statistics of the neurons beside them, neighbours, and linear probes (paper appendix VIII, figure A-10)."""
 
 import numpy as np
-import torch
 import xarray as xr
 
 from ..errors import QfError
@@ -23,8 +22,8 @@ def neuron_tokens(model, *, moved=False):
     ----------
     model : QuantFormerForecaster or QuantFormerClassifier
     moved : bool
-        Where training moved each token to from its random start, which is made again from the model's seed. Tokens start with unit variance: a
-        training that moves them by a tenth of that leaves the neighbours, and the t-SNE, of the start, and what it learnt is in the moves.
+        Where training moved each token to from its random start. Tokens start with unit variance: a training that moves them by a tenth of that
+        leaves the neighbours, and the t-SNE, of the start, and what it learnt is in the moves.
 
     Returns
     -------
@@ -34,36 +33,20 @@ def neuron_tokens(model, *, moved=False):
     Raises
     ------
     QfError
-        If the model has no neuron tokens, or its start can't be made again: the seed is not known (models saved before it was), the model was
-        trained on or given neurons with another seed, or its tokens are so far from their start that they had better be looked at themselves.
+        If the model has no neuron tokens, or was saved before models kept what their tokens started from.
     """
     if not isinstance(model, Downstream):
         raise QfError(f"model: expected a forecaster or classifier with neuron tokens, found {type(model).__name__}. Fit one, or load it.")
-    tokens = _table(model)
+    tokens = model.module.neurons.table.weight.detach().cpu().numpy().copy()
     if moved:
-        start = _start(model)
-        cosine = (tokens * start).sum(1) / np.sqrt((tokens**2).sum(1) * (start**2).sum(1))
-        if not (cosine > 0.5).all():
+        start = model.module.neurons.start.cpu().numpy()
+        if np.isnan(start).any():
             raise QfError(
-                f"moved: expected tokens near the start that seed {model.seed} gives, found {int((~(cosine > 0.5)).sum())} of {len(tokens)} far from it: "
-                "they were trained long, or on from another seed. Look at the tokens themselves with moved=False."
+                "moved: expected a model that knows what its tokens started from, found one saved before. Fit it again, or take moved=False."
             )
-        tokens = tokens - start
+        tokens -= start
     attrs = {"model": model.digest(), **({} if model.seed is None else {"seed": model.seed}), "moved": int(moved)}
     return xr.DataArray(tokens, {"neuron": np.array(model.neurons, dtype=object)}, ("neuron", "width"), "tokens", attrs)
-
-
-def _table(model):
-    return model.module.neurons.table.weight.detach().cpu().numpy().copy()
-
-
-def _start(model):
-    """The tokens of a model like this one before the first step of its training."""
-    if model.seed is None:
-        raise QfError("moved: expected a model that knows its seed, found one saved before models did. Fit it again, or take moved=False.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model.seed)  # as `training.downstream.fit` does
-        return _table(type(model)(model.autoencoder, model.neurons, model.tokens))
 
 
 def neuron_statistics(trials):

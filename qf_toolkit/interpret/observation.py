@@ -147,12 +147,7 @@ class Observer:
         like = x[same & np.isfinite(x).all(1)]
         nothing = np.full(x.shape[1], np.nan, np.float32)
         psth, psth_sd = (like.mean(0), like.std(0)) if len(like) else (nothing, nothing)
-        out = xr.Dataset(
-            {"measured": ("time", x[at]), "psth": ("time", psth), "psth_sd": ("time", psth_sd), "active": ((), bool(ds["active"].values[at, 0]))},
-            {"time": ds["time"].values},
-        )
-        notes = []
-        usable = np.isfinite(x[at, :n]).all()
+        usable, notes = np.isfinite(x[at, :n]).all(), []
         if not usable:
             notes.append("the baseline has missing values or too small an F0: nothing is forecast")
         with one_thread():
@@ -160,22 +155,23 @@ class Observer:
             forecasts = {name: self._forecast(self.forecasters[name], part, at, notes) if usable else {} for name in wanted}
             probabilities = {name: self._probability(m, part, at, notes) if usable else np.nan for name, m in self.classifiers.items()}
             codes = self._codes(part, at, notes)
+        found = {"measured": ("time", x[at]), "psth": ("time", psth), "psth_sd": ("time", psth_sd), "active": ((), bool(ds["active"].values[at, 0]))}
+        coords, attrs = {"time": ds["time"].values, "model": np.array(wanted, dtype=object)}, {}
         for name in ("forecast", "low", "high"):
             rows = [np.concatenate([nothing[:n], f[name]]) if name in f else nothing for f in forecasts.values()]
-            out[name] = (("model", "time"), np.array(rows, np.float32).reshape(len(wanted), x.shape[1]))
-        out = out.assign_coords(model=np.array(wanted, dtype=object))
+            found[name] = (("model", "time"), np.array(rows, np.float32).reshape(len(wanted), x.shape[1]))
         if self.classifiers:
-            out["probability"] = ("classifier", list(probabilities.values()))
-            out = out.assign_coords(classifier=np.array(list(probabilities), dtype=object))
+            found["probability"] = ("classifier", list(probabilities.values()))
+            coords["classifier"] = np.array(list(probabilities), dtype=object)
         if codes is not None:
-            patches = self.autoencoder.config.patches
-            out["reconstruction"], out["code"] = ("time", codes[1][0, 0]), ("patch", codes[0][0, 0])
-            rows = [f.get("code", np.full(patches, -1)) for f in forecasts.values()]
-            out["forecast_code"] = (("model", "patch"), np.array(rows, np.int64).reshape(len(wanted), patches))
-            out = out.assign_coords(start_s=("patch", self.autoencoder.config.patch_starts))
-            out.attrs["patch_s"] = self.autoencoder.config.patch_frames / self.autoencoder.config.rate_hz
+            c = self.autoencoder.config
+            rows = [f.get("code", np.full(c.patches, -1)) for f in forecasts.values()]
+            found["reconstruction"], found["code"] = ("time", codes[1][0, 0]), ("patch", codes[0][0, 0])
+            found["forecast_code"] = (("model", "patch"), np.array(rows, np.int64).reshape(len(wanted), c.patches))
+            coords["start_s"], attrs["patch_s"] = ("patch", c.patch_starts), c.patch_frames / c.rate_hz
         here = part.table.iloc[0]
-        return out.assign_attrs(
+        # all at once: each later addition takes xarray as long as a small model takes to forecast
+        return xr.Dataset(found, coords, attrs).assign_attrs(
             session=session, neuron=neuron, trial=int(trial), condition=str(here["condition"]), stimulus=str(here["stimulus"]), signal=signal,
             n_baseline=n, n_score=int(ds["n_score"].values[at]), n_same=len(like),
             seen=list(dict.fromkeys(name for name, by in self._seen if session in by and by[session][at])), notes=notes, **self._from(session),

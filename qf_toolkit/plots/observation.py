@@ -69,7 +69,7 @@ def plot_codes(view, *, levels=None, models=None, ax=None):
 
     ax = axes_or_current(ax)
     rows = code_rows(view, models)
-    levels = np.arange(1 + max(int(codes.max()) for _, codes in rows)) if levels is None else np.asarray(levels)
+    levels = np.arange(1 + max(0, *(int(codes.max()) for _, codes in rows))) if levels is None else np.asarray(levels)
     low, high = np.nanmin(levels), np.nanmax(levels)
     for y, (_, codes) in enumerate(rows):
         for start, code in zip(view["start_s"].values, codes, strict=True):

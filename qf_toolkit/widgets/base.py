@@ -191,7 +191,8 @@ class Viewer(widgets.VBox):
             out = io.BytesIO()
             with style():
                 self._figure().savefig(out, format="png", dpi=110)
-            picture = f'<img alt="{html.escape(self.title)}: {html.escape(self.message)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"/>'
+            about = html.escape(f"{self.title}, {self._name()}: {self.message}")
+            picture = f'<img alt="{about}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"/>'
         except QfError as error:
             picture = f"<p>{html.escape(str(error))}</p>"
         return (

@@ -8,7 +8,6 @@ import anywidget
 import numpy as np
 import traitlets
 from matplotlib import colormaps
-from matplotlib.colors import to_hex
 from matplotlib.image import imsave
 
 HERE = Path(__file__).parent
@@ -50,7 +49,12 @@ class Chart(anywidget.AnyWidget):
 
 def numbers(values, digits=5):
     """A list for the browser: short decimals, None for what is no number."""
-    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in np.asarray(values, float).ravel().tolist()]
+    values = np.asarray(values, float).ravel()
+    finite = np.isfinite(values)
+    known = np.where(finite, values, 0.0)
+    power = 10.0 ** np.clip(digits - 1 - np.floor(np.log10(np.abs(known), out=np.zeros_like(known), where=known != 0)), -300, 300)
+    short = (np.round(known * power) / power).tolist()
+    return short if finite.all() else [v if there else None for v, there in zip(short, finite.tolist(), strict=True)]
 
 
 def line(x, y, color="ink", name=None, **look):
@@ -79,7 +83,7 @@ def image(values, x, y, low, high, colormap="viridis"):
     rgba = colormaps[colormap](np.nan_to_num(shares))
     rgba[~np.isfinite(shares)] = (0.6, 0.6, 0.6, 1.0)
     out = io.BytesIO()
-    imsave(out, rgba, format="png")
+    imsave(out, rgba, format="png", pil_kwargs={"compress_level": 2})  # a little larger, much sooner there
     href = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
     return {"type": "image", "x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "href": href}
 
@@ -102,7 +106,7 @@ def shades(values, low=None, high=None, colormap="viridis"):
     shares = np.clip((values - low) / (high - low) if high > low else np.zeros_like(values), 0, 1)
     rgb = colormaps[colormap](np.nan_to_num(shares))[:, :3]
     bright = rgb @ [0.299, 0.587, 0.114]
-    return [to_hex(c) for c in rgb], ["#000000" if b > 0.5 else "#ffffff" for b in bright]
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.round(255 * rgb).astype(int).tolist()], ["#000000" if b > 0.5 else "#ffffff" for b in bright]
 
 
 def around(*arrays, room=0.06, least=1e-6):

@@ -16,7 +16,7 @@ from .base import ROW, WIDE, Viewer, fill, step
 from .chart import numbers, shades
 
 THIS, CONDITION, STIMULUS = "this trial", "this neuron, trials of the condition", "this neuron, trials of the stimulus"
-MOST_TRIALS = 64  # that are averaged, so that an update stays quick
+MOST_TRIALS = 48  # that are averaged, so that an update stays quick
 ALL_HEADS = "mean"
 
 

@@ -28,6 +28,7 @@ from qf_toolkit.interpret.neurons import linear_probe, neighbour_agreement, neur
 from qf_toolkit.recordings.simulate import load_truth
 
 K, METRIC, TUNED = 5, "cosine", 0.1
+STARTS = 200
 SIMULATE = {"n_neurons": 120, "repeats": 24, "directions": 8, "temporal_frequencies": 1}  # few conditions, so that neurons share them
 # as `qf demo`, with half of its epochs: there are more neurons
 PLAN = {name: {**SIZES["full"][name], "epochs": SIZES["full"][name]["epochs"] // 2} for name in ("pretrain", "forecaster", "classifier")}
@@ -74,6 +75,10 @@ def look(seed, out):
     train, test = neuron_statistics(split.train), neuron_statistics(split.test)
     by = {"train": train["preferred_condition"], "test": test["preferred_condition"], "truth": true_preference(store, split.train)}
     groups = {"tuned": train["neuron"].values[train["selectivity"].values >= TUNED], "all": train["neuron"].values}
+    rng, labels = np.random.default_rng(seed), by["train"].sel(neuron=groups["tuned"])
+    drawn = [tokens["untrained"].copy(data=rng.standard_normal(tokens["untrained"].shape)) for _ in range(STARTS)]
+    low = sum(float(neighbour_agreement(d, labels, k=K, metric=METRIC, n_permutations=999)["p"]) < 0.01 for d in drawn)
+    print(f"seed {seed}: p < 0.01 with {low} of {STARTS} other random starts (tuned neurons, training part)", flush=True)
     agreement, probes = [], []
     for name, found in tokens.items():
         for group, keys in groups.items():

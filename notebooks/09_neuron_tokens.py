@@ -54,8 +54,17 @@ def keep(fig, name, title, alt):
 study = qf.Study(STUDY, store=STORE, fast=FAST, seed=SEED, progress=False)
 stimulus = study.stimuli[0]
 model, split = study.forecaster(stimulus), study.split(stimulus)
-tokens, statistics = neuron_tokens(model), neuron_statistics(split.train)
+statistics = neuron_statistics(split.train)
 statistics
+
+# %% [markdown]
+# A token is a random vector to begin with. What a training of this length adds is small beside that start, so near tokens are mostly those that started near each
+# other. Therefore both are looked at: the whole token, as in the paper, and what training added to it.
+
+# %%
+parts = {"whole": neuron_tokens(model), "added": neuron_tokens(model, moved=True)}
+tokens = parts["added"]
+{name: float(np.sqrt(np.mean(np.square(part)))) for name, part in parts.items()}
 
 # %% [markdown]
 # ## The map
@@ -66,7 +75,22 @@ statistics
 embedding = tsne(tokens, seed=SEED)
 fig = figure_neuron_tokens(embedding, statistics)
 keep(
-    fig, "fig-A-10_neuron_tokens", "Figure A-10: t-SNE of the neuron tokens", "t-SNE of neuron tokens, above and below the median of four statistics"
+    fig,
+    "fig-A-10_neuron_tokens",
+    "Figure A-10: t-SNE of what training added to the neuron tokens",
+    "t-SNE of what training added to the neuron tokens, above and below the median of four statistics",
+)
+
+# %% [markdown]
+# The same of the whole tokens. Where the colours are mixed here and parted above, the start hides what was learnt; a longer training would show it.
+
+# %%
+fig = figure_neuron_tokens(tsne(parts["whole"], seed=SEED), statistics)
+keep(
+    fig,
+    "fig-A-10_whole_tokens",
+    "Figure A-10: t-SNE of the whole neuron tokens",
+    "t-SNE of whole neuron tokens, above and below the median of four statistics",
 )
 
 # %% [markdown]
@@ -82,7 +106,8 @@ keep(fig, "preference", "Preferred condition and selectivity on the map", "The s
 
 # %% [markdown]
 # ## Are neighbours alike?
-# For the five nearest neighbours of each neuron that is tuned at all: how often do they prefer the same condition, and how often would they by chance?
+# For the five nearest neighbours of each neuron that is tuned at all: how often do they prefer the same, and how often would they by chance? The start alone, which
+# knows nothing of the neurons, is the control.
 
 # %%
 tuned = statistics["selectivity"].values > 0.1
@@ -91,14 +116,15 @@ feature = next(iter(parse_condition(next(filter(None, label), ""))[1]), None)
 label = [parse_condition(c)[1].get(feature, "") if c else "" for c in label]
 labels = xr.DataArray(np.array(label, dtype=object), {"neuron": statistics["neuron"].values}, ("neuron",), attrs=statistics.attrs)
 k = min(5, max(1, sum(map(bool, label)) // 4))
-try:
-    found = neighbour_agreement(tokens, labels, k=k, seed=SEED)
-    print(
-        f"{int(found['n_neurons'])} tuned neurons, {int(found['n_labels'])} values of {feature}: {float(found['share']):.1%} of the {k} nearest neighbours "
-        f"share it, {float(found['expected']):.1%} by chance, p = {float(found['p']):.2g}"
-    )
-except qf.QfError as error:
-    print(error)
+for name, part in {**parts, "start": parts["whole"] - parts["added"]}.items():
+    try:
+        found = neighbour_agreement(part, labels, k=k, seed=SEED)
+        print(
+            f"{name:6} {int(found['n_neurons'])} tuned neurons, {int(found['n_labels'])} values of {feature}: {float(found['share']):.1%} of the {k} nearest "
+            f"share it, {float(found['expected']):.1%} by chance, p = {float(found['p']):.2g}"
+        )
+    except qf.QfError as error:
+        print(error)
 
 # %%
 nearest = nearest_neighbours(tokens, k=min(3, len(tokens) - 1))

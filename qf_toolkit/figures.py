@@ -2,10 +2,12 @@
 
 import html
 import json
+import os
 import shutil
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from ._files import A_DAY, write_text
 from .errors import QfError
 
 INDEX, NOTE = "index.html", "index.json"
+THREADS = "OMP_NUM_THREADS"
 PICTURES = (".png", ".svg")
 VIEW = "application/vnd.jupyter.widget-view+json"
 INSTALL = "Install it: pip install 'qf_toolkit[notebooks]'"
@@ -102,7 +105,7 @@ def make_figures(out="figures", *, notebooks="notebooks", study=None, store=None
         if time.time() - left.stat().st_mtime > A_DAY:
             shutil.rmtree(left, ignore_errors=True)
     runs = []
-    with tempfile.TemporaryDirectory(prefix=".run-", dir=out, ignore_cleanup_errors=True) as staging:
+    with _threads(1 if fast else None), tempfile.TemporaryDirectory(prefix=".run-", dir=out, ignore_cleanup_errors=True) as staging:
         for path in chosen:
             runs.append(_run(path, Path(staging), parameters))
             runs[-1].made = {**made, "time": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -115,6 +118,19 @@ def make_figures(out="figures", *, notebooks="notebooks", study=None, store=None
     write_text(out / NOTE, json.dumps([asdict(run) for run in everything], indent=1) + "\n")
     write_text(out / INDEX, page(everything, out))
     return runs
+
+
+@contextmanager
+def _threads(n):
+    """Kernels that are started meanwhile compute on `n` threads, unless the user has said on how many: those of a small model wait for each other."""
+    if n is None or THREADS in os.environ:
+        yield
+        return
+    os.environ[THREADS] = str(n)
+    try:
+        yield
+    finally:
+        del os.environ[THREADS]
 
 
 def _choose(folder, only):

@@ -109,7 +109,7 @@ def test_tsne_refuses_what_has_no_map():
     for vectors, words in ((few, "at least 4 items.*found 3"), (nan, "1 of 10 items"), (equal, "10 equal ones"), (gaussian(9)[:, :1], "width")):
         with pytest.raises(QfError, match=words):
             tsne(vectors)
-    for perplexity, words in ((3.1, "at most 3,.*found 3.1"), (0, "above 0"), (np.nan, "above 0"), ("many", "many"), (None, "None")):
+    for perplexity, words in ((3.1, "to 3,.*found 3.1"), (0.9, "from 1 to 3"), (np.nan, "from 1"), ("many", "many"), (None, "None")):
         with pytest.raises(QfError, match=words):
             tsne(gaussian(10), perplexity=perplexity)
     assert np.isfinite(tsne(gaussian(10), perplexity=3.0)).all()
@@ -466,10 +466,10 @@ def test_points_are_split_at_the_median_and_ties_are_said():
 
 def test_continuous_values_have_a_colour_bar():
     embedding, values = tsne(gaussian(12)), named(np.arange(12.0), units="dF/F").rename("sd")
-    fig, ax = plt.subplots()
+    _, ax = plt.subplots()
     plot_tokens(embedding, values, ax=ax, how="continuous")
     np.testing.assert_allclose(ax.collections[-1].get_array(), np.arange(12))
-    assert fig.axes[1].get_ylabel() == "standard deviation (dF/F)" and ax.get_xlabel() == "t-SNE 1 (no unit)"
+    assert ax.child_axes[0].get_ylabel() == "standard deviation (dF/F)" and ax.get_xlabel() == "t-SNE 1 (no unit)"
     plot_tokens(embedding.assign_attrs(moved=1), values, ax=ax, how="continuous")
     assert ax.get_xlabel() == "t-SNE 1 of the tokens' moves (no unit)"
 

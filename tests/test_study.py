@@ -1,6 +1,7 @@
 """Studies, the notebooks that share them, and the page of their figures."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -313,13 +314,14 @@ class Page(HTMLParser):
 def made(tmp_path_factory):
     """A run of four notebooks: one is good, one fails in its second cell after a figure, one can't be read, one kills its kernel."""
     root = tmp_path_factory.mktemp("figures")
-    show = "from pathlib import Path\nprint('seed', SEED, FAST, STORE, Path(STUDY).name)"
+    show = "import os\nfrom pathlib import Path\nprint('seed', SEED, FAST, STORE, Path(STUDY).name, os.environ['OMP_NUM_THREADS'])"
     notebook(root / "nb" / "01_good.ipynb", show, SAVE.replace("NAME", "A-1_lines"), SAVE.replace("NAME", "0_more"), title="Good & well")
     notebook(root / "nb" / "02_bad.ipynb", SAVE.replace("NAME", "early") + "\n\nraise ValueError('first\\nlast line')", "print('never')")
     (root / "nb" / "03_broken.ipynb").write_text("{ no notebook")
     notebook(root / "nb" / "04_dead.ipynb", "# the kernel dies\nimport os; os._exit(1)")
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     argv = [sys.executable, "-m", "qf_toolkit.cli", "figures", "--out", "out", "--notebooks", "nb", "--seed", "7"]
-    done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False, env=env)
     return root, done
 
 
@@ -349,7 +351,7 @@ def test_figures_are_gathered_and_notebooks_kept_as_run(made):
         ]
     )
     run = nbformat.read(out / "notebooks" / "01_good.ipynb", as_version=4)
-    assert "seed 7 True None study_fast" in json.dumps(run.cells[3].outputs)
+    assert "seed 7 True None study_fast 1" in json.dumps(run.cells[3].outputs)
     assert not list(out.glob(".run-*"))
 
 

@@ -6,7 +6,7 @@ from ..errors import QfError, UnknownKeyError
 from ..training.forecaster import origin
 from . import metrics
 from .naive import naive_forecasters
-from .table import _forecast, _named, _truth
+from .table import _forecast, _models, _named, _truth
 
 
 def per_neuron_scores(forecasters, trials):
@@ -89,5 +89,5 @@ def compare(forecasters, split, *, seed=0):
                 row[column], row[f"{column}_from"], row[f"{column}_to"] = metrics.paired_bootstrap(*(b.to_numpy() for b in better), seed=seed)
     out = pd.DataFrame(rows).T
     out.index.names = ["forecaster", "than"]
-    out.attrs = {"not_applicable": missing, **origin(split.test)}
+    out.attrs = {"not_applicable": missing, **origin(split.test), **_models({**mine, **naive}), "draw_seed": seed}
     return out

@@ -112,7 +112,7 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     table.index.name = "forecaster"
     table.attrs = {
         **facts, "n_neurons": len(neurons), "active_fraction": active / facts["n_observations"], **origin(split.test),
-        "models": _digests(rows), "split": split.rule, "not_applicable": missing, "naive": [f.name for f in extra],
+        **_models(rows), "split": split.rule, "not_applicable": missing, "naive": [f.name for f in extra],
     }  # fmt: skip
     return table
 
@@ -128,10 +128,11 @@ def _named(forecasters):
     return rows
 
 
-def _digests(rows):
-    """{name: hash of the weights} of the rows that have some."""
+def _models(rows):
+    """Of the rows that have some: hashes of what they learnt, and the seeds of their trainings, by name."""
     found = {name: row.digest() for name, row in rows.items() if hasattr(row, "digest")}
-    return {name: value for name, value in found.items() if value}
+    seeds = {name: row.seed for name, row in rows.items() if getattr(row, "seed", None) is not None}
+    return {"models": {name: value for name, value in found.items() if value}, "seeds": seeds}
 
 
 def _truth(part):
@@ -257,7 +258,7 @@ def evaluate_classifier(classifier, split, shrinkage=2.0):
     out.index.name = "classifier"
     out.attrs = {
         **facts, "n_trials": len(split.test), "n_neurons": len(split.test.neurons), "n_sessions": len(split.test.sessions),
-        **origin(split.test), "models": _digests(rows), "split": split.rule, "naive": [frequency.name],
+        **origin(split.test), **_models(rows), "split": split.rule, "naive": [frequency.name],
     }  # fmt: skip
     return out
 

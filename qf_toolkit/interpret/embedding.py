@@ -24,7 +24,7 @@ def tsne(vectors, *, perplexity="auto", seed=0):
     vectors : xarray.DataArray, dims (item, width)
         An item a row, two numbers a row or more; the first dim may have any name (code, neuron).
     perplexity : float or "auto"
-        About how many neighbours an item keeps, at most a third of the others; "auto" takes that or 30, whichever is less.
+        About how many neighbours an item keeps, from 1 to a third of the others; "auto" takes that or 30, whichever is less.
     seed : int
         Of the jitter that is added to the start. Maps of different seeds differ in more than bits: look at a few before a pattern is believed.
 
@@ -46,9 +46,9 @@ def tsne(vectors, *, perplexity="auto", seed=0):
         perplexity = min(MOST_PERPLEXITY, most)
     if not isinstance(perplexity, int | float | np.number):
         raise QfError(f"perplexity: expected a number or 'auto', found {perplexity!r}.")
-    if not 0 < perplexity <= most:
+    if not 1 <= perplexity <= most:
         raise QfError(
-            f"perplexity: expected above 0 and at most {most:.4g}, a third of the other {len(x) - 1} items, found {perplexity:g}. Take 'auto', or more items."
+            f"perplexity: expected from 1 to {most:.4g}, a third of the other {len(x) - 1} items, found {perplexity:g}. Take 'auto', or more items."
         )
     try:
         import openTSNE

@@ -5,6 +5,7 @@ import xarray as xr
 
 from ..errors import QfError
 from ..recordings.conditions import category_of
+from ..recordings.trials import check_trials
 from ..training.downstream import Downstream
 from ..training.forecaster import origin
 from .embedding import with_seed
@@ -45,7 +46,8 @@ def neuron_tokens(model, *, moved=False):
                 "moved: expected a model that knows what its tokens started from, found one saved before. Fit it again, or take moved=False."
             )
         tokens -= start
-    attrs = {"model": model.digest(), **({} if model.seed is None else {"seed": model.seed}), "moved": int(moved)}
+    known = {"seed": model.seed, "simulated": model.autoencoder.simulated}  # None in models saved before they were kept
+    attrs = {"model": model.digest(), **{n: int(v) for n, v in known.items() if v is not None}, "moved": int(moved)}
     return xr.DataArray(tokens, {"neuron": np.array(model.neurons, dtype=object)}, ("neuron", "width"), "tokens", attrs)
 
 
@@ -77,6 +79,7 @@ def neuron_statistics(trials):
         NaN, or "" for the condition, where there is nothing to take them from. The dataset and each of its variables have the attrs of `origin`,
         variables their `units`, too.
     """
+    check_trials(trials)
     last = {n: s for s in trials.sessions for n in trials.neurons_of(s)}
     held, rows = {}, {}
     for session in trials.sessions:

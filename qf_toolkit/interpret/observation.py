@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..recordings.trials import Trials
+from ..recordings.trials import check_trials
 from ..training.activation import QuantFormerClassifier
 from ..training.forecaster import Forecaster, origin, seen_trials
 from ..training.pretrain import Autoencoder
@@ -27,15 +27,6 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_trials(trials):
-    """Raise QfError where these are no Trials, or there is none of them."""
-    if not isinstance(trials, Trials):
-        hint = "Pass one of its parts, split.test say." if hasattr(trials, "test") else "Choose some with store.trials(...)."
-        raise QfError(f"trials: expected Trials, found {type(trials).__name__}. {hint}")
-    if not len(trials):
-        raise QfError("trials: expected at least one, found none. Choose other trials.")
 
 
 class Observer:
@@ -127,8 +118,8 @@ class Observer:
             interval), units of the signal; with an auto-encoder `reconstruction` (time), `code` (patch) and `forecast_code` (model, patch), -1
             where there is none; `active` bool, `probability` (classifier). Coords time (s from the onset), start_s (patch).
             attrs: session, neuron, trial, condition, stimulus, signal, n_baseline, n_score, n_same (trials of that condition, which the PSTH
-            averages), patch_s, seen (names of the models that saw this trial in training), notes (what a model could not do, and why),
-            data, simulated, model.
+            averages), patch_s, forecasters (names of all there are), seen (names of the models that saw this trial in training), notes (what a
+            model could not do, and why), data, simulated, models (hashes).
 
         Raises
         ------
@@ -174,7 +165,7 @@ class Observer:
         return xr.Dataset(found, coords, attrs).assign_attrs(
             session=session, neuron=neuron, trial=int(trial), condition=str(here["condition"]), stimulus=str(here["stimulus"]), signal=signal,
             n_baseline=n, n_score=int(ds["n_score"].values[at]), n_same=len(like),
-            seen=list(dict.fromkeys(name for name, by in self._seen if session in by and by[session][at])), notes=notes, **self._from(session),
+            forecasters=list(self.forecasters), seen=list(dict.fromkeys(name for name, by in self._seen if session in by and by[session][at])), notes=notes, **self._from(session),
         )  # fmt: skip
 
     def _from(self, session):
@@ -182,8 +173,17 @@ class Observer:
         if session not in self._origin:
             classifiers = {f"{name} (classifier)" if name in self.forecasters else name: m for name, m in self.classifiers.items()}
             models = {name: m.digest() for name, m in {**self.forecasters, **classifiers}.items()}
+            if self.autoencoder is not None:
+                models["codes"] = self.autoencoder.digest()
             models = {name: found for name, found in models.items() if found}
-            self._origin[session] = origin(self.of(session)) | ({"models": models} if models else {})
+            seeds = {name: m.seed for name, m in {**self.forecasters, **classifiers}.items() if m.seed is not None}
+            drawn = {"draws": self.n_samples, "draw_seed": self.seed} if any(m.probabilistic for m in self.forecasters.values()) else {}
+            self._origin[session] = {
+                **origin(self.of(session)),
+                **({"models": models} if models else {}),
+                **({"seeds": seeds} if seeds else {}),
+                **drawn,
+            }
         return self._origin[session]
 
     def _context(self, model, part, at):

@@ -107,6 +107,7 @@ def figure_quantisation(truth, codes, *, n=8, seed=0):
             f"{100 * error.attrs['explained']:.0f} % of the variance within windows explained",
             {"size": 7},
         )
+    credit(fig, {"choice_seed": seed})
     return fig
 
 
@@ -297,7 +298,13 @@ def figure_context(swaps, code, *, contexts=None, place=None, n=6):
     here = swaps.sel(code=code, place=place)
     if contexts is None:
         others = here.isel(context=here["context"].values != code).sortby("context_dependence")["context"].values
+        if not len(others) or n < 1:
+            raise QfError(
+                f"swaps: expected another code to be the context and n of at least 1, found {len(others)} others and n = {n}. Take more codes."
+            )
         contexts = others[np.unique(np.linspace(0, len(others) - 1, n).round().astype(int))]
+    if not len(contexts):
+        raise QfError("contexts: expected at least one code, found none. Name some, or leave it out.")
     columns = min(3, -(-len(contexts) // 2))
     rows = -(-len(contexts) // columns)
     with style():

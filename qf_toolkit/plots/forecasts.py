@@ -84,6 +84,7 @@ def figure_forecasts(trials, forecasts, n=8, seed=0):
         looks = _looks(forecasts)
         _draw_chosen(axes[:-1].flat, trials, forecasts, chosen, looks, means=axes[-1])
         _finish(fig, axes, looks)
+    credit(fig, {"choice_seed": seed})
     return fig
 
 
@@ -123,6 +124,7 @@ def figure_examples(trials, forecasts, *, n=12, seed=0):
         looks = _looks(forecasts)
         _draw_chosen(axes.flat, trials, forecasts, chosen, looks)
         _finish(fig, axes, looks)
+    credit(fig, {"choice_seed": seed})
     return fig
 
 
@@ -171,6 +173,7 @@ def figure_stimuli(parts, *, n=1, seed=0):
             block = axes[i // columns * n :][:n, i % columns]
             _draw_chosen(block, mine, forecasts, _choose(mine, n, seed), looks, title=_title_of_stimulus)
         _finish(fig, axes, looks, every=True)
+    credit(fig, {"choice_seed": seed})
     return fig
 
 

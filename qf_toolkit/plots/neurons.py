@@ -137,7 +137,7 @@ def plot_probe(probe, *, ax=None):
         labels.append(_name(name) + (f"\n({', '.join(notes)})" if notes else ""))
     ax.set_yticks(at, labels)
     ax.invert_yaxis()
-    ax.set_xlabel("held-out $R^2$" + (", of labels balanced accuracy" if (probe["kind"].values == "label").any() else ""))
+    ax.set_xlabel("held-out R²" + (", of labels balanced accuracy" if (probe["kind"].values == "label").any() else ""))
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, 0.0), borderaxespad=5.0, ncols=3, columnspacing=1.2, handlelength=1.2)
     credit(ax, probe)
     return ax
@@ -156,7 +156,7 @@ def _median(ax, x, y, values, source):
 def _continuous(ax, x, y, values, source):
     points = ax.scatter(x, y, c=values, s=22, cmap="viridis", zorder=2, **POINT)
     unit = source.attrs.get("units", "")
-    ax.get_figure(root=True).colorbar(points, ax=ax, shrink=0.8, label=_name(source.name) + (f" ({unit})" if unit else ""))
+    ax.get_figure(root=True).colorbar(points, cax=ax.inset_axes((1.02, 0.1, 0.05, 0.8)), label=_name(source.name) + (f" ({unit})" if unit else ""))
     if ax.get_legend_handles_labels()[1]:
         _legend_below(ax)
 

@@ -152,9 +152,9 @@ def title_of(view):
 
 
 def model_looks(view, models=None):
-    """(name, colour, dashes) of each forecast: the same in every view of the same models, dashed from the eighth on."""
-    colors, known = palette(), list(view["model"].values)
-    wanted = known if models is None else [m for m in known if m in models]
+    """(name, colour, dashes) of each forecast: the same in every view of an Observer, whichever are drawn; dashed from the eighth on."""
+    colors, there = palette(), list(view["model"].values)
+    known, wanted = view.attrs.get("forecasters", there), [m for m in there if models is None or m in models]
     return [(name, colors[known.index(name) % len(colors)], (4, 2) if known.index(name) >= len(colors) else None) for name in wanted]
 
 

@@ -15,7 +15,22 @@ from .._files import atomic_path, write_text
 
 STYLE = Path(__file__).with_name("qf.mplstyle")
 TRUTH = "0.15"  # what was measured is near black in every figure
-ORIGIN = ("session", "data", "model", "models", "forecaster", "seed", "model_seed", "perplexity", "init")  # attrs that tell where a result comes from
+ORIGIN = (
+    "session",
+    "data",
+    "model",
+    "models",
+    "forecaster",
+    "fingerprint",
+    "seed",
+    "seeds",
+    "model_seed",
+    "draws",
+    "draw_seed",
+    "choice_seed",
+    "perplexity",
+    "init",
+)  # attrs that tell where a result comes from
 LIBRARIES = ("torch", "numpy", "xarray", "scipy", "scikit-learn", "matplotlib", "openTSNE", "allensdk")
 
 _sources = weakref.WeakKeyDictionary()  # figure -> what it was drawn from
@@ -116,7 +131,7 @@ def save_figure(fig, stem, formats=("svg", "png"), **facts):
         If the disk is full or the folder can't be written.
     """
     paths = []
-    for kind in formats:
+    for kind in [formats] if isinstance(formats, str) else formats:
         path = Path(f"{stem}.{kind}")
         # no date inside, so that the same figure is the same file
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)

@@ -18,8 +18,9 @@ def plot_history(history, *, ax=None):
 
     Parameters
     ----------
-    history : list of dict
-        `model.history`, an entry an epoch: epoch, loss (mean over the training steps) and score (of validation, lower is better).
+    history : list of dict, or a trained model
+        `model.history`, an entry an epoch: epoch, loss (mean over the training steps) and score (of validation, lower is better). Given the model
+        itself, the figure also knows where it comes from.
     ax : matplotlib.axes.Axes, optional
         The current one where left out.
 
@@ -34,6 +35,10 @@ def plot_history(history, *, ax=None):
         If there is no epoch, or an entry lacks epoch, loss or score.
     """
     ax = axes_or_current(ax)
+    if hasattr(history, "digest"):
+        pretrained = getattr(history, "autoencoder", history)
+        credit(ax, {"model": history.digest(), "simulated": pretrained.simulated, **({} if history.seed is None else {"seed": history.seed})})
+        history = history.history
     epoch, loss, score = _columns(history)
     right = ax if _same_scale(loss, score) else ax.twinx()
     lines = ax.plot(epoch, loss, color="C0", label="training loss")

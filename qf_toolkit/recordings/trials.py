@@ -217,6 +217,8 @@ class Trials:
             found.update(f"{session} {self.source.header(session).attrs.get('fingerprint', '')}".encode())
             found.update(rows["onset_frame"].to_numpy(np.int64).tobytes() + "\n".join(rows["condition"]).encode())
             found.update("\n".join(self.neurons_of(session)).encode())
+            if self.scaling is not None and self.window.signal == "zscore":
+                found.update(np.stack(self.scale_of(session)).tobytes())
         return found.hexdigest()
 
     def subset(self, mask):
@@ -360,6 +362,15 @@ class Trials:
                 "simulated": int(str(ds.attrs.get("source", "")) == "simulation"), "data": self.digest(),
             },
         )  # fmt: skip
+
+
+def check_trials(trials):
+    """Raise QfError where these are no Trials, or there is none of them."""
+    if not isinstance(trials, Trials):
+        hint = "Pass one of its parts, split.test say." if hasattr(trials, "test") else "Choose some with store.trials(...)."
+        raise QfError(f"trials: expected Trials, found {type(trials).__name__}. {hint}")
+    if not len(trials):
+        raise QfError("trials: expected at least one, found none. Choose other trials.")
 
 
 def scaling_by_session(scaling):

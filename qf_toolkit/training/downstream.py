@@ -47,8 +47,8 @@ class Downstream(Forecaster):
         return self.autoencoder.device
 
     def digest(self):
-        """A hash of the weights, those of the auto-encoder included."""
-        return digest(self._both().state_dict())
+        """A hash of the weights, those of the auto-encoder included, and of what else decides a forecast."""
+        return digest(self._both().state_dict(), [self._scale, self.autoencoder.scaling, self._settings(*self.results)])
 
     def _both(self):
         return torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
@@ -119,7 +119,10 @@ class Downstream(Forecaster):
         new = [n for n in split.train.neurons if n not in self.neurons]
         if not new:
             return []
-        before = {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed")}, (self.module.neurons.table, self.module.neurons.start)
+        before = (
+            {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed")},
+            (self.module.neurons.table, self.module.neurons.start),
+        )
         known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:

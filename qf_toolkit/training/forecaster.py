@@ -5,6 +5,7 @@ import xarray as xr
 
 from ..errors import LeakageError, QfError
 from ..recordings.session import TRIAL_COORDS, trial_features
+from ..recordings.trials import check_trials
 
 
 class Forecaster:
@@ -86,6 +87,7 @@ class Forecaster:
         return self._labelled(trials, lambda *a: {"samples": (dims, self.sample_arrays(*a, n_samples=n_samples, seed=seed))})
 
     def _labelled(self, trials, call):
+        check_trials(trials)
         headers = [trials.source.header(s) for s in trials.sessions]
         features = [c for c in trial_features(headers[0]) if all(c in h.coords for h in headers)]
         parts = []
@@ -139,7 +141,8 @@ def origin(trials, model=None):
     """
     found = {"data": trials.digest(), "simulated": int(trials.simulated)}
     if model is not None:
-        found["model"] = model.digest()
+        if model.digest():
+            found["model"] = model.digest()
         if model.seed is not None:
             found["seed"] = model.seed
     return found

@@ -9,7 +9,7 @@ import xarray as xr
 from ..errors import QfError
 from ..models.quantformer import QuantFormer, QuantFormerConfig
 from ..recordings.conditions import category_of
-from ..recordings.trials import scaling_by_session
+from ..recordings.trials import check_trials, scaling_by_session
 from ..recordings.window import Window
 from .bank import CHUNK, Bank, pick_device, tell_left_out
 from .forecaster import check_rate, check_unseen, origin, seen_frames
@@ -57,8 +57,8 @@ class Autoencoder:
         return next(self.module.parameters()).device
 
     def digest(self):
-        """A hash of the weights."""
-        return digest(self.module.state_dict())
+        """A hash of the weights and of what else decides a code."""
+        return digest(self.module.state_dict(), [self.scale, self.scaling])
 
     def divisor(self, neuron):
         """What the signal of a neuron is divided by; the pooled one for a neuron not seen in training."""
@@ -86,7 +86,10 @@ class Autoencoder:
         codes, reconstruction = self.codes_arrays(ds[self.window.signal].values, [str(n) for n in ds["neuron"].values])
         dims = ("trial", "neuron")
         found = xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), reconstruction)}, ds.coords, ds.attrs)
-        return found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
+        found = found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
+        for name in found.data_vars:  # a variable taken alone still says where it comes from
+            found[name].attrs.update(found.attrs)
+        return found
 
     def codes_arrays(self, x, neurons):
         """Codes (trial, neuron, patch) and reconstructions (trial, neuron, time) of whole windows `x` (trial, neuron, time); see `codes`."""
@@ -110,6 +113,7 @@ class Autoencoder:
         xarray.DataArray (code,)
             attrs: perplexity, and codes_used (those with 0.2 % of the patches or more).
         """
+        check_trials(trials)
         counts = np.zeros(self.config.codes)
         for part in trials.by_session():
             codes = self.codes(part)["code"].values

@@ -83,9 +83,9 @@ def load(folder, device="auto"):
     return kinds[config["kind"]].load(folder, device=device)
 
 
-def digest(tensors):
-    """A hash of named tensors."""
-    found = hashlib.blake2b(digest_size=12)
+def digest(tensors, note=None):
+    """A hash of named tensors, and of a note that JSON can hold."""
+    found = hashlib.blake2b(b"" if note is None else json.dumps(note, sort_keys=True).encode(), digest_size=12)
     for name, tensor in sorted(tensors.items()):
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()

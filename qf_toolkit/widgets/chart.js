@@ -166,8 +166,8 @@ function readAt(panels, t) {
 
 function render({ model, el }) {
   el.classList.add("qf-chart");
-  // the picture kept for exports is in the way once the live one is there
-  document.querySelectorAll(`[data-qf-static="${model.get("uid")}"]`).forEach((it) => { it.style.display = "none"; });
+  // the picture kept for exports is in the way as long as the live one is there, also one that is put there later
+  html(el, "style", "", `[data-qf-static="${model.get("uid")}"] { display: none; }`);
   const root = html(el, "div", "qf-focus");
   root.tabIndex = 0;
   root.setAttribute("role", "application");

@@ -9,9 +9,10 @@ import xarray as xr
 
 from ..errors import QfError
 from ..interpret.codes import burst, codebook, decode_codes, swap
-from ..interpret.observation import check_trials, one_thread
+from ..interpret.observation import one_thread
 from ..plots.codes import plot_swap
 from ..plots.style import style
+from ..recordings.trials import check_trials
 from ..training.forecaster import origin
 from ..training.pretrain import Autoencoder
 from .base import ROW, WIDE, Viewer, fill
@@ -57,8 +58,8 @@ class CodeExplorer(Viewer):
         self.simulated = bool(autoencoder.simulated) or (trials is not None and trials.simulated)
         self.trials = None if trials is None else autoencoder.prepare(trials)
         self.book = self._codebook()
-        c, self._origin = autoencoder.config, {"model": autoencoder.digest()} if trials is None else origin(trials, autoencoder)
-        self._origin |= {"normalise": autoencoder.normalise, "signal": autoencoder.window.signal}
+        c = autoencoder.config
+        self._origin = {**burst(autoencoder, 0).attrs, **({} if trials is None else origin(trials, autoencoder)), "simulated": int(self.simulated)}
         self._original = self._sequence = np.zeros(c.patches, int)
         codes = list(range(c.codes))
         if "usage" in self.book:

@@ -19,12 +19,16 @@ from .chart import around, band, image, line, rule, shades
 from .trace_inspector import STATISTICS
 
 TRACES = [{"name": "measured", "color": "ink"}, {"name": "forecast", "color": "#0072b2"}]
+LEARNT, WHOLE = "what training added", "whole"
 K = 5  # nearest neighbours that are marked
 MOST_TRIALS = 32  # whose forecasts are averaged, so that an update stays quick
 
 
 class EmbeddingBrowser(Viewer):
     """The plane of neuron tokens (paper Fig. A-10) beside the trials of the chosen neuron.
+
+    A token is its random start plus what training added to it, which is laid out where the start is known; after a short training the whole token (the
+    paper's way) is mostly its start.
 
     Click a point, or go to the nearest one in a direction with the arrow keys. Right: all its trials, ordered by condition, and the mean of those of
     the condition it responds to most, beside what the model forecasts there.
@@ -52,7 +56,11 @@ class EmbeddingBrowser(Viewer):
             self._set_up(model, trials, perplexity, seed, statistics)
 
     def _set_up(self, model, trials, perplexity, seed, statistics):
-        self.tokens = neuron_tokens(model)  # says what is wrong with the model
+        whole = neuron_tokens(model)  # says what is wrong with the model
+        learnt = bool(model.module.neurons.start.isfinite().all())  # unknown in models of before it was kept
+        self._tokens = {**({LEARNT: neuron_tokens(model, moved=True)} if learnt else {}), WHOLE: whole}
+        if learnt and not self._tokens[LEARNT].values.any(1).all():  # where a neuron had nothing to learn from it has moved nowhere
+            del self._tokens[LEARNT]
         self.model, self.observer = model, Observer(trials, [model], n_samples=0)
         self.simulated = trials.simulated
         self._neuron, self._shown, self._trials = None, {}, self.observer.trials
@@ -61,12 +69,13 @@ class EmbeddingBrowser(Viewer):
             description="perplexity", value=str(perplexity), continuous_update=False, layout=WIDE, tooltip="auto, or a number"
         )
         self.neuron = widgets.Combobox(description="neuron", options=[], placeholder="click a point, or type", continuous_update=False, layout=WIDE)
+        self.part = widgets.Dropdown(description="tokens", options=list(self._tokens), layout=WIDE)
         self.seed, self.embedding = seed, None
-        known = [n for n in self.tokens["neuron"].values if n in set(self._trials.neurons)]
+        known = [n for n in whole["neuron"].values if n in set(self._trials.neurons)]
         if not known:
             raise QfError("trials: expected a neuron that the model knows, found none. Choose trials of the recording it was trained on.")
         self.unknown = [n for n in self._trials.neurons if n not in set(known)]
-        self.tokens = self.tokens.sel(neuron=known)
+        self._tokens = {name: tokens.sel(neuron=known) for name, tokens in self._tokens.items()}
         self.statistics = neuron_statistics(self._trials.of_neurons(known)) if statistics is None else _checked(statistics)
         self.neuron.options = known
         self._homes = {}
@@ -75,12 +84,18 @@ class EmbeddingBrowser(Viewer):
                 self._homes.setdefault(name, []).append(session)
         self.color.observe(lambda _: self.update(), "value")
         self.neuron.observe(lambda change: self._chosen(change["new"]), "value")
-        self.perplexity.observe(lambda _: self._embed(), "value")
+        for control in (self.perplexity, self.part):
+            control.observe(lambda _: self._embed(), "value")
         self._neuron = known[int(np.nanargmax(np.nan_to_num(self._values("preferred_response", known), nan=-np.inf)))]
         with self._quiet():
             self.neuron.value = self._neuron
         self._embed(quietly=True)
-        self._ready(widgets.HBox([self.color, self.perplexity, self.neuron], layout=ROW))
+        self._ready(widgets.HBox([self.color, self.part, self.perplexity, self.neuron], layout=ROW))
+
+    @property
+    def tokens(self):
+        """The tokens that are laid out, DataArray (neuron, width)."""
+        return self._tokens[self.part.value]
 
     # ---------------------------------------------------------------- choosing
 
@@ -91,9 +106,9 @@ class EmbeddingBrowser(Viewer):
                 wanted = "auto" if text in ("", "auto") else float(text)
             except ValueError:
                 raise QfError(f"perplexity: expected auto or a number, found {text!r}. Type one.") from None
-            self.embedding = tsne(self.tokens, perplexity=wanted, seed=self.seed)
-            keys = self.tokens["neuron"].values
+            found, keys = tsne(self.tokens, perplexity=wanted, seed=self.seed), self.tokens["neuron"].values
             self._near = dict(zip(keys, nearest_neighbours(self.tokens, k=min(K, len(keys) - 1))["neighbour"].values.tolist(), strict=True))
+            self.embedding = found
         self._failed = self._error
         if not quietly:
             self.update()

@@ -342,6 +342,7 @@ def _provenance(facts):
         if name == "model":  # a view of several names them all
             values += [str(m) for s in facts.get("sources", ()) for m in dict(s.get("models", {})).values() if str(m) not in values]
         # hashes are long: their beginnings tell them apart
+        values = [v for v in values if v]
         values = [v[:8] for v in values] if name in ("data", "model") else values
         if values:
             parts.append(f"{name} {', '.join(values[:4])}{f' and {len(values) - 4} more' if len(values) > 4 else ''}")

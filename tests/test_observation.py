@@ -226,14 +226,14 @@ def test_z_scores_are_those_of_the_model(scaled):
     recording = session(change=hide)
     split = split_blocks(cut([recording], signal="zscore"))
     autoencoder, forecaster, classifier = fitted(split)
-    ridge = StimulusMean().fit(split)
+    rows = [StimulusMean().fit(split), CopyLast().fit(split_blocks(cut([recording], signal="zscore"), test=0))]  # the second with other z-scores
     trials = split.test if scaled else cut([recording], signal="zscore")
-    observer = Observer(trials, [forecaster, ridge, classifier])
+    observer = Observer(trials, [forecaster, *rows, classifier])
     trial = int(split.test.table["trial"][4])
     view = observer.look("m/one", "m/c3", trial)
     here = {"neuron": "m/c3", "trial": trial}
     np.testing.assert_allclose(view["measured"], split.test.dataset()["zscore"].sel(here), atol=1e-6)
-    for model in (forecaster, ridge):
+    for model in (forecaster, *rows):
         np.testing.assert_allclose(
             view["forecast"].sel(model=model.name).values[30:], model.predict(split.test)["forecast"].sel(here), atol=2e-5, err_msg=model.name
         )

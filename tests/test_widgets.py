@@ -1035,7 +1035,7 @@ def test_the_least_there_can_be(s, few):
 
 
 def test_odd_names_are_text_everywhere(tmp_path, monkeypatch):
-    subject, odd = "m <i>x%", ["a b", "50% <b>bold", "x&y \"q\" 'z'", "ü 神", "c.d,e=f", "..up"]
+    subject, odd = "m <i>x%", ["A b", "50% <b>bold", "x&y \"q\" 'z'", "ü 神", "c.d,e=f", "..up"]
     split = split_blocks(cut(toy_session(subject=subject, session="<script>", cells=odd, matched=True)))
     autoencoder, forecaster, classifier = fitted(split)
     forecaster.name = "<u>model"
@@ -1047,8 +1047,9 @@ def test_odd_names_are_text_everywhere(tmp_path, monkeypatch):
         assert widget._error is None and not re.search("<(b|i|u|script)>", widget._static() + widget.status.value)
         path = widget.save()[0]
         assert path.is_file() and path.parent == Path() and re.fullmatch(r"[\w.=,+-]+", path.name)
-    inspector.search.value = odd[2]
-    assert inspector.view().attrs["neuron"] == f"{subject}/{odd[2]}"
+    for typed, it in ((odd[2], 2), ("a B", 0)):
+        inspector.search.value = typed
+        assert inspector.view().attrs["neuron"] == f"{subject}/{odd[it]}"
 
 
 def test_simulated_data_are_said_to_be():

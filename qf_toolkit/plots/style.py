@@ -15,22 +15,13 @@ from .._files import atomic_path, write_text
 
 STYLE = Path(__file__).with_name("qf.mplstyle")
 TRUTH = "0.15"  # what was measured is near black in every figure
+# attrs that tell where a result comes from
+# fmt: off
 ORIGIN = (
-    "session",
-    "data",
-    "model",
-    "models",
-    "forecaster",
-    "fingerprint",
-    "seed",
-    "seeds",
-    "model_seed",
-    "draws",
-    "draw_seed",
-    "choice_seed",
-    "perplexity",
-    "init",
-)  # attrs that tell where a result comes from
+    "session", "data", "fingerprint", "model", "models", "forecaster", "seed", "seeds", "model_seed", "draws", "draw_seed", "choice_seed", "moved",
+    "perplexity", "init",
+)
+# fmt: on
 LIBRARIES = ("torch", "numpy", "xarray", "scipy", "scikit-learn", "matplotlib", "openTSNE", "allensdk")
 
 _sources = weakref.WeakKeyDictionary()  # figure -> what it was drawn from

@@ -77,8 +77,8 @@ keep(
 
 # %% [markdown]
 # ## By condition
-# **What to see:** left, the shares are nearly the same in every line; right, the little that a condition changes, in percentage points. A pattern by
-# orientation or by contrast would be a line of its own colour.
+# **What to see:** left, a line for each condition; right, by how many percentage points it differs from the mean of the lines. A column that changes from line to line, often
+# [STIM] and the blank, is what depends on the stimulus; columns that stay the same do not. Of more than 60 conditions the first 60 are shown, and their mean.
 
 # %%
 stimulus = study.stimuli[0]
@@ -147,7 +147,8 @@ def exchanged(model, trials, rng):
             "[STIM]": model.predict_arrays(x, neurons, [conditions[i] for i in other]),
             "baseline": model.predict_arrays(x[other], neurons, conditions),
         }
-        changes.append({name: 100 * np.abs(q[name] - p)[whole].mean() for name in q})
+        kept = {"[NEURON]": whole, "[STIM]": whole, "baseline": whole & whole[other]}
+        changes.append({name: 100 * np.abs(q[name] - p)[kept[name]].mean() for name in q})
     return pd.DataFrame(changes).mean()
 
 

@@ -124,9 +124,8 @@ pd.DataFrame({name: runs[name].values for name in ("number", "mean_length", "lon
 # root mean square of the change; rows of one colour are codes that bend with any neighbour.
 
 # %%
-places = sorted({2, autoencoder.config.patches // 2, autoencoder.config.patches - 1})
-swapped = swaps(autoencoder, places)
-peak = int(book["code"].values[int(book["level"].argmax())])
+swapped = swaps(autoencoder)  # every code in every burst at every place
+peak = int(book["code"].values[int(book["level"].argmax("code"))])
 fig = figure_context(swapped, peak)
 credit(fig, origin(test, autoencoder))
 keep(

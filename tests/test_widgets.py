@@ -747,6 +747,8 @@ def test_viewer_of_a_trial_without_a_baseline(viewer):
     assert fails(viewer, r"trial: expected a baseline without missing values of m/c1, found none among 1")
     key(viewer, "ArrowRight")
     assert viewer.view().attrs["trial"] == 44
+    viewer.neuron.value, viewer.trial.value = LATE[0], LATE[1] + 1  # whose baseline is missing in part
+    assert fails(viewer, "expected a baseline without missing values of m/c2")
 
 
 def test_viewer_under_z_scores():
@@ -914,6 +916,7 @@ def test_browser_of_neurons_and_conditions_that_the_model_does_not_know(s):
     assert "No forecast" not in browser.message and None not in lines(browser, "mean")["forecast"]["y"][30:]
 
 
+@pytest.mark.filterwarnings("ignore:left out")
 def test_browser_of_a_neuron_that_training_had_nothing_of():
     def holes(traces, trials):
         traces[1, ::20] = np.nan
@@ -940,11 +943,13 @@ def test_browser_of_a_silent_neuron(s):
 
 def test_browser_is_coloured_by_the_statistics_given(s):
     given = neuron_statistics(s.split.train.of_neurons(["m/c0", "m/c1", "m/c4"]))
+    given["preferred_condition"].values[0] = "scenes/image=3"  # of other trials
     browser = EmbeddingBrowser(s.forecaster, s.test, statistics=given)
     browser.color.value = "preferred condition"
     assert [t.endswith(": none") for t in marks(browser, "plane", "points")[0]["tip"]] == [False, False, True, True, False, True, True, True]
-    browser.choose("m/c2")
-    assert "all conditions" in panel(browser, "mean")["title"]
+    for neuron in ("m/c2", "m/c0"):
+        browser.choose(neuron)
+        assert "of all conditions" in panel(browser, "mean")["title"] and browser.view().attrs["condition"] == ""
     assert fails(EmbeddingBrowser(s.forecaster, s.test, statistics=given.drop_vars("sd")), r"statistics: expected 'sd' among them, found none")
 
 
@@ -1123,6 +1128,8 @@ def test_diagnose_says_what_is_missing(monkeypatch, capsys, tmp_path):
     assert "jupyterlab_widgets is missing (needed by JupyterLab)" in told and "all is here" not in told
     assert "@jupyter-widgets/jupyterlab-manager is missing" in told and "extension anywidget" not in told
     assert f"install: {sys.executable} -m pip install jupyterlab_widgets; then restart" in told
+    (tmp_path / "anywidget").rmdir()
+    assert not diagnose() and "-m pip install jupyterlab_widgets anywidget; then restart" in capsys.readouterr().out
 
 
 # --- what the chart is sent

@@ -138,17 +138,17 @@ def figure_observation(view, *, levels=None, models=None):
         if coded:
             plot_codes(view, levels=levels, models=models, ax=axes[1]).set_xlabel("")
         plot_psth(view, ax=axes[-1])
-        axes[0].set_title(title_of(view), fontsize=7, loc="left")
+        axes[0].set_title(title_of(view, "\n"), fontsize=7, loc="left")
         handles, labels = axes[0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     return fig
 
 
-def title_of(view):
-    """What a view shows, in words."""
+def title_of(view, between=" "):
+    """What a view shows, in words; `between` stands between the observation and its condition."""
     a = view.attrs
     active = "active" if bool(view["active"]) else "not active"
-    return f"{a['neuron']}, trial {a['trial']}: {a['condition']}; {active}"
+    return f"{a['neuron']}, trial {a['trial']}:{between}{a['condition']}; {active}"
 
 
 def model_looks(view, models=None):

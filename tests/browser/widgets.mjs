@@ -129,6 +129,12 @@ try {
       const wanted = ["session", "stimulus", "condition", "find neuron", "sort by", "neuron", "trial", "forecasts", "chart", "save as", "Save figure and CSV"];
       assert.deepEqual(seen.filter((s) => wanted.includes(s)).slice(0, wanted.length), wanted, `found ${seen.join(", ")}`);
     });
+    await check("inspector: saving writes files, and the static picture stays out of the way", async () => {
+      await page.getByRole("button", { name: "Save figure and CSV" }).click();
+      await page.getByText(/written: .*\.csv/).waitFor({ timeout: 20_000 });
+      await page.waitForTimeout(1500);
+      assert.equal(await page.locator("[data-qf-static]").first().isVisible(), false);
+    });
     await check("inspector: no error in the page", async () => assert.deepEqual(one.faults, []));
     await page.close();
 

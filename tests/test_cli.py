@@ -179,8 +179,15 @@ def test_ctrl_c_exits_with_130(store, tmp_path):
     ]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert b"Split" in process.stdout.readline()  # it is at work
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    for last in (False, False, True):
+        process.send_signal(signal.SIGINT)
+        try:
+            _, err = process.communicate(timeout=25)
+            break
+        except subprocess.TimeoutExpired:  # torch's own late imports swallow an interrupt that falls into one of their bare excepts
+            if last:
+                process.kill()
+                raise
     assert process.returncode == 130
     assert b"Traceback" not in err and b"qf: stopped" in err
 

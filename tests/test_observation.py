@@ -267,8 +267,8 @@ def test_windows_of_a_few_neurons_are_kept():
     assert observer.windows("mouse/one", "mouse/one/0") is first  # the one used last goes last
     for name in trials.neurons[KEPT:]:
         observer.windows("mouse/one", name)
-    assert observer.windows("mouse/one", "mouse/one/0") is first and len(observer._windows) == KEPT
-    assert ("mouse/one", "mouse/one/1") not in observer._windows
+    assert observer.windows("mouse/one", "mouse/one/0") is first and len(observer._kept) == KEPT
+    assert ("mouse/one", "mouse/one/1") not in observer._kept
 
 
 def test_threads_are_given_back():
@@ -377,7 +377,7 @@ def test_a_figure_is_not_known_to_pyplot_and_says_where_it_comes_from(s, observe
     fig = figure_observation(view)
     fig.draw_without_rendering()
     assert plt.get_fignums() == [] and len(fig.axes) == 3
-    assert fig.axes[0].get_title(loc="left") == title_of(view)
+    assert fig.axes[0].get_title(loc="left") == title_of(view, "\n")
     (source,) = provenance(fig)["sources"]
     assert source["data"] == view.attrs["data"] and source["models"] == view.attrs["models"]
     bare = figure_observation(Observer(s.test).look("m/one", "m/c0", 45))

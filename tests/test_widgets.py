@@ -55,7 +55,7 @@ def s():
 
 @pytest.fixture
 def inspector(s):
-    return TraceInspector(s.test, [s.forecaster, *s.naive, s.classifier], n_samples=8)
+    return TraceInspector(s.test, [*s.naive[:2], s.forecaster, *s.naive[2:], s.classifier], n_samples=8)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_inspector_draws_the_numbers_of_the_library(s, inspector):
     ds = part.dataset()
     time, x = ds["time"].values, ds["dff"].sel(at).values
     drawn = lines(inspector, "trace")
-    assert list(drawn) == ["measured", "QuantFormer", "copy last", "mean of the context"]  # the first three
+    assert list(drawn) == ["measured", "copy last", "mean of the context", "QuantFormer"]  # the first three
     same(drawn["measured"]["y"], x)
     same(drawn["measured"]["x"], time)
     for model in (s.forecaster, *s.naive[:2]):
@@ -150,7 +150,8 @@ def test_inspector_draws_the_numbers_of_the_library(s, inspector):
     draws = s.forecaster.sample(part.subset((part.table["trial"] == 47).to_numpy()).of_neurons("m/c6"), n_samples=8, seed=0)["samples"].values
     for side, q in (("low", 0.05), ("high", 0.95)):
         same(band[side][30:], np.quantile(draws[:, 0, 0], q, axis=0), rtol=1e-4, atol=1e-5)
-    assert band["color"] == drawn["QuantFormer"]["color"] == palette()[0]
+    band_color = drawn["QuantFormer"]["color"]
+    assert band["color"] == band_color == palette()[2]
     shaded = [(m["x0"][0], m["x1"][0]) for m in marks(inspector, "trace", "cells")]
     assert shaded == [(-3.0, 0.0)]  # all of the response is scored
     assert [m["x"] for m in marks(inspector, "trace", "rule")] == [0.0]
@@ -175,6 +176,7 @@ def test_inspector_draws_the_numbers_of_the_library(s, inspector):
     low, high = panel(inspector, "trace")["y"]["domain"]
     assert low < np.nanmin(x) and high > np.nanmax(x)
     assert [e["name"] for e in spec(inspector)["legend"]] == [*drawn, "90% interval"]
+    assert spec(inspector)["legend"][-1]["color"] == band_color
     probability = float(s.classifier.predict(part)["probability"].sel(at))
     wanted = "active" if bool(ds["active"].sel(at)) else "not active"
     assert inspector.message == f"{wanted} in this trial; probability of being active {probability:.2f} (QuantFormer); neuron 4 of 5, trial 8 of 20."

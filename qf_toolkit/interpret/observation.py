@@ -66,7 +66,7 @@ class Observer:
         if trials.window.signal == "zscore" and trials.scaling is None and self.autoencoder is not None:
             self.trials = self.autoencoder.prepare(trials)
         self._by_session = {part.sessions[0]: part for part in self.trials.by_session()}
-        self._windows = OrderedDict()
+        self._kept = OrderedDict()
         self._seen = [(m.name, seen_trials(m.seen, self.trials)) for m in models if m.seen]
         # a code means something else in each codebook: only those of the auto-encoder that is shown are
         same = self.autoencoder.digest() if coded else None
@@ -92,12 +92,12 @@ class Observer:
 
     def windows(self, session, neuron):
         """All windows of a neuron in a session: `Trials.dataset()` of it alone."""
-        if (session, neuron) not in self._windows:
-            self._windows[session, neuron] = self.of(session).of_neurons(neuron).dataset()
-            if len(self._windows) > KEPT:
-                self._windows.popitem(last=False)
-        self._windows.move_to_end((session, neuron))
-        return self._windows[session, neuron]
+        if (session, neuron) not in self._kept:
+            self._kept[session, neuron] = self.of(session).of_neurons(neuron).dataset()
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end((session, neuron))
+        return self._kept[session, neuron]
 
     def look(self, session, neuron, trial, models=None):
         """Everything about one observation.
@@ -143,9 +143,10 @@ class Observer:
             notes.append("the baseline has missing values or too small an F0: nothing is forecast")
         with one_thread():
             wanted = [m for m in self.forecasters if models is None or m in models]
-            forecasts = {name: self._forecast(self.forecasters[name], part, at, notes) if usable else {} for name in wanted}
-            probabilities = {name: self._probability(m, part, at, notes) if usable else np.nan for name, m in self.classifiers.items()}
-            codes = self._codes(part, at, notes)
+            asked = part, (session, neuron, at)
+            forecasts = {name: self._forecast(self.forecasters[name], *asked, n, notes) if usable else {} for name in wanted}
+            probabilities = {name: self._probability(m, *asked, n, notes) if usable else np.nan for name, m in self.classifiers.items()}
+            codes = self._codes(*asked, notes)
         found = {"measured": ("time", x[at]), "psth": ("time", psth), "psth_sd": ("time", psth_sd), "active": ((), bool(ds["active"].values[at, 0]))}
         coords, attrs = {"time": ds["time"].values, "model": np.array(wanted, dtype=object)}, {}
         for name in ("forecast", "low", "high"):
@@ -186,22 +187,21 @@ class Observer:
             }
         return self._origin[session]
 
-    def _context(self, model, part, at):
+    def _windows(self, model, part, key):
         """Windows (1, neuron, time) as a model wants them: those of one neuron, or of all; their neurons, and the condition."""
-        if model.population:
-            part = self.of(part.sessions[0]).subset([at])
-        part = model.prepare(part)
+        session, neuron, at = key
+        part = model.prepare(self.of(session).subset([at]) if model.population else part)
         if part.window.signal == "zscore" or model.population:
             x = part.dataset()[part.window.signal].values
         else:  # the same for all models, and cut already
-            x = self.windows(part.sessions[0], part.neurons[0])[part.window.signal].values[[at]]
-        return x, part.neurons, [str(part.table["condition"].iloc[0])]
+            x = self.windows(session, neuron)[part.window.signal].values[[at]]
+        return x, part.neurons if model.population else [neuron], [str(part.table["condition"].iloc[0])]
 
-    def _forecast(self, model, part, at, notes):
-        """{"forecast", "low", "high": (time,), "code": (patch,)} as far as the model can, else a note of why not."""
+    def _forecast(self, model, part, key, n, notes):
+        """{"forecast", "low", "high": (time,), "code": (patch,)} as far as the model can, else a note of why not; `n` frames are the baseline."""
         try:
-            x, names, conditions = self._context(model, part, at)
-            context, mine = np.nan_to_num(x[..., : model.window.frames(part.rate_hz)[0]]), names.index(part.neurons[0])
+            x, names, conditions = self._windows(model, part, key)
+            context, mine = np.nan_to_num(x[..., :n]), names.index(key[1])
             found = {"forecast": model.predict_arrays(context, names, conditions)[0, mine]}
             if model.probabilistic and self.n_samples:
                 drawn = model.sample_arrays(context, names, conditions, self.n_samples, self.seed)[:, 0, mine]
@@ -213,20 +213,20 @@ class Observer:
             return {}
         return found
 
-    def _probability(self, model, part, at, notes):
+    def _probability(self, model, part, key, n, notes):
         try:
-            x, names, conditions = self._context(model, part, at)
-            return float(model.predict_arrays(np.nan_to_num(x[..., : model.window.frames(part.rate_hz)[0]]), names, conditions)[0, 0])
+            x, names, conditions = self._windows(model, part, key)
+            return float(model.predict_arrays(np.nan_to_num(x[..., :n]), names, conditions)[0, 0])
         except QfError as error:
             notes.append(_named(f"{model.name} (classifier)", error))
             return np.nan
 
-    def _codes(self, part, at, notes):
+    def _codes(self, part, key, notes):
         """The auto-encoder's codes of the measured window, which see the response: what happened, not what was forecast."""
         if self.autoencoder is None:
             return None
         try:
-            x, names, _ = self._context(self.autoencoder, part, at)
+            x, names, _ = self._windows(self.autoencoder, part, key)
             return self.autoencoder.codes_arrays(x, names)
         except QfError as error:
             notes.append(f"codes: {error}")

@@ -187,12 +187,12 @@ class TraceInspector(Viewer):
             raise QfError("trial: expected at least one of this choice, found none. Choose another stimulus or condition.")
         view = self.observer.look(self.session.value, self.neuron.value, self.trial.value, models=list(self.models.value))
         self._view = view
-        looks, y = model_looks(view), self._range(view)
-        time = view["time"].values
+        time, y, parts = view["time"].values, self._range(view), [view[n].values for n in ("forecast", "low", "high")]
+        looks = [(*look, *rows) for look, *rows in zip(model_looks(view), *parts, strict=True)]  # name, colour, dashes, and three courses each
         return {
             "about": f"Trace inspector: {title_of(view)}. Arrow up and down: neuron, left and right: trial, with shift: read off values.",
-            "legend": self._legend(view, looks),
-            "panels": [self._traces(view, looks, y, time), *self._strips(view, time), self._psth(view, y, time)],
+            "legend": self._legend(looks),
+            "panels": [self._traces(view, looks, y, time), *self._strips(view, time), self._psth(view, time)],
         }, self._text(view)
 
     def _range(self, view):
@@ -208,13 +208,10 @@ class TraceInspector(Viewer):
         scored = view.attrs["n_score"] * (end - time[-1])
         marks = [span(time[0], 0.0, y, opacity=0.05)]
         marks += [span(0.0, scored, y, opacity=0.1)] if view.attrs["n_baseline"] + view.attrs["n_score"] < len(time) else []
-        for name, color, _ in looks:
-            mine = view.sel(model=name)
-            if np.isfinite(mine["low"].values).any():
-                marks.append(band(time, mine["low"].values, mine["high"].values, color))
+        marks += [band(time, low, high, color) for _, color, _, _, low, high in looks if np.isfinite(low).any()]
         marks.append(rule(0.0))
         marks.append(line(time, view["measured"].values, width=1.4, name="measured"))
-        marks += [line(time, view["forecast"].sel(model=n).values, c, n, width=2.2, dash=_css(d)) for n, c, d in looks]
+        marks += [line(time, forecast, color, name, width=2.2, dash=_css(dash)) for name, color, dash, forecast, *_ in looks]
         return {
             "name": "trace", "title": title_of(view), "height": 210, "left": LEFT, "scrub": True, "marks": marks,
             "x": {"domain": [float(time[0]), end], **({"label": None} if "code" in view else {"label": "time from onset (s)"})},
@@ -246,7 +243,7 @@ class TraceInspector(Viewer):
             "marks": [*marks, rule(0.0)], "x": {"domain": [float(time[0]), float(time[-1] + step_s)]}, "y": {"domain": [0, len(rows)], "ticks": ticks},
         }]  # fmt: skip
 
-    def _psth(self, view, y, time):
+    def _psth(self, view, time):
         mean, sd = view["psth"].values, view["psth_sd"].values
         return {
             "name": "psth", "title": f"mean of the {view.attrs['n_same']} trials of {view.attrs['condition']} here, with SD", "height": 110, "left": LEFT, "scrub": True,
@@ -256,12 +253,12 @@ class TraceInspector(Viewer):
             "y": {"domain": list(around(mean - sd, mean + sd, view["measured"].values)), "label": SIGNAL_LABELS.get(view.attrs["signal"], "")},
         }  # fmt: skip
 
-    def _legend(self, view, looks):
-        shaded = any(np.isfinite(view["low"].sel(model=n).values).any() for n, *_ in looks)
+    def _legend(self, looks):
+        shaded = [color for _, color, _, _, low, _ in looks if np.isfinite(low).any()]
         return [
             {"name": "measured", "color": "ink"},
-            *({"name": n, "color": c, "dash": _css(d)} for n, c, d in looks),
-            *([{"name": f"{LEVEL:.0%} interval", "color": looks[0][1], "kind": "band"}] if shaded else []),
+            *({"name": name, "color": color, "dash": _css(dash)} for name, color, dash, *_ in looks),
+            *({"name": f"{LEVEL:.0%} interval", "color": color, "kind": "band"} for color in shaded[:1]),
         ]
 
     def _text(self, view):

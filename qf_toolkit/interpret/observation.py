@@ -202,12 +202,19 @@ class Observer:
         try:
             x, names, conditions = self._windows(model, part, key)
             context, mine = np.nan_to_num(x[..., :n]), names.index(key[1])
-            found = {"forecast": model.predict_arrays(context, names, conditions)[0, mine]}
-            if model.probabilistic and self.n_samples:
-                drawn = model.sample_arrays(context, names, conditions, self.n_samples, self.seed)[:, 0, mine]
-                found["low"], found["high"] = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-            if model.name in self._coded:
-                found["code"] = model.codes_arrays(context, names, conditions)[0, mine]
+            asked = (context, names, conditions)
+            if isinstance(model, QuantFormerForecaster):  # one pass for all: the encoders take most of the time
+                wanted = ("forecast", *(("samples",) if self.n_samples else ()), *(("codes",) if model.name in self._coded else ()))
+                parts = model.forecast_arrays(*asked, wanted, self.n_samples, self.seed)
+            else:
+                parts = {"forecast": model.predict_arrays(*asked)}
+                if model.probabilistic and self.n_samples:
+                    parts["samples"] = model.sample_arrays(*asked, self.n_samples, self.seed)
+            found = {"forecast": parts["forecast"][0, mine]}
+            if "samples" in parts:
+                found["low"], found["high"] = np.quantile(parts["samples"][:, 0, mine], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            if "codes" in parts:
+                found["code"] = parts["codes"][0, mine]
         except QfError as error:
             notes.append(_named(model.name, error))
             return {}

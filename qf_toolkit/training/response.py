@@ -140,20 +140,47 @@ class QuantFormerForecaster(Downstream):
         return given, logits, divisor
 
     def predict_arrays(self, context, neurons, conditions):
-        given, logits, divisor = self._coded(context, neurons, conditions)
-        with torch.no_grad():
-            out = torch.cat([self._decoded(*part, self.decode, self.temperature).float().cpu() for part in _chunks(given, logits)])
-        return out.numpy().reshape(len(conditions), len(neurons), self.n_response) * divisor[:, None]
-
-    def codes_arrays(self, context, neurons, conditions):
-        """Codes of the baseline and the likeliest ones of the response, int64 (trial, neuron, patch); arguments as those of `predict_arrays`."""
-        given, logits, _ = self._coded(context, neurons, conditions)
-        return torch.cat([given, logits.argmax(-1)], 1).cpu().numpy().reshape(len(conditions), len(neurons), -1)
+        return self.forecast_arrays(context, neurons, conditions)["forecast"]
 
     def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
         """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
+        return self.forecast_arrays(context, neurons, conditions, wanted=("samples",), n_samples=n_samples, seed=seed)["samples"]
+
+    def codes_arrays(self, context, neurons, conditions):
+        """Codes of the baseline and the likeliest ones of the response, int64 (trial, neuron, patch)."""
+        return self.forecast_arrays(context, neurons, conditions, wanted=("codes",))["codes"]
+
+    def forecast_arrays(self, context, neurons, conditions, wanted=("forecast",), n_samples=100, seed=0):
+        """All that there is to know of a forecast, from one pass through the encoders; arguments as those of `predict_arrays`.
+
+        Parameters
+        ----------
+        wanted : sequence of {"forecast", "samples", "codes"}
+        n_samples, seed : int
+            Of the samples.
+
+        Returns
+        -------
+        dict
+            `forecast` (trial, neuron, time) and `samples` (sample, trial, neuron, time) float32, units of the signal; `codes` (trial, neuron, patch)
+            int64, those of the baseline and the likeliest ones of the response.
+        """
         given, logits, divisor = self._coded(context, neurons, conditions)
-        sd = torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in neurons], device=self.device).repeat(len(conditions))
+        shape, found = (len(conditions), len(neurons)), {}
+        if "forecast" in wanted:
+            with torch.no_grad():
+                out = torch.cat([self._decoded(*part, self.decode, self.temperature).float().cpu() for part in _chunks(given, logits)])
+            found["forecast"] = out.numpy().reshape(*shape, self.n_response) * divisor[:, None]
+        if "samples" in wanted:
+            drawn = self._drawn(given, logits, torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in neurons]), n_samples, seed)
+            found["samples"] = drawn.reshape(n_samples, *shape, self.n_response) * divisor[:, None]
+        if "codes" in wanted:
+            found["codes"] = torch.cat([given, logits.argmax(-1)], 1).cpu().numpy().reshape(*shape, -1)
+        return found
+
+    def _drawn(self, given, logits, sd, n_samples, seed):
+        """Draws (sample x observation, T_f); `sd` (neuron,) is the noise of each."""
+        sd = sd.to(self.device).repeat(len(given) // len(sd))
         together = max(1, CHUNK // len(given))  # of few observations many draws are decoded at once
         out = []
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -163,8 +190,7 @@ class QuantFormerForecaster(Downstream):
                 for g, p, s in _chunks(given.repeat(k, 1), logits.repeat(k, 1, 1), sd.repeat(k)):
                     drawn = self.module.decode(g, p, "sample").float()
                     out.append((drawn + s[:, None] * torch.randn_like(drawn)).cpu())
-        shape = (n_samples, len(conditions), len(neurons), self.n_response)
-        return torch.cat(out).numpy().reshape(shape) * divisor[:, None]
+        return torch.cat(out).numpy()
 
 
 def _chunks(*tensors):

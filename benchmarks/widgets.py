@@ -81,7 +81,7 @@ def make(folder):
     autoencoder = qf.pretrain(few, **once)
     forecaster = qf.fit_forecaster(autoencoder, few, stim_token="category", **once)
     classifier = qf.fit_classifier(autoencoder, few, stim_token="category", **once)
-    classifier.name = "classifier"
+    classifier.name, forecaster.decode = "classifier", "sample"  # of the three ways of decoding the one that takes longest
     return trials, forecaster, classifier, [model.fit(split) for model in naive_forecasters()]
 
 
@@ -109,12 +109,18 @@ def measured(trials, forecaster, classifier, naive, updates):
     """A row an action."""
     rng, table = np.random.default_rng(0), {}
 
+    def once(what, make):
+        start = time.perf_counter(), time.process_time()
+        made = make()
+        print(f"once: {what}: {time.perf_counter() - start[0]:.1f} s, {time.process_time() - start[1]:.1f} s of CPU", flush=True)
+        return made
+
     def add(viewer, action, act):
         table[viewer.title, action] = found = timed(viewer, updates, act)
         print(f"{viewer.title}, {action}: p95 {found['p95 ms']:.0f} ms", flush=True)
 
     ridge = next(m for m in naive if m.name == "ridge, own trace")
-    three = TraceInspector(trials, [forecaster, ridge, classifier])
+    three = once("the trace inspector opens", lambda: TraceInspector(trials, [forecaster, ridge, classifier]))
     add(three, "keys; QuantFormer and interval, ridge, classifier", lambda i: key(three, ("ArrowDown", "ArrowRight")[i % 2]))
     neurons, shown = rng.permutation(300), rng.permutation(600)
     add(three, "another neuron (list)", lambda i: put(three.neuron, index=int(neurons[i % 300])))
@@ -122,11 +128,12 @@ def measured(trials, forecaster, classifier, naive, updates):
     add(three, "search, letter by letter", lambda i: put(three.search, value=f"{neurons[i // 3 % 300]:03d}"[: 1 + i % 3]))
     put(three.search, value="")
     sorts = len(three.sort.options)
+    once("the trace inspector sorts by the first statistic", lambda: put(three.sort, index=1))
     add(three, "sort by a statistic", lambda i: put(three.sort, index=i % sorts))
     all_seven = TraceInspector(trials, [forecaster, *naive, classifier])
     put(all_seven.models, index=list(range(7)))
     add(all_seven, "keys; all seven models", lambda i: key(all_seven, ("ArrowDown", "ArrowRight")[i % 2]))
-    explorer = CodeExplorer(forecaster.autoencoder, trials)
+    explorer = once("the code explorer opens", lambda: CodeExplorer(forecaster.autoencoder, trials))
     codes, places = forecaster.autoencoder.config.codes, forecaster.autoencoder.config.patches
     add(explorer, "another code (click)", lambda i: pick(explorer, "codebook", (i + 5 * (i // codes)) % codes))
     add(explorer, "another place (click)", lambda i: pick(explorer, "sequence", 1 + i % places))
@@ -139,7 +146,8 @@ def measured(trials, forecaster, classifier, naive, updates):
                 put(viewer.gradient, value=True)
             add(viewer, f"keys; {over.split(', ')[-1]}{', gradient' * gradient}", lambda i, v=viewer: key(v, ("ArrowDown", "ArrowRight")[i % 2]))
     add(viewer, "another layer (click)", lambda i: pick(viewer, "layers", 1 + i % 6))
-    browser = EmbeddingBrowser(forecaster, trials)
+    browser = once("the embedding browser opens", lambda: EmbeddingBrowser(forecaster, trials))
+    once("the embedding browser takes another perplexity", lambda: put(browser.perplexity, value="10"))
     names = trials.neurons
     add(browser, "another neuron (click)", lambda i: pick(browser, "plane", names[neurons[i % 300]]))
     colors = len(browser.color.options)

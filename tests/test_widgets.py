@@ -740,7 +740,7 @@ def test_viewer_averages_some_of_many_trials(s, monkeypatch):
     at = np.array([0, 6, 13, 19])
     wanted = attention_rollout(s.classifier, part_of(s.test, "m/one").subset(at).of_neurons("m/c0"), by="stimulus").isel(stimulus=0)
     np.testing.assert_allclose(viewer.view()["rollout"], wanted["rollout"], atol=1e-6)
-    assert "mean of 4 trials" in viewer.message
+    assert "mean of 4 of 20 trials (trials of the stimulus)" in viewer.message
 
 
 def test_viewer_of_a_trial_without_a_baseline(viewer):

@@ -356,7 +356,8 @@ class RidgePopulation(_Ridge):
         x = np.concatenate([self._bins(context) * population["scale"], self._one_hot(conditions)], 1)
         out = np.zeros((*context.shape[:2], self.n_response), np.float32)
         for members, mean_x, mean_y, v, weights in population["solved"]:
-            out[:, members] = ((x - mean_x) @ v.T @ weights + mean_y).reshape(len(x), len(members), -1)
+            scores = ((x - mean_x) @ v.T).astype(weights.dtype)  # else the weights, far larger, are converted at each call
+            out[:, members] = (scores @ weights + mean_y).reshape(len(x), len(members), -1)
         return out
 
 

@@ -137,7 +137,8 @@ class CodeExplorer(Viewer):
             table = self.trials.table
             here = (table["session"] == self.session.value) & (table["trial"] == self.trial.value)
             part = self.trials.subset(here.to_numpy()).of_neurons(self.neuron.value)
-            codes = self.model.codes(part)["code"].values[0, 0]
+            with one_thread():
+                codes = self.model.codes_arrays(part.dataset()[part.window.signal].values, part.neurons)[0][0, 0]
             if codes[0] < 0:
                 raise QfError(
                     f"trial: expected a whole window of {self.neuron.value} in trial {self.trial.value}, found values missing. Choose another."

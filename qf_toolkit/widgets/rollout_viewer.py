@@ -50,7 +50,7 @@ class RolloutViewer(Viewer):
                 f"model: expected a QuantFormer classifier or forecaster, found {name!r}, which has no attention maps. Pass what `fit_classifier` returned."
             )
         self.model, self.observer = model, Observer(trials, [model], n_samples=0)
-        self.simulated = trials.simulated
+        self.simulated, self._looked = trials.simulated, (None, None)
         config = model.autoencoder.config
         self.session = widgets.Dropdown(description="session", options=self.observer.sessions, layout=WIDE)
         self.neuron = widgets.Dropdown(description="neuron", layout=WIDE)
@@ -100,7 +100,7 @@ class RolloutViewer(Viewer):
         if self.over.value != THIS:
             name = "condition" if self.over.value == CONDITION else "stimulus"
             chosen = (table[name] == table[name].to_numpy()[chosen][0]).to_numpy()
-        at = np.flatnonzero(chosen)
+        there = at = np.flatnonzero(chosen)
         if len(at) > MOST_TRIALS:
             at = at[np.linspace(0, len(at) - 1, MOST_TRIALS).round().astype(int)]
         part = self.observer.of(session).of_neurons(neuron).subset(at)
@@ -120,11 +120,14 @@ class RolloutViewer(Viewer):
         mean = here.mean("trial") if whole.sum() > 1 else here.isel(trial=0, drop=True)
         return mean.assign_attrs(
             session=session, neuron=neuron, trial=int(trial), condition=str(table["condition"].to_numpy()[table["trial"].to_numpy() == trial][0]),
-            over=self.over.value, n_trials=int(whole.sum()), n_left_out=int((~whole).sum()),
+            over=self.over.value, n_trials=int(whole.sum()), n_left_out=int((~whole).sum()), n_there=len(there),
         )  # fmt: skip
 
     def _draw(self):
-        self._view = view = self._look()
+        asked = tuple(control.value for control in (self.session, self.neuron, self.trial, self.over, self.gradient))
+        if self._looked[0] != asked:  # layer and head choose from what is there
+            self._looked = asked, self._look()
+        self._view = view = self._looked[1]
         sources = [str(s) for s in view["source"].values]
         starts = view["start_s"].values
         names = [s if np.isnan(t) else f"{t:.2g} s" for s, t in zip(sources, starts, strict=True)]
@@ -156,7 +159,8 @@ class RolloutViewer(Viewer):
             "map", f"attention in layer {self.layer.value}, {which}: rows take from columns", maps.values, tokens, ticks, "", names=sources
         )
         a = view.attrs
-        trials = f"trial {a['trial']}" if a["over"] == THIS else f"mean of {a['n_trials']} trials ({a['over'].split(', ')[-1]})"
+        some = f" of {a['n_there']}" if a["n_there"] > MOST_TRIALS else ""
+        trials = f"trial {a['trial']}" if a["over"] == THIS else f"mean of {a['n_trials']}{some} trials ({a['over'].split(', ')[-1]})"
         strongest = sources[int(np.argmax(last))]
         text = f"{a['neuron']}, {trials}, {a['condition']}: {row} takes {last.max():.0%} from {strongest}."
         if a["n_left_out"]:

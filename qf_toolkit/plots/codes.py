@@ -298,13 +298,9 @@ def figure_context(swaps, code, *, contexts=None, place=None, n=6):
     here = swaps.sel(code=code, place=place)
     if contexts is None:
         others = here.isel(context=here["context"].values != code).sortby("context_dependence")["context"].values
-        if not len(others) or n < 1:
-            raise QfError(
-                f"swaps: expected another code to be the context and n of at least 1, found {len(others)} others and n = {n}. Take more codes."
-            )
-        contexts = others[np.unique(np.linspace(0, len(others) - 1, n).round().astype(int))]
+        contexts = others[np.unique(np.linspace(0, len(others) - 1, max(n, 0)).round().astype(int))] if len(others) else []
     if not len(contexts):
-        raise QfError("contexts: expected at least one code, found none. Name some, or leave it out.")
+        raise QfError("contexts: expected at least one other code, found none. Name some, take n of at least 1, or swaps of more codes.")
     columns = min(3, -(-len(contexts) // 2))
     rows = -(-len(contexts) // columns)
     with style():

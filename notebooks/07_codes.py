@@ -38,8 +38,9 @@ import pandas as pd
 import qf_toolkit as qf
 from qf_toolkit.interpret.codes import codebook, reconstruction_error, run_lengths, swaps, transitions
 from qf_toolkit.interpret.embedding import tsne
-from qf_toolkit.plots.codes import figure_codebook, figure_context, figure_quantisation, plot_transitions, plot_usage
+from qf_toolkit.plots.codes import figure_codebook, figure_context, figure_quantisation, plot_transitions
 from qf_toolkit.plots.style import credit, save_figure, style
+from qf_toolkit.plots.training import plot_code_usage
 from qf_toolkit.training.forecaster import origin
 from qf_toolkit.widgets import CodeExplorer
 
@@ -97,7 +98,7 @@ keep(fig, "fig-A-9ab_codebook", "Figure A-9 a, b: the code book", "t-SNE of the 
 
 # %% [markdown]
 # ## Which are used, and what follows what
-# **What to see:** left, the share of the patches of each code; a code that nothing uses is a code too many. Right, which code comes next, codes in the order of
+# **What to see:** left, the share of the patches of each code; one that takes less than 0.2 % (grey) is a code too many. Right, which code comes next, codes in the order of
 # their level, the highest at the bottom: a bright diagonal is activity that lasts longer than a patch; in the lower rows, what lies left of it is the decay after a peak.
 
 # %%
@@ -106,7 +107,7 @@ found = [autoencoder.codes(one) for one in test.by_session()]
 n_codes = autoencoder.config.codes
 with style():
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), width_ratios=[1.2, 1])
-    plot_usage(book, ax=axes[0])
+    plot_code_usage(book["usage"], ax=axes[0])
     plot_transitions(transitions(found, n_codes), order=order, ax=axes[1])
 keep(fig, "usage", "Use of the codes, and which follows which", "Share of patches of each code; matrix of the probability of the next code")
 

@@ -23,6 +23,7 @@ from qf_toolkit.interpret.codes import BLOCK, burst, codebook, decode_codes, rec
 from qf_toolkit.interpret.embedding import tsne
 from qf_toolkit.plots import codes as draw
 from qf_toolkit.plots.style import TRUTH, palette, provenance
+from qf_toolkit.plots.training import plot_code_usage
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import _Memory, cut
 from qf_toolkit.training.pretrain import pretrain
@@ -404,7 +405,7 @@ def test_a_codebook_of_which_one_code_is_used(one_code):
     assert int(runs["longest"][3]) == P and float(runs["mean_length"][3]) == P
     assert (np.diagonal(swaps(model, [2])["context_dependence"][..., 0]) == 0).all()
     draw.figure_quantisation(part.dataset(), codes, n=2)
-    draw.plot_usage(found, ax=plt.figure().gca())
+    plot_code_usage(found["usage"], ax=plt.figure().gca())
     draw.plot_transitions(following, ax=plt.figure().gca())
     draw.figure_codebook(found, tsne(found["vector"] + np.eye(K, 16)))
     plt.gcf().canvas.draw()
@@ -619,18 +620,15 @@ def test_matrices_are_what_was_counted(study):
     np.testing.assert_allclose(shown.filled(np.nan), following["probability"])
 
 
-def test_the_most_used_code_comes_first(study):
+def test_the_use_of_the_codes_of_a_codebook_can_be_drawn(study):
     trials, model = study
     book = codebook(model, trials)
+    assert all(book["usage"].attrs[name] == book.attrs[name] for name in ("data", "model", "seed", "simulated"))
     _, ax = plt.subplots()
-    draw.plot_usage(book, ax=ax)
-    heights = [bar.get_height() for bar in ax.patches]
+    plot_code_usage(book["usage"], ax=ax)
     order = [int(t.get_text()) for t in ax.get_xticklabels()]
-    np.testing.assert_allclose(heights, 100 * book["usage"].values[order])
-    assert heights == sorted(heights, reverse=True) and sorted(order) == list(range(K))
-    assert f"perplexity {book.attrs['perplexity']:.1f}" in ax.texts[0].get_text()
-    with pytest.raises(QfError, match="Make it with trials"):
-        draw.plot_usage(codebook(model), ax=ax)
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], 100 * book["usage"].values[order])
+    assert f"{book.attrs['codes_used']} of {K} codes used, perplexity {book.attrs['perplexity']:.1f}" == ax.get_title()
 
 
 def test_a_code_is_shown_in_bursts_from_the_least_to_the_most_telling(study):

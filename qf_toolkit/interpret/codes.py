@@ -104,9 +104,10 @@ def codebook(model, trials=None):
     share = count / count.sum()
     with np.errstate(invalid="ignore"):
         mean = np.where(frames > 0, sums / frames, np.nan).astype(np.float32)
-    out = out.assign(count=("code", count), usage=("code", share), mean_patch=(("code", "time"), mean))
     used = share[share > 0]
-    return out.assign_attrs(origin(trials, model), perplexity=float(np.exp(-(used * np.log(used)).sum())), codes_used=int((share >= 0.002).sum()))
+    about = {**origin(trials, model), "perplexity": float(np.exp(-(used * np.log(used)).sum())), "codes_used": int((share >= 0.002).sum())}
+    out = out.assign(count=("code", count), usage=("code", share, about), mean_patch=(("code", "time"), mean))
+    return out.assign_attrs(about)
 
 
 def burst(model, code):

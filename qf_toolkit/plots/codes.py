@@ -8,10 +8,10 @@ import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..interpret.codes import reconstruction_error
+from ..recordings.window import SIGNAL_LABELS
 from .forecasts import _pick, _short, _signal
 from .style import TRUTH, axes_or_current, credit, palette, style
 
-SIGNALS = {"dff": "dF/F", "zscore": "z-score"}
 SWAPPED = "#c1121f"  # the paper's red dashed lines
 
 
@@ -52,7 +52,7 @@ def plot_reconstruction(truth, codes, trial, neuron, *, ax=None):
     _mark_patches(ax, codes["start_s"].values, time, here)
     ax.plot(time, measured, color=TRUTH, lw=1.0, label="measured")
     ax.plot(time, rendered, color=palette()[1], label="reconstruction")
-    ax.set(xlabel="time from onset (s)", ylabel=SIGNALS[signal])
+    ax.set(xlabel="time from onset (s)", ylabel=SIGNAL_LABELS[signal])
     credit(ax, truth, codes)
     return ax
 
@@ -86,7 +86,7 @@ def figure_quantisation(truth, codes, *, n=8, seed=0):
     if n < 2:
         raise QfError(f"n: expected at least 2 observations to show, found {n}.")
     error = reconstruction_error(truth, codes)
-    unit = SIGNALS[error.attrs["signal"]]
+    unit = SIGNAL_LABELS[error.attrs["signal"]]
     chosen = _choose(truth, error, n, seed)
     columns = min(4, -(-len(chosen) // 2))
     rows = -(-len(chosen) // columns)
@@ -350,44 +350,10 @@ def plot_transitions(transitions, *, order=None, ax=None):
     return ax
 
 
-def plot_usage(codebook, *, ax=None):
-    """The share of the patches that each code takes, the most used first; the dashed line is what each had if all were used alike.
-
-    Parameters
-    ----------
-    codebook : xarray.Dataset
-        What `interpret.codes.codebook(model, trials)` returned.
-    ax : matplotlib.axes.Axes, optional
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-
-    Raises
-    ------
-    QfError
-        If the codebook was made without trials.
-    """
-    if "usage" not in codebook:
-        raise QfError("codebook: expected a variable usage, found none. Make it with trials: codebook(model, trials).")
-    ax = axes_or_current(ax)
-    usage, codes = 100 * codebook["usage"].values, codebook["code"].values
-    order = np.argsort(-usage, kind="stable")
-    at = np.arange(len(order))
-    ax.bar(at, usage[order], color=palette()[0], width=0.8)
-    ax.axhline(100 / len(order), color="0.6", lw=0.8, ls="--", zorder=0, gid="alike")
-    ax.set_xticks(at, [str(c) for c in codes[order]], fontsize=6, rotation=90 if len(order) > 16 else 0)
-    ax.set(xlim=(-0.7, len(order) - 0.3), ylim=(0, 1.25 * usage.max()), xlabel="code", ylabel="share of patches (%)")
-    text = f"{codebook.attrs['codes_used']} of {len(order)} codes take 0.2 % or more\nperplexity {codebook.attrs['perplexity']:.1f}"
-    ax.text(0.98, 0.97, text, transform=ax.transAxes, ha="right", va="top", fontsize=7)
-    credit(ax, codebook)
-    return ax
-
-
 def _unit(data):
     """The unit of decoded windows, from the attrs of what came from a model."""
     whose = {"neuron": "neuron's", "global": "pooled"}[data.attrs["normalise"]]
-    return f"{SIGNALS[data.attrs['signal']]} / {whose} SD"
+    return f"{SIGNAL_LABELS[data.attrs['signal']]} / {whose} SD"
 
 
 def _inside(start, time):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import QfError
 from ..recordings.conditions import category_of, parse_condition
-from .style import credit, palette, style
+from .style import axes_or_current, credit, palette, style
 
 NAMES = {"n_activations": "number of activations", "sd": "standard deviation", "n_observations": "number of observations"}
 PANELS = ("median", "n_activations", "sd", "activation_probability")  # of figure A-10
@@ -40,10 +40,7 @@ def plot_tokens(embedding, values, *, ax=None, how="auto"):
     QfError
         If no neuron has both a place and a value, or labels shall be drawn as numbers.
     """
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.gca()
+    ax = axes_or_current(ax)
     if how not in ("auto", "median", "continuous", "category"):
         raise QfError(f"how: expected 'auto', 'median', 'continuous' or 'category', found {how!r}.")
     item = embedding.dims[0]
@@ -115,10 +112,7 @@ def plot_probe(probe, *, ax=None):
     -------
     matplotlib.axes.Axes
     """
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.gca()
+    ax = axes_or_current(ax)
     score, control, high, p, n = (probe[c].values for c in ("score", "control", "control_high", "p", "n_neurons"))
     at, colors, fine = np.arange(probe.sizes["statistic"]), palette(), np.isfinite(score)
     ax.axvline(0, color="0.6", lw=0.8, zorder=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib import rc_params_from_file, rcParams
 from matplotlib.colors import to_hex
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .. import __version__
 from .._files import atomic_path, write_text
@@ -82,6 +83,9 @@ def credit(target, *sources):
         known["simulated"] |= bool(attrs.get("simulated"))
     if known["simulated"] and not any(t.get_gid() == "simulated" for t in fig.texts):
         fig.text(0.995, 0.995, "simulated data", ha="right", va="top", color="0.45", style="italic", fontsize=7, gid="simulated")
+        engine = fig.get_layout_engine()
+        if isinstance(engine, ConstrainedLayoutEngine) and tuple(engine.get()["rect"]) == (0, 0, 1, 1):
+            engine.set(rect=(0, 0, 1, 1 - min(11 / 72 / fig.get_figheight(), 0.2)))  # room for the line, so that no axes lie on it
 
 
 def provenance(fig):

@@ -70,7 +70,7 @@ def plot_code_usage(usage, *, ax=None):
     Parameters
     ----------
     usage : xarray.DataArray
-        `Autoencoder.code_usage(trials)`: share (code,), a fraction, with attrs perplexity.
+        `Autoencoder.code_usage(trials)`, or `usage` of `interpret.codes.codebook`: share (code,), a fraction, with attrs perplexity.
     ax : matplotlib.axes.Axes, optional
         The current one where left out.
 

@@ -19,6 +19,8 @@ from .chart import Chart
 
 WIDE = widgets.Layout(width="auto", min_width="240px", flex="1 1 240px")
 LONGEST = 120  # letters of a view's name in a file's: those of long sequences would be too long for the disk
+ARROWS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
+ALL_KEYS = (*ARROWS, "Home", "End", "PageUp", "PageDown")
 ROW = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%")
 
 
@@ -31,11 +33,12 @@ class Viewer(widgets.VBox):
 
     title = "view"
     simulated = False  # whether the data are, which every picture says
+    used_keys = ARROWS  # the others stay the page's
 
     def __init__(self):
         super().__init__(layout=widgets.Layout(width="100%"))
         self._uid, self._busy = uuid.uuid4().hex, 0
-        self.chart = Chart(on_key=self._keyed, on_pick=self._picked, uid=self._uid)
+        self.chart = Chart(on_key=self._keyed, on_pick=self._picked, used_keys=list(self.used_keys), uid=self._uid)
         self.status = widgets.HTML()
         self.status.add_class("qf-status")
         self._stem = widgets.Text(

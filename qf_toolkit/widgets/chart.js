@@ -9,7 +9,6 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const MARGIN = { left: 62, right: 14, top: 8, bottom: 34 };
-const KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown", "Enter"];
 
 function node(parent, tag, attrs = {}, text = null) {
   const it = document.createElementNS(SVG, tag);
@@ -69,10 +68,14 @@ function drawMark(group, mark, sx, sy, box, pick) {
   if (mark.type === "line") {
     node(group, "path", { d: path(mark.x, mark.y, sx, sy), fill: "none", stroke: ink(mark.color), "stroke-width": mark.width ?? 1.6, "stroke-dasharray": mark.dash, "stroke-opacity": mark.opacity, "stroke-linejoin": "round" });
   } else if (mark.type === "band") {
-    const there = mark.x.map((_, i) => i).filter((i) => Number.isFinite(mark.low[i]) && Number.isFinite(mark.high[i]));
-    const up = there.map((i) => `${sx(mark.x[i]).toFixed(1)},${sy(mark.high[i]).toFixed(1)}`);
-    const down = there.reverse().map((i) => `${sx(mark.x[i]).toFixed(1)},${sy(mark.low[i]).toFixed(1)}`);
-    node(group, "polygon", { points: [...up, ...down].join(" "), fill: ink(mark.color), "fill-opacity": mark.opacity ?? 0.2 });
+    const known = (i) => Number.isFinite(mark.low[i]) && Number.isFinite(mark.high[i]);
+    for (let from = 0, to; from < mark.x.length; from = to + 1) {  // a polygon a stretch: no band where nothing is known
+      for (to = from; to < mark.x.length && known(to); to++);
+      if (to === from) continue;
+      const there = Array.from({ length: to - from }, (_, k) => from + k), at = (i, y) => `${sx(mark.x[i]).toFixed(1)},${sy(y[i]).toFixed(1)}`;
+      const points = [...there.map((i) => at(i, mark.high)), ...there.reverse().map((i) => at(i, mark.low))].join(" ");
+      node(group, "polygon", { points, fill: ink(mark.color), "fill-opacity": mark.opacity ?? 0.2 });
+    }
   } else if (mark.type === "rule") {
     const across = mark.y !== undefined;
     for (const v of [across ? mark.y : mark.x].flat()) {
@@ -172,7 +175,7 @@ function render({ model, el }) {
   root.tabIndex = 0;
   root.setAttribute("role", "application");
   const readout = html(el, "div", "qf-readout");
-  let panels = [], waiting = 0, pending = new Map();
+  let panels = [], drawn = 0, waiting = 0, pending = new Map();
 
   const send = (content) => model.send(content);
   // one key at a time is on its way; those pressed meanwhile are counted and go together, so that held keys don't queue up in the kernel
@@ -201,7 +204,8 @@ function render({ model, el }) {
     if (performance.now() - saved > 60) save(); else timer = setTimeout(save, 60);
   };
   const draw = () => {
-    const spec = model.get("spec"), width = Math.max(360, Math.floor(root.clientWidth || 720));
+    drawn = root.clientWidth;
+    const spec = model.get("spec"), width = Math.max(360, Math.floor(drawn || 720));
     root.replaceChildren();
     root.setAttribute("aria-label", spec.about ?? "");
     if (spec.legend?.length) drawLegend(root, spec.legend);
@@ -223,11 +227,12 @@ function render({ model, el }) {
     flush();
   };
   root.addEventListener("keydown", (event) => {
-    if (!KEYS.includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const scrubbed = panels.find((p) => p.panel.scrub), moves = event.shiftKey && scrubbed && event.key.startsWith("Arrow");
+    // other keys are the page's: a reader must be able to scroll, and to leave the chart
+    if (!(moves || model.get("used_keys").includes(event.key)) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
-    const scrubbed = panels.find((p) => p.panel.scrub);
-    if (event.shiftKey && scrubbed && event.key.startsWith("Arrow")) {
+    if (moves) {
       const [a, b] = scrubbed.domain, step = (b - a) / 100, at = model.get("cursor") ?? 0;
       moveCursor(Math.min(b, Math.max(a, at + (event.key === "ArrowLeft" || event.key === "ArrowDown" ? -step : step))));
       return;
@@ -240,7 +245,7 @@ function render({ model, el }) {
   model.on("change:cursor", showCursor);
   const answered = (content) => { if (content.type === "done") { waiting = 0; flush(); } };
   model.on("msg:custom", answered);
-  const resized = new ResizeObserver(() => { if (Math.abs((panels[0]?.drawn ?? 0) - root.clientWidth) > 2) { draw(); if (panels[0]) panels[0].drawn = root.clientWidth; } });
+  const resized = new ResizeObserver(() => { if (Math.abs(drawn - root.clientWidth) > 2) draw(); });
   resized.observe(root);
   draw();
   return () => { resized.disconnect(); model.off("change:spec", draw); model.off("change:cursor", showCursor); model.off("msg:custom", answered); };

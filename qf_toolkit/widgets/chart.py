@@ -22,6 +22,8 @@ class Chart(anywidget.AnyWidget):
         What is drawn; its form stands at the head of chart.js.
     cursor : float or None
         Where the reader points, in units of the time axis; link it to another chart's with `ipywidgets.jslink`.
+    used_keys : list of str
+        Those it takes, by the browser's names; others stay the page's.
     uid : str
         Of the static picture that the live chart hides.
     """
@@ -30,6 +32,7 @@ class Chart(anywidget.AnyWidget):
     _css = HERE / "chart.css"
     spec = traitlets.Dict().tag(sync=True)
     cursor = traitlets.Float(None, allow_none=True).tag(sync=True)
+    used_keys = traitlets.List(traitlets.Unicode()).tag(sync=True)
     uid = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, on_key=None, on_pick=None, **traits):

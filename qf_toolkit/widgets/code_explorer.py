@@ -15,7 +15,7 @@ from ..plots.style import style
 from ..recordings.trials import check_trials
 from ..training.forecaster import origin
 from ..training.pretrain import Autoencoder
-from .base import ROW, WIDE, Viewer, fill
+from .base import ALL_KEYS, ROW, WIDE, Viewer, fill
 from .chart import around, line, rule, shades, span
 
 UNIT = "signal / neuron's SD"
@@ -41,6 +41,7 @@ class CodeExplorer(Viewer):
     """
 
     title = "code explorer"
+    used_keys = ALL_KEYS
 
     def __init__(self, autoencoder, trials=None):
         super().__init__()

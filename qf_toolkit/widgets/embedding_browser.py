@@ -21,6 +21,7 @@ from .trace_inspector import STATISTICS
 TRACES = [{"name": "measured", "color": "ink"}, {"name": "forecast", "color": "#0072b2"}]
 LEARNT, WHOLE = "what training added", "whole"
 K = 5  # nearest neighbours that are marked
+DRAWS = 64  # in all, where a model decodes by draws
 MOST_TRIALS = 32  # whose forecasts are averaged, so that an update stays quick
 
 
@@ -195,8 +196,11 @@ class EmbeddingBrowser(Viewer):
             context = (part.dataset()["zscore"].values if part.window.signal == "zscore" else x[rows, None])[..., :n]
             asked = context, [neuron], condition[rows].tolist()
             with one_thread():
-                # a forecast that is the mean of many draws takes seconds for all of these; a draw of each has the same mean
-                found = self.model.sample_arrays(*asked, n_samples=1)[0] if self.model.decode == "sample" else self.model.predict_arrays(*asked)
+                # where a forecast is the mean of many draws, all of them for each trial take seconds; the mean of fewer of each expects the same
+                few = max(1, DRAWS // len(rows))
+                found = (
+                    self.model.sample_arrays(*asked, n_samples=few).mean(0) if self.model.decode == "sample" else self.model.predict_arrays(*asked)
+                )
             out[n:] = found[:, 0].mean(0)
         except QfError as error:
             return out, f" No forecast: {error}"

@@ -10,7 +10,7 @@ from ..interpret.neurons import neuron_statistics
 from ..interpret.observation import LEVEL, Observer
 from ..plots.observation import code_rows, figure_observation, model_looks, title_of
 from ..recordings.window import SIGNAL_LABELS
-from .base import ROW, WIDE, Viewer, fill, step
+from .base import ALL_KEYS, ROW, WIDE, Viewer, fill, step
 from .chart import around, band, line, rule, shades, span
 
 EVERY = "all"
@@ -44,6 +44,7 @@ class TraceInspector(Viewer):
     """
 
     title = "trace inspector"
+    used_keys = ALL_KEYS
 
     def __init__(self, trials, models=(), *, autoencoder=None, n_samples=64, seed=0):
         super().__init__()

@@ -4,6 +4,7 @@ import html
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -161,6 +162,7 @@ def _run(path, staging, parameters):
             kernel_name="python3",
             cwd=str(path.resolve().parent),
             progress_bar=False,
+            kernel_manager_class=_quiet_kernel(),
             extra_arguments=["--log-level=CRITICAL"],  # a kernel warns of what is none of a reader's business
         )
     except papermill.PapermillExecutionError as error:
@@ -175,6 +177,17 @@ def _run(path, staging, parameters):
     pictures = sorted((p for p in figures.rglob("*") if p.suffix in PICTURES), key=lambda p: (p.stat().st_mtime_ns, p.name))
     run.figures = list(dict.fromkeys(p.relative_to(figures).with_suffix("").as_posix() for p in pictures))
     return run
+
+
+def _quiet_kernel():
+    """Kernels without a stderr of their own: what cells print there is in the notebook; all else is the noise of one that ends, now and then a traceback."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Kernel(AsyncKernelManager):
+        async def start_kernel(self, **options):
+            await super().start_kernel(stderr=subprocess.DEVNULL, **options)
+
+    return Kernel
 
 
 def _tell(run, progress):

@@ -175,6 +175,14 @@ try {
       await changes(three.page, "cells", () => control(three.page, "average over").selectOption("this trial"));
       await three.shot("2_changed");
     });
+    await check("rollout viewer: keys that it has no use for stay the page's", async () => {
+      const kept = await three.page.locator(".qf-focus").first().evaluate((chart) => ["ArrowDown", "Enter", "Home", "Tab"].filter((key) => {
+        const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true });
+        chart.dispatchEvent(event);
+        return !event.defaultPrevented;
+      }));
+      assert.deepEqual(kept, ["Enter", "Home", "Tab"]);
+    });
     await check("rollout viewer: no error in the page", async () => assert.deepEqual(three.faults, []));
     await three.page.close();
 
@@ -187,8 +195,14 @@ try {
       await four.shot("2_clicked");
     });
     await check("embedding browser: arrows go to the nearest point, colours follow a statistic", async () => {
-      await four.page.keyboard.press("ArrowRight");
-      await four.page.waitForTimeout(800);
+      let moved = 0;
+      for (const key of ["ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown"]) {  // at the edge there is none in some directions
+        const before = (await drawn(four.page)).titles[1];
+        await four.page.keyboard.press(key);
+        await four.page.waitForTimeout(800);
+        moved += (await drawn(four.page)).titles[1] !== before;
+      }
+      assert.ok(moved >= 2, `${moved} of four arrows changed the neuron`);
       await changes(four.page, "titles", () => control(four.page, "colour by").selectOption("preferred condition"));
       const { after } = await changes(four.page, "status", async () => { const box = control(four.page, "perplexity"); await box.fill("500"); await box.press("Enter"); });
       assert.match(after.status, /perplexity: expected/);

@@ -114,6 +114,7 @@ def build_parser(readers, run):
         help="what has a stimulus token (auto: each condition where those are repeated, else its category)",
     )
     p.add_argument("--gain-weight", type=float, metavar="W", help="activation: weight of the levels of the gain beside the label (0)")
+    p.add_argument("--token-speed", type=float, metavar="TIMES", help="how many times as fast as the rest the neurons' tokens learn (1)")
     p.add_argument("--hide", type=float, metavar="SHARE", help="hide up to this share of the baseline in training steps (0)")
     p.add_argument("--dropout", type=float, metavar="P", help="of the encoder in training (the pre-trained model's)")
     _add_window(p)

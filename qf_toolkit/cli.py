@@ -232,7 +232,7 @@ def _fit(args):
     split = make_split(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
-    options = options_given(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning", "hide", "dropout", "stim_token"))
+    options = options_given(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning", "hide", "dropout", "stim_token", "token_speed"))
     for name, task in {"expectation_weight": "forecast", "gain_weight": "activation"}.items():
         if getattr(args, name) is not None:
             if args.task != task:

@@ -26,7 +26,8 @@ SIZES = {
         "window": {"baseline_s": 3.0, "response_s": 2.0, "f0_s": 1.0},
         "patch_s": 0.5,
         "autoencoder": {"width": 48, "layers": 2, "heads": 4, "replace_below": 0.003, "steps": 2000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"},
-        "forecaster": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
+        "forecaster": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1,
+                       "token_speed": 10.0},  # short as it is, the tokens shall be more than their random start
         "classifier": {"steps": 700, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
     },
     "full": {

@@ -111,12 +111,26 @@ pretrain(toy_split(), epochs=30, checkpoint=sys.argv[1], **TINY).save(sys.argv[1
 
 
 @pytest.mark.parametrize("fit", [fit_forecaster, fit_classifier])
+def test_tokens_of_neurons_alone_learn_as_fast_as_asked(trained, fit):
+    split, autoencoder, *_ = trained
+    how = {"epochs": 1, "lr": 1e-3, "batch_size": 10**6, "progress": False}  # one step, from the same gradient
+    slow, quick = (fit(autoencoder, split, token_speed=speed, **how) for speed in (1.0, 8.0))
+    own, found = weights(slow), weights(quick)
+    moved = {name: own.pop("neurons.table.weight") - own["neurons.start"] for name, own in (("slow", own), ("quick", found))}
+    assert same(own, found)
+    assert float(moved["slow"].abs().max()) == pytest.approx(1e-3, rel=0.01)  # Adam's first step is lr
+    torch.testing.assert_close(moved["quick"], 8 * moved["slow"], rtol=1e-3, atol=2e-6)
+    with pytest.raises(QfError, match="token_speed: expected above 0, found 0"):
+        fit(autoencoder, split, token_speed=0, **how)
+
+
+@pytest.mark.parametrize("fit", [fit_forecaster, fit_classifier])
 @pytest.mark.parametrize("tuning", ["fine", "prompt"])
 @pytest.mark.parametrize("more", [False, True])
 def test_a_resumed_fit_ends_at_the_same_weights(trained, tmp_path, fit, tuning, more):
     split, autoencoder, *_ = trained
     extra = {"expectation_weight": 2.0} if fit is fit_forecaster else {"gain_weight": 2.0}
-    how = {"tuning": tuning, **({"hide": 0.7, "dropout": 0.1, **extra} if more else {}), **FIT}
+    how = {"tuning": tuning, **({"hide": 0.7, "dropout": 0.1, "token_speed": 5.0, **extra} if more else {}), **FIT}
     whole = fit(autoencoder, split, epochs=3, **how)
     from qf_toolkit.training import loop
 

@@ -163,8 +163,8 @@ class Downstream(Forecaster):
             return weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
         return None
 
-    def _train(self, split, *, tuning="fine", known=0, epochs=100, batch_size=512, lr=1e-3, schedule="constant", patience=0, seed=0,
-               checkpoint=None, resume=True, progress=True):  # fmt: skip
+    def _train(self, split, *, tuning="fine", known=0, epochs=100, batch_size=512, lr=1e-3, token_speed=1.0, schedule="constant", patience=0,
+               seed=0, checkpoint=None, resume=True, progress=True):  # fmt: skip
         if tuning == "new":
             self.check_labels(split.train)
         kept = self._freeze(tuning, known)
@@ -174,11 +174,12 @@ class Downstream(Forecaster):
         step, validate = self._objective(train, validation)
         self.history = run(
             self.module, lambda: torch.randperm(len(train), device=self.device), step, validate,
-            LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule, patience=patience, seed=seed),
+            LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, token_speed=token_speed, schedule=schedule, patience=patience, seed=seed),
             settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, **self.tokens.note(), "window": asdict(split.train.window),
                       "model": asdict(self.autoencoder.config), "pretrained": digest(self.autoencoder.module.state_dict()),
                       "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
                       **self._settings(*self.options)},
+            quick=[self.module.neurons.table.weight],  # each neuron's token learns from its own observations alone, a few in a batch
             checkpoint=checkpoint, resume=resume, progress=progress, label=f"{self.kind} ({tuning})",
         )  # fmt: skip
         if kept is not None:

@@ -28,6 +28,7 @@ class LoopConfig:
     epochs: int = 50
     batch_size: int = 512  # observations
     lr: float = 1e-4
+    token_speed: float = 1.0  # times lr, at which `quick` parameters learn
     schedule: str = "constant"  # the paper's; or "cosine", down to 1 % of lr
     weight_decay: float = 0.0
     clip: float = 1.0  # norm of the gradient
@@ -35,7 +36,7 @@ class LoopConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "lr"):
+        for name in ("epochs", "batch_size", "lr", "token_speed"):
             if not getattr(self, name) > 0:
                 raise QfError(f"{name}: expected above 0, found {getattr(self, name)}.")
         for name in ("patience", "seed"):
@@ -45,7 +46,7 @@ class LoopConfig:
             raise QfError(f"schedule: expected 'constant' or 'cosine', found {self.schedule!r}.")
 
 
-def run(module, draw, step, validate, config, *, settings, checkpoint=None, resume=True, progress=True, label="training"):
+def run(module, draw, step, validate, config, *, settings, quick=(), checkpoint=None, resume=True, progress=True, label="training"):
     """Train `module` in place and leave it at its best validation epoch.
 
     Parameters
@@ -60,6 +61,8 @@ def run(module, draw, step, validate, config, *, settings, checkpoint=None, resu
     config : LoopConfig
     settings : dict
         What else decides the result; a checkpoint of other settings is refused.
+    quick : sequence of nn.Parameter
+        Those that learn at `config.token_speed` times lr.
     checkpoint : str or Path, optional
         Folder of the checkpoints; None keeps none.
     resume : bool
@@ -78,7 +81,9 @@ def run(module, draw, step, validate, config, *, settings, checkpoint=None, resu
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     device = parameters[0].device
-    optimiser = torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    chosen = {id(p) for p in quick} if config.token_speed != 1 else set()
+    groups = [{"params": [p for p in parameters if (id(p) in chosen) == at], "speed": config.token_speed if at else 1.0} for at in (False, True)]
+    optimiser = torch.optim.Adam([g for g in groups if g["params"]], lr=config.lr, weight_decay=config.weight_decay)
     settings = json.loads(json.dumps({**settings, "loop": asdict(config)}))
     state = {"epoch": 0, "best": math.inf, "best_epoch": -1, "history": []}
     best = _copy(module)
@@ -95,7 +100,7 @@ def run(module, draw, step, validate, config, *, settings, checkpoint=None, resu
         while state["epoch"] < config.epochs and not _finished(state, config):
             epoch = state["epoch"]
             for group in optimiser.param_groups:
-                group["lr"] = config.lr * _factor(epoch, config)
+                group["lr"] = config.lr * group["speed"] * _factor(epoch, config)
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(config.seed * 1_000_003 + epoch)
                 loss = _epoch(module, draw(), step, optimiser, parameters, config)

@@ -218,7 +218,8 @@ def fit_forecaster(autoencoder, split, *, tuning="fine", stim_token=None, expect
         Of the encoder; the auto-encoder's where left out.
     seed : int
     **options
-        epochs (100), batch_size (512 observations), lr (1e-3), schedule, patience, checkpoint, resume, progress; see `training.loop`.
+        epochs (100), batch_size (512 observations), lr (1e-3), schedule, patience, checkpoint, resume, progress; see `training.loop`. token_speed:
+        how many times as fast as the rest the neurons' tokens learn; 1 is the paper, 10 makes of them more than their random start.
 
     Returns
     -------

@@ -97,7 +97,7 @@ try {
       await changes(page, "paths", () => trial.selectOption({ index: 4 }));
       const { after } = await changes(page, "paths", () => control(page, "find neuron").fill("c0007"));
       assert.match(after.titles[0], /c0007, trial/);
-      await control(page, "find neuron").fill("");
+      await changes(page, "status", () => control(page, "find neuron").fill(""));  // each waits for its own answer, not for that of the one before
       await changes(page, "status", () => control(page, "sort by").selectOption("activation probability"));
       await one.shot("4_sorted");
     });

@@ -214,7 +214,7 @@ class RolloutViewer(Viewer):
             maps = view["rollout"].isel(layer=-1, drop=True).assign_attrs(view.attrs)
             plot_rollout_map(maps, ax=axes[1])
             a = view.attrs
-            fig.suptitle(f"{a['neuron']}, {a['condition']}: {a['over']} ({a['n_trials']} trials)", fontsize=7)
+            fig.suptitle(f"{a['neuron']}, {a['condition']}:\n{a['over']} ({a['n_trials']} trials)", fontsize=7)
             credit(fig, view)
         return fig
 

@@ -826,7 +826,7 @@ def test_browser_shows_the_trials_of_the_chosen_neuron(s, browser):
     pixels = plt.imread(io.BytesIO(base64.b64decode(picture["href"].split(",")[1])))[..., :3]
     low, high = np.quantile(x, [0.02, 0.98])
     ordered = np.concatenate([x[condition == c] for c in np.unique(condition)])
-    np.testing.assert_allclose(pixels, mpl.colormaps["viridis"](np.clip((ordered - low) / (high - low), 0, 1))[..., :3], atol=1 / 255)
+    np.testing.assert_allclose(pixels, mpl.colormaps["viridis"](np.clip((ordered - low) / (high - low), 0, 1))[..., :3], atol=2 / 255)
     assert (picture["x0"], picture["x1"], picture["y0"], picture["y1"]) == (-3.0, pytest.approx(2.0), 0, 20)
     ticks = panel(browser, "trials")["y"]["ticks"]
     assert [(t["at"], t["text"]) for t in ticks] == [(17.5, "0"), (12.5, "135"), (7.5, "45"), (2.5, "90")]
@@ -850,7 +850,7 @@ def test_browser_where_the_forecast_is_a_mean_of_draws(s, monkeypatch):
     view = browser.view()
     part = part_of(s.test, view.attrs["session"]).of_neurons(view.attrs["chosen"])
     mine = np.flatnonzero(part.table["condition"] == view.attrs["condition"])
-    draws = s.forecaster.sample(part.subset(mine), n_samples=64 // len(mine))["samples"]
+    draws = s.forecaster.sample(part.subset(mine), n_samples=32 // len(mine))["samples"]
     same(lines(browser, "mean")["forecast"]["y"][30:], draws.mean(("sample", "trial")).values[0], rtol=1e-3, atol=1e-5)
 
 

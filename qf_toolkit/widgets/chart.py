@@ -8,7 +8,7 @@ import anywidget
 import numpy as np
 import traitlets
 from matplotlib import colormaps
-from matplotlib.image import imsave
+from PIL import Image
 
 HERE = Path(__file__).parent
 
@@ -82,11 +82,14 @@ def span(start, stop, y, color="ink", opacity=0.07):
 
 def image(values, x, y, low, high, colormap="viridis"):
     """A picture of an array (row, column), row 0 on top, over the ranges `x` and `y`; grey where it is NaN."""
-    shares = np.clip((np.asarray(values, float) - low) / ((high - low) or 1.0), 0, 1)
-    rgba = colormaps[colormap](np.nan_to_num(shares))
-    rgba[~np.isfinite(shares)] = (0.6, 0.6, 0.6, 1.0)
+    values, scale = np.asarray(values, float), colormaps[colormap]
+    shares = np.clip((np.nan_to_num(values) - low) / ((high - low) or 1.0), 0, 1)
+    places = np.minimum((256 * shares).astype(int), 255)
+    places = np.where(np.isfinite(values), places - (places > 127), 255)  # a palette has 256 places: the middle colour gives way to grey
+    picture = Image.fromarray(places.astype(np.uint8))
+    picture.putpalette([*scale(np.delete(np.arange(256), 128), bytes=True)[:, :3].ravel().tolist(), 153, 153, 153])
     out = io.BytesIO()
-    imsave(out, rgba, format="png", pil_kwargs={"compress_level": 2})  # a little larger, much sooner there
+    picture.save(out, format="png", compress_level=2)  # a little larger, much sooner there
     href = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
     return {"type": "image", "x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "href": href}
 

@@ -21,8 +21,8 @@ from .trace_inspector import STATISTICS
 TRACES = [{"name": "measured", "color": "ink"}, {"name": "forecast", "color": "#0072b2"}]
 LEARNT, WHOLE = "what training added", "whole"
 K = 5  # nearest neighbours that are marked
-DRAWS = 64  # in all, where a model decodes by draws
-MOST_TRIALS = 32  # whose forecasts are averaged, so that an update stays quick
+DRAWS = 32  # in all, where a model decodes by draws
+MOST_TRIALS = 24  # whose forecasts are averaged, so that an update stays quick
 
 
 class EmbeddingBrowser(Viewer):

@@ -187,7 +187,7 @@ def test_ctrl_c_exits_with_130(store, tmp_path):
         try:
             _, err = process.communicate(timeout=25)
             break
-        except subprocess.TimeoutExpired:  # one in ten is swallowed: it falls into a bare except of torch's own late imports
+        except subprocess.TimeoutExpired:  # about one in ten is swallowed, probably by torch's own late imports
             if last:
                 process.kill()
                 raise

@@ -130,11 +130,11 @@ def build_parser(readers, run):
 
     p = command("evaluate", "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast")
     p.add_argument("store", metavar="STORE")
-    p.add_argument("--model", required=True, nargs="+", metavar="DIR", help="one or several; the first one's window and split are used")
-    p.add_argument("--out", metavar="CSV", help="write the table")
+    p.add_argument("--model", nargs="+", default=[], metavar="DIR", help="one or several; the first one's window and split are used (none: the naive rows alone)")
+    p.add_argument("--out", metavar="CSV", help="write the table, and beside it a .json that says where it comes from")
     p.add_argument("--figures", metavar="DIR", help="write forecasts beside the truth, svg and png")
     p.add_argument("--samples", type=int, default=0, metavar="N", help="draws of each forecast, for crps and coverage_90 (0: none)")
-    p.add_argument("--bootstrap", action="store_true", help="how sure each difference to the naive rows is, over neurons")
+    p.add_argument("--bootstrap", action="store_true", help="how sure each difference to the naive rows is: animals, sessions and blocks of trials are drawn")
     p.add_argument("--ceiling", action="store_true", help="add the best possible forecast (simulated data alone)")
     _add_window(p)
 

@@ -280,7 +280,8 @@ def _evaluate(args):
     for folder, model, row in zip(args.model, models, rows, strict=True):
         if rows.count(row) > 1:
             model.name = f"{model.name} ({folder})"
-    split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store)))
+    # without a model, the naive rows alone in the windows that `qf pretrain` would take
+    split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store) if args.model else {**TRIALS, **SPLIT}))
     print(split)
     report(
         models,

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from . import __version__
-from ._files import atomic_path, write_text
+from ._files import write_text
 from .errors import QfError
 
 # full: at most 5 minutes on 2 CPU cores; small: what .ci/run does, under 2; tiny: for the tests
@@ -218,15 +218,15 @@ def _prepare(out, settings):
 
 
 def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False, progress=False):
-    """Evaluate models on the test part: print the tables, write them and the figures.
+    """Evaluate models on the test part: print the tables, write them and the figures. Each session is forecast once by each row.
 
     Parameters
     ----------
-    models : list of QuantFormerForecaster and QuantFormerClassifier
-        Each kind gets a table of its own, with the naive rows.
+    models : list of Forecaster and classifiers of activation
+        Each task gets a table of its own, with the naive rows; without any model there is that of the forecasts, with the naive rows alone.
     split : Split
     out : str or Path, optional
-        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`.
+        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`. Each has a `.json` that says where it comes from.
     figures : str or Path, optional
         Folder.
     ceiling : bool
@@ -234,7 +234,7 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     n_samples : int
         Draws a forecast for crps and coverage; 0 for none.
     bootstrap : bool
-        Add how sure each difference to the naive rows is, over neurons; its CSV is beside `out`, `*_differences.csv`.
+        Add how sure each difference to the naive rows is, over animals, sessions and blocks of trials; its CSV is beside `out`, `*_differences.csv`.
     progress : bool
         Show a bar while the sessions are scored.
 
@@ -242,32 +242,37 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     -------
     list of Path
         What was written.
-    """
-    from .evaluation.compare import compare
-    from .evaluation.table import evaluate, evaluate_classifier, show
-    from .training.activation import QuantFormerClassifier
 
-    classifiers = [m for m in models if isinstance(m, QuantFormerClassifier)]
-    forecasters = [m for m in models if not isinstance(m, QuantFormerClassifier)]
-    if figures is not None and not forecasters:
+    Raises
+    ------
+    QfError
+        If figures are asked for, and there are classifiers alone.
+    """
+    from .evaluation.compare import compare, show_differences
+    from .evaluation.scored import score
+    from .evaluation.table import evaluate, evaluate_classifier, show
+
+    classifiers = [m for m in models if hasattr(m, "predict_probability")]
+    forecasters = [m for m in models if not hasattr(m, "predict_probability")]
+    if figures is not None and classifiers and not forecasters:
         raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
     paths = []
-    if forecasters:
-        table = evaluate(forecasters, split, naive=True, ceiling=ceiling, n_samples=n_samples, progress=progress)
+    if forecasters or not classifiers:
+        chosen, keep = _shown(split) if figures is not None else ([], None)
+        scored = score(forecasters, split, ceiling=ceiling, n_samples=n_samples, keep=keep, progress=progress)
+        table = evaluate(scored, split)
         print(show(table))
-        paths += _write_table(table, out)
-        if bootstrap:
-            differences = compare(forecasters, split)
-            print(
-                f"\nbetter than the naive rows by (mean over neurons, 95 % interval of a paired bootstrap)\n{differences.to_string(float_format='{:.4g}'.format)}"
-            )
-            paths += _write_table(differences, _beside(out, "differences"))
+        paths += _written(table, out)
+        if bootstrap and forecasters:
+            differences = compare(scored, split)
+            print(f"\n{show_differences(differences)}")
+            paths += _written(differences, _beside(out, "differences"))
         if figures is not None:
-            paths += _figures(forecasters, split, table, Path(figures))
+            paths += _figures(scored, split, table, chosen, Path(figures))
     if classifiers:
         table = evaluate_classifier(classifiers, split)
         print(f"\n{show(table)}")
-        paths += _write_table(table, _beside(out, "activation") if forecasters else out)
+        paths += _written(table, _beside(out, "activation") if forecasters else out)
     if paths:
         print("\nwritten:")
         for path in paths:
@@ -279,15 +284,22 @@ def _beside(out, name):
     return None if out is None else Path(out).with_name(f"{Path(out).stem}_{name}.csv")
 
 
-def _write_table(table, path):
-    if path is None:
-        return []
-    with atomic_path(path) as tmp:
-        table.to_csv(tmp)
-    return [Path(path)]
+def _written(table, path):
+    """Where a table was written, if it was to be: the path of its CSV."""
+    from .evaluation.table import write_table
+
+    return [] if path is None else write_table(table, path)[:1]
 
 
-def _figures(forecasters, split, table, folder):
+def _shown(split):
+    """The observations that a figure of forecasts shows, and of what forecasts must be kept for it."""
+    from .plots.forecasts import choose_observations, wanted_of
+
+    chosen = choose_observations(split.test, fitting=split.fitting)
+    return chosen, wanted_of(chosen)
+
+
+def _figures(scored, split, table, chosen, folder):
     import matplotlib as mpl
 
     # drawn to files: a screen is neither needed nor opened
@@ -298,9 +310,10 @@ def _figures(forecasters, split, table, folder):
     from .plots.style import save_figure
     from .plots.tables import figure_table
 
-    shown = {m.name: m.predict(split.test) for m in forecasters}
+    best = min(scored.naive, key=lambda name: table.loc[name, "mse_ratio"])  # the naive row that is hardest to beat
     paths = []
-    figs = {"forecasts": figure_forecasts(split.test, shown), "mse": figure_table(table, "mse")}
+    figs = {"forecasts": figure_forecasts(split.test, {name: scored.kept[name] for name in (*scored.models, best)}, chosen=chosen)}
+    figs["mse"] = figure_table(table, "mse")
     if "E" in table and table["E"].notna().any():
         figs["explained"] = figure_table(table, "E")
     for name, fig in figs.items():

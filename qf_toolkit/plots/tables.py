@@ -8,7 +8,7 @@ from matplotlib.textpath import text_to_path
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..evaluation.naive import FrequencyClassifier, Zero, naive_forecasters
-from ..evaluation.table import COVERAGE
+from ..evaluation.scored import COVERAGE
 from .style import credit, style
 
 LOWER = ("mse", "mse_ratio", "mae", "crps", "smape", "paper_mse", "paper_mae", "paper_smape")

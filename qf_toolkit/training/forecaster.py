@@ -24,6 +24,7 @@ class Forecaster:
     name = "forecaster"
     probabilistic = False
     population = False  # whether it reads all neurons of a session at once, so that one of them can't be forecast alone
+    patch_frames: int | None = None  # frames of the patches that a forecast is made of, where it is
 
     def __init__(self):
         self.seen = {}

@@ -39,6 +39,7 @@ class QuantFormerForecaster(Downstream):
     def __init__(self, autoencoder, neurons, tokens, *, expectation_weight=0.0, **options):
         super().__init__(autoencoder, neurons, tokens, expectation_weight=expectation_weight, **options)
         self.decode, self.temperature, self.residual = "soft", 1.0, {}
+        self.patch_frames = autoencoder.config.patch_frames
 
     def _objective(self, train, validation):
         """Equation 4; the targets (codes of the response) and the baseline's codes are computed once, before the first step."""

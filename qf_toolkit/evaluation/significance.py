@@ -4,7 +4,8 @@ Neurons of a session are recorded together and share its state, and so do trials
 is drawn is therefore what is independent, level by level, as far as a recording has it (hierarchical bootstrap; Saravanan, Berman & Sober 2020).
 A block is a run of consecutive test trials of one session, and a difference is drawn paired: both rows on the same trials.
 
-With one animal, or one session, its level is fixed, and the interval says nothing of other animals or sessions.
+With one animal, or one session, its level is fixed, and the interval says nothing of other animals or sessions. With few of them percentiles are
+still somewhat too narrow: of 8 animals a 95 % interval covers about 90 %.
 """
 
 import numpy as np

@@ -181,15 +181,14 @@ def simulated(tmp_path_factory):
 
 
 def test_the_error_of_the_ceiling_is_its_variance_over_samples(simulated):
-    store, onsets = simulated.test.source, simulated.test.table["onset_frame"].to_numpy()[:6]
-    mean, error = conditional_mean(store, "sim1/A", onsets, 30, n_samples=16, seed=1, with_error=True)
-    assert np.array_equal(mean, conditional_mean(store, "sim1/A", onsets, 30, n_samples=16, seed=1))
-    # two estimates of one expectation differ by the sum of their errors
-    others = [conditional_mean(store, "sim1/A", onsets, 30, n_samples=16, seed=s) for s in range(2, 22)]
-    measured = np.var(others, axis=0, ddof=1).mean()
-    assert error.mean() == pytest.approx(measured, rel=0.15)
+    store, onsets = simulated.test.source, simulated.test.table["onset_frame"].to_numpy()[:4]
+    mean, error = conditional_mean(store, "sim1/A", onsets, 15, n_samples=16, seed=1, with_error=True)
+    assert np.array_equal(mean, conditional_mean(store, "sim1/A", onsets, 15, n_samples=16, seed=1))
+    # estimates of one expectation scatter by their errors
+    means, errors = zip(*(conditional_mean(store, "sim1/A", onsets, 15, n_samples=16, seed=s, with_error=True) for s in range(2, 14)), strict=True)
+    assert np.mean(errors) == pytest.approx(np.var(means, axis=0, ddof=1).mean(), rel=0.2)
     with pytest.raises(QfError, match="at least 2"):
-        conditional_mean(store, "sim1/A", onsets, 30, n_samples=1, with_error=True)
+        conditional_mean(store, "sim1/A", onsets, 15, n_samples=1, with_error=True)
 
 
 def test_few_samples_of_the_ceiling_do_not_flatter(simulated):
@@ -197,11 +196,11 @@ def test_few_samples_of_the_ceiling_do_not_flatter(simulated):
         return evaluate([], simulated, naive=False, ceiling=True, ceiling_samples=n, seed=seed).loc[SimulatorCeiling.name]
 
     truth = simulated.test.dataset()["dff"].values[..., 90:]
-    many, few = ceiling(512, 0), [ceiling(8, seed)["mse"] for seed in range(20)]
-    raw = [((SimulatorCeiling(8, seed).predict(simulated.test)["forecast"].values - truth) ** 2).mean() for seed in range(20)]
-    spread = np.std(few) / np.sqrt(20)
+    many, few = ceiling(256, 0), [ceiling(8, seed)["mse"] for seed in range(12)]
+    raw = [((SimulatorCeiling(8, seed).predict(simulated.test)["forecast"].values - truth) ** 2).mean() for seed in range(12)]
+    spread = np.std(few) / np.sqrt(12)
     assert many["E"] == 1 and abs(np.mean(few) - many["mse"]) < 3 * spread  # as the row with many samples has it
-    assert np.mean(raw) - many["mse"] > 4 * spread  # without the correction it is off by an eighth of the unpredictable variance
+    assert np.mean(raw) - many["mse"] > 3 * spread  # without the correction it is off by an eighth of the unpredictable variance
 
 
 # ---------------------------------------------------------------- saved, and from the shell

@@ -1,5 +1,6 @@
 """What `evaluate`, `compare` and `evaluate_classifier` make of a split, and how tables are printed and saved."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -218,6 +219,9 @@ def test_saved_tables_say_where_they_come_from(mice, tmp_path):
         note["models"]["better"] == model.digest() and note["draw_seed"] == 5 and note["qf_toolkit"] == qf.__version__ and "torch" in note["versions"]
     )
     assert note["split"] == mice.rule and note["n_animals"] == 3
+    assert note["blake2b"] == hashlib.blake2b(paths[0].read_bytes(), digest_size=12).hexdigest()  # so that the two are known to belong together
+    with pytest.raises(QfError, match="table.csv"):
+        write_table(table, tmp_path / "table.json")
     assert pd.read_csv(paths[0], index_col=0).loc["better", "mse"] == pytest.approx(table.loc["better", "mse"])
     write_table(compare(model, mice), tmp_path / "differences.csv")
     assert json.loads((tmp_path / "differences.json").read_text())["n_animals"] == 3

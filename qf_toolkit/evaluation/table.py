@@ -5,6 +5,7 @@ one large recording does not speak for all. mse, mae, crps and coverage pool fra
 (score_s="paper"), the longer one weighs more. r and the paper's family pool windows, one a (trial, neuron), each counting once.
 """
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -274,12 +275,21 @@ def write_table(table, path):
     Raises
     ------
     QfError
-        If the disk is full or the folder can't be written.
+        If the disk is full, the folder can't be written, or the name ends in .json.
     """
     path = Path(path)
+    if path.suffix == ".json":
+        raise QfError(f"out: expected a name for a table, table.csv for example, found {path.name}, the name of what is written beside it.")
+    text = table.to_csv()
     with atomic_path(path) as tmp:
-        table.to_csv(tmp)
-    note = {"table": path.name, **table.attrs, "simulated": bool(table.attrs.get("simulated")), "versions": versions()}
+        tmp.write_text(text, encoding="utf-8", newline="")
+    note = {
+        "table": path.name,
+        "blake2b": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
+        **table.attrs,
+        "simulated": bool(table.attrs.get("simulated")),
+        "versions": versions(),
+    }
     note |= {"qf_toolkit": note["versions"]["qf_toolkit"], "made": datetime.now(UTC).isoformat(timespec="seconds")}
     sidecar = path.with_suffix(".json")
     write_text(sidecar, json.dumps(note, indent=2, default=_plain) + "\n")

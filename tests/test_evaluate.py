@@ -121,10 +121,9 @@ def test_tables_fit_a_hundred_columns(mice):
     frequency = FrequencyClassifier()
     frequency.name = "another"
     texts = [show(found), show(evaluate_classifier(frequency.fit(mice), mice))]
-    texts.append(show_differences(compare({long: Better().fit(mice)}, mice)))
+    texts.append(show(compare({long: Better().fit(mice)}, mice)))
     for text in texts:
-        assert max(map(len, text.splitlines())) <= 100 + len(long) * any(long in line for line in text.splitlines())
-    assert max(map(len, texts[0].splitlines())) <= 100
+        assert max(map(len, text.splitlines())) <= 100
     for column in found.columns[found.notna().any()]:
         assert column in texts[0]
 
@@ -183,7 +182,7 @@ def simulated(tmp_path_factory):
 
 def test_the_error_of_the_ceiling_is_its_variance_over_samples(simulated):
     store, onsets = simulated.test.source, simulated.test.table["onset_frame"].to_numpy()[:4]
-    mean, error = conditional_mean(store, "sim1/A", onsets, 15, n_samples=16, seed=1, with_error=True)
+    mean, _ = conditional_mean(store, "sim1/A", onsets, 15, n_samples=16, seed=1, with_error=True)
     assert np.array_equal(mean, conditional_mean(store, "sim1/A", onsets, 15, n_samples=16, seed=1))
     # estimates of one expectation scatter by their errors
     means, errors = zip(*(conditional_mean(store, "sim1/A", onsets, 15, n_samples=16, seed=s, with_error=True) for s in range(2, 14)), strict=True)

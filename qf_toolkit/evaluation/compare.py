@@ -129,9 +129,14 @@ def show_differences(differences):
         shown = pd.DataFrame(
             {c: [_interval(*v) for v in rows[[c, f"{c}_from", f"{c}_to"]].to_numpy()] for c in COLUMNS}, [t[:24] for _, t in rows.index]
         )
-        lines += ["", f"{name} against", shown.to_string()]
+        lines += ["", f"{shortened(name, 90)} against", shown.to_string()]
     lines += ["", "ratio_lower: of mse_ratio, r_higher: of r, mse_lower: of mse"]
     return "\n".join([*lines, *(f"not applicable: {name} ({why})" for name, why in a["not_applicable"].items())])
+
+
+def shortened(name, most):
+    """A name of at most `most` characters, its middle left out."""
+    return name if len(name) <= most else f"{name[: (most - 3) // 2]}...{name[-((most - 2) // 2) :]}"
 
 
 def _counted(a):

@@ -19,7 +19,7 @@ from ..errors import QfError
 from . import metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
 from .ceiling import SimulatorCeiling
-from .compare import compare, marks
+from .compare import compare, marks, show_differences, shortened
 from .naive import FrequencyClassifier, scored_whole
 from .scored import Scored, check_split, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
@@ -191,7 +191,7 @@ def _classifier_marks(drawn, models, naive, units, seed):
 
 
 def show(table):
-    """A table of `evaluate` or `evaluate_classifier` as text, at most 100 columns wide.
+    """A table of `evaluate`, `evaluate_classifier` or `compare` as text, at most 100 columns wide.
 
     Parameters
     ----------
@@ -202,6 +202,8 @@ def show(table):
     str
         What it was measured on, the rows, the naive ones marked with a dot; + and - mark what is surely better than all of these, or worse than one.
     """
+    if list(table.index.names) == ["forecaster", "than"]:
+        return show_differences(table)
     a = table.attrs
     head = [
         f"{'SIMULATED DATA, ' if a['simulated'] else ''}{_count(a['n_trials'], 'test trial')}, {_count(a['n_neurons'], 'neuron')}, "
@@ -242,7 +244,7 @@ def _cell(table, name, column, found):
 
 def _folded(text):
     """The lines of a table, in as many blocks of columns as the width asks for; the paper's family stands apart."""
-    text.index = [n if len(n) <= 44 else f"{n[:20]}...{n[-21:]}" for n in text.index]
+    text.index = [shortened(n, 44) for n in text.index]
     blocks, room = [], WIDTH - max(map(len, text.index), default=0)
     used, family = room + 1, None
     for column in text:

@@ -122,7 +122,7 @@ def marks(differences):
 def show_differences(differences):
     """The differences of `compare` as text, at most 100 columns wide: each with its interval, and * where that excludes 0."""
     a = differences.attrs
-    lines = [f"95 % intervals, drawn over {_counted(a)}; * excludes 0. Positive: better."]
+    lines = [f"95 % intervals, drawn over {_counted(a)}.", "Positive: better. *: the interval excludes 0."]
     if a["n_animals"] == 1:
         lines.append("Of one animal they say nothing of others.")
     for name, rows in differences.groupby(level=0, sort=False):

@@ -19,7 +19,7 @@ from ..errors import QfError
 from . import metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
 from .ceiling import SimulatorCeiling
-from .compare import compare, marks, show_differences, shortened
+from .compare import compare, marks, shortened, show_differences
 from .naive import FrequencyClassifier, scored_whole
 from .scored import Scored, check_split, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels

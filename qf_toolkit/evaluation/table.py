@@ -19,7 +19,8 @@ from . import metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
 from .ceiling import SimulatorCeiling
 from .compare import compare, marks
-from .naive import FrequencyClassifier, scored_whole
+from .frequency import FrequencyClassifier
+from .naive import scored_whole
 from .scored import Scored, check_split, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 

@@ -7,7 +7,9 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.textpath import text_to_path
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..evaluation.naive import FrequencyClassifier, Zero, naive_forecasters
+from ..evaluation.frequency import FrequencyClassifier
+from ..evaluation.naive import Zero
+from ..evaluation.rows import naive_forecasters
 from ..evaluation.scored import COVERAGE
 from .style import credit, style
 

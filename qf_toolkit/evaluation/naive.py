@@ -14,13 +14,24 @@ import numpy as np
 
 from ..errors import QfError
 from ..recordings.conditions import category_of
+from ..recordings.splits import check_split
 from ..training.forecaster import Forecaster, check_keys, check_rate, seen_frames
 
 HINT = "Fit on trials of these neurons, or choose the neurons it knows."
 
 
 class _Naive(Forecaster):
-    """What the naive rows share: the window they were fitted with, and the session-wise reading of arrays."""
+    """What the naive rows share: the window they were fitted with, and the session-wise reading of arrays.
+
+    Attributes
+    ----------
+    notes : list of str
+        What the last `fit` could not do as it does elsewhere, a sentence each: a penalty that validation could not choose, say.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.notes = []
 
     def fit(self, split):
         """Learn from a Split; returns self.
@@ -28,8 +39,10 @@ class _Naive(Forecaster):
         Raises
         ------
         QfError
-            If the sessions' windows differ in frames (rates more than 2 % apart).
+            If it is no Split, or the sessions' windows differ in frames (rates more than 2 % apart).
         """
+        check_split(split)
+        self.notes = []
         self._remember(split.fitting)
         self.seen = seen_frames(split.train, split.validation)
         self._learn(split)

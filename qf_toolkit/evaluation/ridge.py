@@ -1,19 +1,25 @@
-"""Ridge regressions, the strongest of the naive forecasters."""
+"""Ridge regressions, the strongest of the naive forecasters.
+
+Their penalty is chosen on validation, then they are fitted again on train and validation together. Where validation can't tell one penalty from
+another (no whole observation in it, say), a fit takes the penalty that is best for the other sessions, and where there is none, the one that is
+best in cross-validation inside the training part; `notes` says so.
+"""
 
 import numpy as np
 
-from ..errors import QfError, UnknownKeyError
+from ..errors import UnknownKeyError
 from ..recordings.conditions import category_of
 from ..training.forecaster import check_keys
 from .naive import HINT, _Naive
 
 PENALTIES = np.logspace(-3, 4, 15)  # of features scaled so that the context, as a block, has total variance 1, like the one-hot of the conditions
+FOLDS = 5  # of the cross-validation: stretches of consecutive training trials
 MOST_ONE_HOT = 200  # more conditions than this (sparse noise has 9,000, each shown once) are coded by their stimulus category
 MOST_BINS = 8  # time bins of each neuron's context in the population ridge: 60 neurons x 90 frames would be 5,400 features for 400 trials
 
 
 class _Ridge(_Naive):
-    """What the two ridges share: how conditions become features."""
+    """What the two ridges share: how conditions become features, and how a penalty is chosen."""
 
     def _code_conditions(self, split):
         trials = split.fitting
@@ -32,11 +38,27 @@ class _Ridge(_Naive):
         return out
 
 
+def _tells(errors, of_mean):
+    """Whether the errors (penalty,) differ by more than rounding, against the error `of_mean` of the mean alone."""
+    return bool(of_mean > 0 and np.ptp(errors) > 1e-9 * of_mean)
+
+
+def _best(errors):
+    """The penalty of least error; of errors that tell nothing, which come as None, the strongest: the mean of the condition and little more."""
+    return float(PENALTIES[-1 if errors is None else int(np.argmin(errors))])
+
+
+def _folds(n):
+    """Which of `n` consecutive trials each fold holds out: a list of bool arrays, empty for a single trial."""
+    return [np.isin(np.arange(n), at) for at in np.array_split(np.arange(n), min(FOLDS, n))] if n > 1 else []
+
+
 class RidgeOwn(_Ridge):
     """Ridge regression of a neuron's response on its own baseline, frame by frame, and the one-hot of the condition; a regression a neuron.
 
-    One penalty for all neurons, the best by squared error on validation (15 % of the trials are too few to choose one a neuron). Solved from the
-    neurons' normal equations, which add up over sessions where cells are matched.
+    One penalty for all neurons, the best by squared error on validation (15 % of the trials are too few to choose one a neuron). Where no session has
+    a whole observation there, the best in cross-validation inside the training part (5 stretches of each session's trials, each held out once).
+    Solved from the neurons' normal equations, which add up over sessions where cells are matched.
     """
 
     name = "ridge, own trace"
@@ -47,9 +69,20 @@ class RidgeOwn(_Ridge):
         train, validation = self._sums(split.train), self._sums(split.validation)
         self.scale = self._scale(train)
         for sums in (train, validation):
-            sums["x"] *= self.scale
-            sums["xy"] *= self.scale[..., None]
-            sums["xx"] *= self.scale[..., None] * self.scale[:, None]
+            self._rescale(sums)
+        self.errors, of_mean = self._errors(train, validation)
+        if not _tells(self.errors, of_mean):
+            self.errors = self._cross_validated(split.train, train)
+            self.notes.append(
+                f"{self.name}: validation holds too little to choose a penalty by; it was chosen in cross-validation inside the training part."
+            )
+        self.penalty = _best(self.errors)
+        x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train})
+        self.weights = np.linalg.solve(xx + self.penalty * np.eye(xx.shape[-1]), xy)
+        self.intercept = y - (x[:, None] @ self.weights)[:, 0]
+
+    def _errors(self, train, validation):
+        """Squared errors on validation, a penalty each, less those of the training mean; and the training mean's own, both over all neurons."""
         x, y, xx, xy = _centred(train)
         values, vectors = np.linalg.eigh(xx)
         turned = vectors.transpose(0, 2, 1)
@@ -59,24 +92,42 @@ class RidgeOwn(_Ridge):
         cross = validation["x"][:, :, None] * x[:, None]
         xx = turned @ (validation["xx"] - cross - cross.transpose(0, 2, 1) + n * x[:, :, None] * x[:, None]) @ vectors
         xy = turned @ (validation["xy"] - validation["x"][:, :, None] * y[:, None] - x[:, :, None] * (validation["y"] - n[..., 0] * y)[:, None])
-        self.errors = []
+        errors = []
         for penalty in PENALTIES:
             weights = target / (np.clip(values, 0, None) + penalty)[..., None]
-            self.errors.append(float((weights * (xx @ weights - 2 * xy)).sum()))  # less a term that no penalty changes
-        self.penalty = float(PENALTIES[int(np.argmin(self.errors))])
-        x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train})
-        self.weights = np.linalg.solve(xx + self.penalty * np.eye(xx.shape[-1]), xy)
-        self.intercept = y - (x[:, None] @ self.weights)[:, 0]
+            errors.append(float((weights * (xx @ weights - 2 * xy)).sum()))
+        return errors, float((validation["yy"] - 2 * validation["y"] * y + n[..., 0] * y**2).sum())
+
+    def _cross_validated(self, trials, whole):
+        """The errors of `_errors`, summed over the folds of the training part; None where they don't tell penalties apart either."""
+        folds = (self._rescale(self._sums(trials.subset(at))) for at in _by_session(trials))
+        found = [self._errors({k: whole[k] - held_out[k] for k in whole}, held_out) for held_out in folds]
+        errors = np.sum([e for e, _ in found], 0)
+        return list(errors) if found and _tells(errors, sum(m for _, m in found)) else None
+
+    def _rescale(self, sums):
+        """The sums of the scaled features; in place, too."""
+        sums["x"] *= self.scale
+        sums["xy"] *= self.scale[..., None]
+        sums["xx"] *= self.scale[..., None] * self.scale[:, None]
+        return sums
 
     def _sums(self, trials):
         p, t, n = self.n_context + len(self.columns), self.n_response, len(self.neurons)
-        sums = {"n": np.zeros(n), "x": np.zeros((n, p)), "y": np.zeros((n, t)), "xx": np.zeros((n, p, p)), "xy": np.zeros((n, p, t))}
+        sums = {
+            "n": np.zeros(n),
+            "x": np.zeros((n, p)),
+            "y": np.zeros((n, t)),
+            "yy": np.zeros((n, t)),
+            "xx": np.zeros((n, p, p)),
+            "xy": np.zeros((n, p, t)),
+        }
         for neurons, conditions, context, response, whole in self._observations(trials):
             one_hot = self._one_hot(conditions)
             for i, name in enumerate(neurons):
                 keep, at = whole[:, i], self.neurons[name]
                 x, y = np.concatenate([context[keep, i], one_hot[keep]], 1), response[keep, i]
-                for key, value in {"n": len(x), "x": x.sum(0), "y": y.sum(0), "xx": x.T @ x, "xy": x.T @ y}.items():
+                for key, value in {"n": len(x), "x": x.sum(0), "y": y.sum(0), "yy": (y**2).sum(0), "xx": x.T @ x, "xy": x.T @ y}.items():
                     sums[key][at] += value
         return sums
 
@@ -97,6 +148,16 @@ class RidgeOwn(_Ridge):
         return (own + driven + self.intercept[at]).astype(np.float32)
 
 
+def _by_session(trials):
+    """The folds of `_folds`, cut in each session: a list of bool arrays (trial,), empty ones left out."""
+    out = np.zeros((FOLDS, len(trials)), bool)
+    for session in trials.sessions:
+        here = np.flatnonzero((trials.table["session"] == session).to_numpy())
+        for fold, held_out in zip(out, _folds(len(here)), strict=False):
+            fold[here] = held_out
+    return [fold for fold in out if fold.any()]
+
+
 def _centred(sums):
     """Means of x and y, and the sums of products about them."""
     n = np.maximum(sums["n"], 1)[:, None]
@@ -108,7 +169,10 @@ class RidgePopulation(_Ridge):
     """Ridge regression of each neuron's response on the baseline of the whole population and the one-hot of the condition; one a session.
 
     The baseline of every neuron is averaged into at most 8 time bins. Sessions with the same neurons are pooled. A neuron whose baseline is
-    missing in a trial counts as 0 there. One penalty a population, the best by squared error on validation. Solved by one SVD for all penalties.
+    missing in a trial counts as 0 there. One penalty a population, the best by squared error on validation. A population without a whole observation
+    there takes the penalty that is best for the others: of least error relative to that of the training mean, summed over them, so that a loud
+    recording counts no more than a calm one. Where none has any, cross-validation inside the training part (5 stretches of trials, each held out
+    once) stands in for validation. Solved by one SVD for all penalties.
     """
 
     name = "ridge, population"
@@ -116,51 +180,51 @@ class RidgePopulation(_Ridge):
 
     def _learn(self, split):
         self._code_conditions(split)
+        data = self._data(split)
+        errors = {k: _held_out(d, d["train"], ~d["train"]) for k, d in data.items()}
+        by = "validation"
+        if all(e is None for e in errors.values()):
+            by = "cross-validation inside the training part"
+            errors = {k: _cross_validated(d) for k, d in data.items()}
+            self.notes.append(f"{self.name}: validation holds too little to choose a penalty by; {by} stood in for it.")
+        told = [e / of_mean for e, of_mean in filter(None, errors.values())]
+        self.populations = {}
+        for neurons, d in data.items():
+            found = errors[neurons][0] if errors[neurons] else np.sum(told, 0) if told else None
+            penalty = _best(found)
+            if not errors[neurons]:
+                source = "the best for the other sessions" if told else "the strongest there is"
+                self.notes.append(
+                    f"{self.name}: {by} holds too little of {', '.join(d['sessions'])} to choose a penalty by; it has {penalty:g}, {source}."
+                )
+            self.populations[neurons] = {"scale": d["scale"], "penalty": penalty, "errors": found, "solved": _solved(d, penalty)}
+
+    def _data(self, split):
+        """For each population, by its neurons: the sessions, features x, responses y, kept (trial, neuron), train (trial), scale of the bins, groups."""
+        rows = {}
+        for is_train, trials in ((True, split.train), (False, split.validation)):
+            for session, (neurons, conditions, context, response, whole) in zip(trials.sessions, self._observations(trials), strict=True):
+                sessions, parts = rows.setdefault(tuple(neurons), ({}, []))
+                sessions[session] = None
+                parts.append((self._bins(context), self._one_hot(conditions), response, whole, np.full(len(conditions), is_train)))
         data = {}
-        for part, trials in (("train", split.train), ("validation", split.validation)):
-            for neurons, conditions, context, response, whole in self._observations(trials):
-                rows = data.setdefault(tuple(neurons), {"train": [], "validation": []})
-                rows[part].append((self._bins(context), self._one_hot(conditions), response, whole))
-        self.populations = {neurons: self._solve(rows) for neurons, rows in data.items()}
+        for neurons, (sessions, parts) in rows.items():
+            bins, one_hot, y, kept, train = (np.concatenate(a) for a in zip(*parts, strict=True))
+            total = (bins[train] if train.any() else bins).var(0).sum()
+            scale = 1 / np.sqrt(total) if total > 1e-12 else 1.0
+            # neurons that miss the same trials share a design matrix: nearly always all of them
+            group = np.unique(kept, axis=1, return_inverse=True)[1].ravel()
+            data[neurons] = {
+                "sessions": list(sessions), "x": np.concatenate([bins * scale, one_hot], 1), "y": y, "kept": kept, "train": train, "scale": scale,
+                "groups": [np.flatnonzero(group == g) for g in np.unique(group)],
+            }  # fmt: skip
+        return data
 
     def _bins(self, context):
         n_bins = min(MOST_BINS, context.shape[-1])
         edges = np.linspace(0, context.shape[-1], n_bins + 1).round().astype(int)
         means = np.add.reduceat(context.astype(np.float64), edges[:-1], axis=-1) / np.diff(edges)
         return means.reshape(len(context), -1)
-
-    def _solve(self, rows):
-        parts = {k: [np.concatenate(a) for a in zip(*v, strict=True)] for k, v in rows.items() if v}
-        if "train" not in parts:
-            raise QfError(f"{self.name}: expected training trials in every session, found one without. Take a smaller validation share.")
-        bins = parts["train"][0]
-        total = bins.var(0).sum()
-        scale = 1 / np.sqrt(total) if total > 1e-12 else 1.0
-        x = {k: np.concatenate([p[0] * scale, p[1]], 1) for k, p in parts.items()}
-        y, kept = {k: p[2] for k, p in parts.items()}, {k: p[3] for k, p in parts.items()}
-        # neurons that miss the same trials share a design matrix: nearly always all of them
-        group = np.unique(np.concatenate([kept[k] for k in parts]), axis=1, return_inverse=True)[1].ravel()
-        groups = [np.flatnonzero(group == g) for g in np.unique(group)]
-        errors = np.zeros(len(PENALTIES))
-        for members in groups:
-            fit = _svd(x["train"], y["train"], kept["train"], members)
-            if fit is None or "validation" not in parts or not kept["validation"][:, members[0]].any():
-                continue
-            seen = kept["validation"][:, members[0]]
-            scores = (x["validation"][seen] - fit["x"]) @ fit["v"].T
-            target = y["validation"][seen][:, members].reshape(len(scores), -1) - fit["y"]
-            for i, penalty in enumerate(PENALTIES):
-                errors[i] += ((target - (scores * (fit["s"] / (fit["s"] ** 2 + penalty))) @ fit["uy"]) ** 2).sum()
-        penalty = float(PENALTIES[int(np.argmin(errors))])
-        both = [np.concatenate([d[k] for k in parts]) for d in (x, y, kept)]
-        solved = []
-        for members in groups:
-            fit = _svd(*both, members)
-            if fit is not None:
-                # kept as two factors: far smaller than the weights where features outnumber trials
-                weights = (fit["s"] / (fit["s"] ** 2 + penalty))[:, None] * fit["uy"]
-                solved.append((members, fit["x"], fit["y"], fit["v"].astype(np.float32), weights.astype(np.float32)))
-        return {"scale": scale, "penalty": penalty, "errors": errors, "solved": solved}
 
     def predict_arrays(self, context, neurons, conditions):
         population = self.populations.get(tuple(neurons))
@@ -175,6 +239,43 @@ class RidgePopulation(_Ridge):
             scores = ((x - mean_x) @ v.T).astype(weights.dtype)  # else the weights, far larger, are converted at each call
             out[:, members] = (scores @ weights + mean_y).reshape(len(x), len(members), -1)
         return out
+
+
+def _held_out(d, fit, held_out):
+    """Squared errors in the trials `held_out` after learning from the trials `fit`, a penalty each, and that of the mean; None where they tell nothing."""
+    errors, of_mean = np.zeros(len(PENALTIES)), 0.0
+    (x, y, kept), (test_x, test_y, test_kept) = ([d[k][rows] for k in ("x", "y", "kept")] for rows in (fit, held_out))
+    for members in d["groups"]:
+        found = _svd(x, y, kept, members)
+        seen = test_kept[:, members[0]]
+        if found is None or not seen.any():
+            continue
+        scores = (test_x[seen] - found["x"]) @ found["v"].T
+        target = test_y[seen][:, members].reshape(len(scores), -1) - found["y"]
+        of_mean += (target**2).sum()
+        for i, penalty in enumerate(PENALTIES):
+            errors[i] += ((target - (scores * (found["s"] / (found["s"] ** 2 + penalty))) @ found["uy"]) ** 2).sum()
+    return (errors, of_mean) if _tells(errors, of_mean) else None
+
+
+def _cross_validated(d):
+    """As `_held_out`, summed over the folds of the training part."""
+    train = np.flatnonzero(d["train"])
+    parts = [_held_out(d, train[~fold], train[fold]) for fold in _folds(len(train))]
+    found = [part for part in parts if part is not None]
+    return tuple(sum(values) for values in zip(*found, strict=True)) if found else None
+
+
+def _solved(d, penalty):
+    """Weights from all trials, by group of neurons: their places, the means of x and y, and the weights as two factors."""
+    solved = []
+    for members in d["groups"]:
+        found = _svd(d["x"], d["y"], d["kept"], members)
+        if found is not None:
+            # as factors they are far smaller where features outnumber trials
+            weights = (found["s"] / (found["s"] ** 2 + penalty))[:, None] * found["uy"]
+            solved.append((members, found["x"], found["y"], found["v"].astype(np.float32), weights.astype(np.float32)))
+    return solved
 
 
 def _svd(x, y, kept, members):

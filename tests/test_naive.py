@@ -350,7 +350,7 @@ def test_evaluate_classifier(split):
             return trials.dataset()["active"].astype(float)
 
     t = table.evaluate_classifier(Always().fit(split), split)
-    assert list(t.index) == ["oracle", "frequency of activation"]
+    assert list(t.index) == ["oracle", "frequency of activation", "response level over F0", "frequency over F0"]
     assert t.loc["oracle", "balanced_accuracy"] == 1 and t.loc["oracle", "f1"] == 1
     assert 0.5 < t.loc["frequency of activation", "balanced_accuracy"] < 1
     assert "frequency of activation" in table.show(t)

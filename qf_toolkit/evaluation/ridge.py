@@ -73,9 +73,7 @@ class RidgeOwn(_Ridge):
         self.errors, of_mean = self._errors(train, validation)
         if not _tells(self.errors, of_mean):
             self.errors = self._cross_validated(split.train, train)
-            self.notes.append(
-                f"{self.name}: validation holds too little to choose a penalty by; it was chosen in cross-validation inside the training part."
-            )
+            self.notes.append(f"validation holds too little to choose a penalty by; it was chosen in cross-validation inside the training part.")
         self.penalty = _best(self.errors)
         x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train})
         self.weights = np.linalg.solve(xx + self.penalty * np.eye(xx.shape[-1]), xy)
@@ -186,7 +184,7 @@ class RidgePopulation(_Ridge):
         if all(e is None for e in errors.values()):
             by = "cross-validation inside the training part"
             errors = {k: _cross_validated(d) for k, d in data.items()}
-            self.notes.append(f"{self.name}: validation holds too little to choose a penalty by; {by} stood in for it.")
+            self.notes.append(f"validation holds too little to choose a penalty by; {by} stood in for it.")
         told = [e / of_mean for e, of_mean in filter(None, errors.values())]
         self.populations = {}
         for neurons, d in data.items():
@@ -194,9 +192,7 @@ class RidgePopulation(_Ridge):
             penalty = _best(found)
             if not errors[neurons]:
                 source = "the best for the other sessions" if told else "the strongest there is"
-                self.notes.append(
-                    f"{self.name}: {by} holds too little of {', '.join(d['sessions'])} to choose a penalty by; it has {penalty:g}, {source}."
-                )
+                self.notes.append(f"{by} holds too little of {', '.join(d['sessions'])} to choose a penalty by; it has {penalty:g}, {source}.")
             self.populations[neurons] = {"scale": d["scale"], "penalty": penalty, "errors": found, "solved": _solved(d, penalty)}
 
     def _data(self, split):

@@ -73,7 +73,7 @@ class RidgeOwn(_Ridge):
         self.errors, of_mean = self._errors(train, validation)
         if not _tells(self.errors, of_mean):
             self.errors = self._cross_validated(split.train, train)
-            self.notes.append(f"validation holds too little to choose a penalty by; it was chosen in cross-validation inside the training part.")
+            self.notes.append("validation holds too little to choose a penalty by; it was chosen in cross-validation inside the training part.")
         self.penalty = _best(self.errors)
         x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train})
         self.weights = np.linalg.solve(xx + self.penalty * np.eye(xx.shape[-1]), xy)

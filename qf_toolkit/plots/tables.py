@@ -8,7 +8,6 @@ from matplotlib.textpath import text_to_path
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..evaluation.naive import Zero
-from ..evaluation.naive import Zero
 from ..evaluation.rows import naive_classifiers, naive_forecasters
 from ..evaluation.scored import COVERAGE
 from .style import credit, style

@@ -62,7 +62,8 @@ def split_blocks(trials, test=-1, validation=0.15):
     Returns
     -------
     Split
-        No window of one part shares a frame with a window of another; validation keeps a window's length from training.
+        No window of one part shares a frame with a window of another; validation keeps a window's length from training. A session too short for
+        both has training trials alone.
 
     Raises
     ------
@@ -200,8 +201,12 @@ def _parts(trials, is_test, groups, validation, gap_s, rule):
     # test trials are never dropped: what is reported is a whole block; validation gives way to test, training to both
     near_test = _near(trials, is_test, gap_s)
     is_validation &= ~near_test
-    near_validation = _near(trials, is_validation, window_s)
-    is_train = ~is_test & ~is_validation & ~near_test & ~near_validation
+    is_train = ~is_test & ~is_validation & ~near_test & ~_near(trials, is_validation, window_s)
+    # a session too short for both parts is learnt from: what validation says of neurons that no model learns is nothing
+    short = ~table["session"].isin(table["session"][is_train]).to_numpy()
+    if is_train.any() and (is_validation & ~short).any():
+        is_validation &= ~short
+        is_train |= short & ~is_test & ~near_test
     parts = {"train": is_train, "validation": is_validation, "test": is_test}
     for name, mask in parts.items():
         if not mask.any():

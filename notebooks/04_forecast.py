@@ -35,7 +35,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.naive import RidgeOwn, StimulusMean
+from qf_toolkit.evaluation.naive import StimulusMean
+from qf_toolkit.evaluation.ridge import RidgeOwn
 from qf_toolkit.plots.forecasts import figure_examples, figure_forecasts, figure_stimuli
 from qf_toolkit.plots.style import credit, palette, save_figure, style
 from qf_toolkit.plots.tables import figure_printed_table

@@ -35,7 +35,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.naive import FrequencyClassifier
+from qf_toolkit.evaluation.frequency import FrequencyClassifier
 from qf_toolkit.plots.style import credit, palette, save_figure, style
 from qf_toolkit.plots.tables import figure_printed_table
 

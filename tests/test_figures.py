@@ -18,7 +18,8 @@ from matplotlib.colors import to_hex
 
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.evaluation.compare import compare
-from qf_toolkit.evaluation.naive import CopyLast, naive_forecasters
+from qf_toolkit.evaluation.naive import CopyLast
+from qf_toolkit.evaluation.rows import naive_forecasters
 from qf_toolkit.evaluation.table import evaluate
 from qf_toolkit.plots.forecasts import STIMULI, _choose, _looks, figure_examples, figure_forecasts, figure_stimuli, plot_forecast
 from qf_toolkit.plots.style import palette, save_figure, style

@@ -15,7 +15,9 @@ from helpers import toy_session
 
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.evaluation.ceiling import SimulatorCeiling
-from qf_toolkit.evaluation.naive import CopyLast, FrequencyClassifier, StimulusMean, naive_forecasters
+from qf_toolkit.evaluation.frequency import FrequencyClassifier
+from qf_toolkit.evaluation.naive import CopyLast, StimulusMean
+from qf_toolkit.evaluation.rows import naive_forecasters
 from qf_toolkit.interpret.observation import KEPT, Observer, one_thread
 from qf_toolkit.plots.observation import code_rows, figure_observation, model_looks, plot_codes, plot_observation, plot_psth, title_of
 from qf_toolkit.plots.style import palette, provenance

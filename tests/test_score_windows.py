@@ -17,7 +17,8 @@ from qf_toolkit.cli import main
 from qf_toolkit.errors import QfError
 from qf_toolkit.evaluation import metrics
 from qf_toolkit.evaluation.compare import compare, per_neuron_scores
-from qf_toolkit.evaluation.naive import ContextMean, FrequencyClassifier, StimulusMean, Zero, scored, scored_whole
+from qf_toolkit.evaluation.frequency import FrequencyClassifier
+from qf_toolkit.evaluation.naive import ContextMean, StimulusMean, Zero, scored, scored_whole
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier
 from qf_toolkit.plots.forecasts import _choose, figure_forecasts, plot_forecast
 from qf_toolkit.recordings.splits import split_blocks

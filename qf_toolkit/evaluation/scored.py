@@ -15,7 +15,8 @@ from ..errors import QfError, UnknownKeyError
 from ..training.forecaster import origin
 from . import metrics
 from .ceiling import SimulatorCeiling
-from .naive import ContextMean, Zero, naive_forecasters, scored
+from .naive import ContextMean, Zero, scored
+from .rows import naive_forecasters
 from .significance import animal_of, blocks_of
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)

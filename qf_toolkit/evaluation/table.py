@@ -20,7 +20,8 @@ from . import metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
 from .ceiling import SimulatorCeiling
 from .compare import compare, marks, shortened, show_differences
-from .naive import FrequencyClassifier, scored_whole
+from .naive import scored_whole
+from .rows import naive_classifiers
 from .scored import Scored, check_split, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 
@@ -82,14 +83,15 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
 def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
     """Score classifiers of activation on the test part, beside the naive ones.
 
-    Probabilities are pooled over sessions; each row's threshold is the one with the best balanced accuracy on the validation part.
+    Probabilities are pooled over sessions; each row's threshold is the one with the best balanced accuracy on the validation part. Where that holds
+    one class alone, it is the share of active observations in training, the best for probabilities that are right; attrs["notes"] says so.
 
     Parameters
     ----------
     classifier : object, or list of objects, with `name`, `check_unseen(trials)` and `predict_probability(trials)` (trial, neuron)
     split : Split
     shrinkage : float
-        Of the frequency row; see `FrequencyClassifier`. For its threshold it is fitted on the training part alone.
+        Of the frequencies; see `FrequencyClassifier`. For their thresholds the naive rows are fitted on the training part alone.
     seed : int
         Of the bootstrap.
 
@@ -111,15 +113,20 @@ def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
     rows = named(classifier, task="activation")
     for c in rows.values():
         c.check_unseen(split.test)
-    naive = [FrequencyClassifier(shrinkage)]
+    naive = naive_classifiers(shrinkage)
     for row in naive:
         if row.name in rows:
-            raise QfError(f"{row.name!r}: expected a name of its own, found that of the built-in row. Pass a dict with another name.")
-    table, drawn, units, facts = {}, {}, None, {}
+            raise QfError(f"{row.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name.")
+    table, drawn, units, facts, notes = {}, {}, None, {}, []
     for name, c in {**rows, **{row.name: row for row in naive}}.items():
         # counted on validation, too, a naive row would know the labels that its threshold is chosen on
         chooser = c.fit_on(split.train) if c in naive else c
-        threshold = choose_threshold(*_probabilities(chooser, split.validation)[:2])
+        probability, active = _probabilities(chooser, split.validation)[:2]
+        if active.any() and not active.all():
+            threshold = choose_threshold(probability, active)
+        else:
+            threshold = _active_share(split.train)
+            notes = ["thresholds: validation holds one class alone; each is the share of active observations in training."]
         if c in naive:
             c.fit(split)
             c.check_unseen(split.test)
@@ -132,12 +139,20 @@ def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
         facts = {"n_observations": int(active.size), "active_fraction": fraction}
     out = _with_intervals(pd.DataFrame(table).T, drawn, units, facts["n_observations"], seed)
     out.index.name = "classifier"
+    facts |= facts_of({**rows, **{row.name: row for row in naive}}, split, {}, [row.name for row in naive])
     better = _classifier_marks(drawn, list(rows), [row.name for row in naive], units, seed)
     out.attrs = {
         **levels(units, len(split.test)), **facts, "n_neurons": len(split.test.neurons), "interval_draws": DRAWS, "draw_seed": seed,
-        **facts_of({**rows, **{row.name: row for row in naive}}, split, {}, [row.name for row in naive]), "marks": {"balanced_accuracy": better},
+        "notes": [*notes, *facts["notes"]], "marks": {"balanced_accuracy": better},
     }  # fmt: skip
     return out
+
+
+def _active_share(trials):
+    """Share of the observations that can be scored which are active; 0.5 where they are all alike."""
+    parts = [part.dataset() for part in trials.by_session()]
+    active = np.concatenate([ds["active"].values[scored_whole(ds)] for ds in parts])
+    return float(active.mean()) if active.any() and not active.all() else 0.5
 
 
 def _probabilities(classifier, trials):

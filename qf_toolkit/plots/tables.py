@@ -7,7 +7,8 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.textpath import text_to_path
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..evaluation.naive import FrequencyClassifier, Zero, naive_forecasters
+from ..evaluation.naive import Zero
+from ..evaluation.rows import naive_classifiers, naive_forecasters
 from ..evaluation.scored import COVERAGE
 from .style import credit, style
 
@@ -19,7 +20,7 @@ SIZE, LINE, GAP, PAD = 8, 14.0, 16.0, 8.0  # points: the text, a row, between co
 NOTE = 6.5
 NARROWEST = 220.0
 GREY = "0.5"
-NAIVE = frozenset(f.name for f in (Zero(), FrequencyClassifier(), *naive_forecasters()))
+NAIVE = frozenset(f.name for f in (Zero(), *naive_classifiers(), *naive_forecasters()))
 
 
 def figure_table(table, metric, ceiling="ceiling"):

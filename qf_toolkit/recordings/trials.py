@@ -277,7 +277,8 @@ class Trials:
                 inside[stop] -= 1
             frames = np.cumsum(inside[:-1]) > 0
             x = ds[signal_of(ds)].values[trials.rows[session]][:, frames].astype(np.float64)
-            mean, sd = np.nanmean(x, 1), np.nanstd(x, 1)
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a neuron without a frame there has no z-score: NaN
+                mean, sd = np.nanmean(x, 1), np.nanstd(x, 1)
             names = trials.neurons_of(session)
             scaling[session] = {n: (float(m), float(s) if s > 0 else 1.0) for n, m, s in zip(names, mean, sd, strict=True)}
         return replace(self, scaling=scaling)
@@ -302,6 +303,27 @@ class Trials:
             known = {n for s in self.scaling.values() for n in s}
             raise UnknownKeyError(f"neuron: {missing[0]!r} has no z-score from the training part; {did_you_mean(missing[0], known)}")
         return tuple(np.array([np.mean(found[n], 0) for n in names], np.float32).T)
+
+    def _gathered(self, session):
+        """Windows of the stored trace, float32 (trial, neuron, time)."""
+        ds = self.source[session]
+        n_baseline, n_response, _ = self.window.frames(ds.attrs["rate_hz"])
+        return gather(ds[signal_of(ds)].values, self.rows[session], self.intervals(session)[:, 0], n_baseline + n_response)
+
+    def fluorescence(self, session):
+        """Windows of the stored trace on the scale of `as_fluorescence`, where (F - F0) / F0 is dF/F.
+
+        Parameters
+        ----------
+        session : str
+
+        Returns
+        -------
+        float32 array, shape (trial, neuron, time)
+            F, in the recording's units, or 1 + dF/F where only dF/F exists. NaN where missing.
+        """
+        x = self._gathered(session)
+        return x + np.float32(1) if signal_of(self.source[session]) == "dff" else x
 
     def dataset(self, session=None):
         """The windows of one session, labelled.
@@ -331,16 +353,13 @@ class Trials:
         n_baseline, n_response, n_f0 = w.frames(rate)
         table = self.table[self.table["session"] == session]
         rows = self.rows[session]
-        starts = table["onset_frame"].to_numpy() - n_baseline
-        x = gather(ds[signal_of(ds)].values, rows, starts, n_baseline + n_response)
-        if signal_of(ds) == "dff":  # as `as_fluorescence`, but of the chosen windows alone: of a long recording one trial is quick to cut
-            x = x + np.float32(1)
+        x = self.fluorescence(session)
         dff, usable = window_dff(x, n_baseline, n_f0, np.full(len(rows), ds.attrs["f0_floor"], np.float32))
         n_score = w.score_frames(rate, table["stimulus"].tolist())
         active = is_active(response_gain(dff[..., n_baseline:], n_score, w), w) & usable
         if w.signal == "zscore":
             mean, sd = self.scale_of(session)
-            out = (gather(ds[signal_of(ds)].values, rows, starts, n_baseline + n_response) - mean[:, None]) / sd[:, None]
+            out = (self._gathered(session) - mean[:, None]) / sd[:, None]
             usable = np.isfinite(out[..., :n_baseline]).all(-1)
         else:
             out = dff

@@ -14,7 +14,8 @@ from qf_toolkit.cli import main
 from qf_toolkit.errors import QfError
 from qf_toolkit.evaluation.ceiling import SimulatorCeiling
 from qf_toolkit.evaluation.compare import compare, marks, show_differences
-from qf_toolkit.evaluation.naive import CopyLast, FrequencyClassifier, StimulusMean, Zero
+from qf_toolkit.evaluation.frequency import FrequencyClassifier
+from qf_toolkit.evaluation.naive import CopyLast, StimulusMean, Zero
 from qf_toolkit.evaluation.scored import score
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier, show, write_table
 from qf_toolkit.recordings.simulate import conditional_mean

@@ -66,18 +66,34 @@ class RidgeOwn(_Ridge):
     def _learn(self, split):
         self._code_conditions(split)
         self.neurons = {n: i for i, n in enumerate(split.fitting.neurons)}
-        train, validation = self._sums(split.train), self._sums(split.validation)
-        self.scale = self._scale(train)
-        for sums in (train, validation):
-            self._rescale(sums)
-        self.errors, of_mean = self._errors(train, validation)
+        self._allocate()
+        subjects = sorted(split.fitting.table["subject"].unique())  # a cell is in sessions of one of them: the sums of one at a time are enough
+        found = [self._errors(*self._of_subject(split, subject)[1:]) for subject in subjects]
+        self.errors, of_mean = np.sum([e for e, _ in found], 0), sum(m for _, m in found)
         if not _tells(self.errors, of_mean):
-            self.errors = self._cross_validated(split.train, train)
+            found = [part for subject in subjects for part in self._cross_validated(split, subject)]
+            self.errors = np.sum([e for e, _ in found], 0) if found else None
+            self.errors = self.errors if found and _tells(self.errors, sum(m for _, m in found)) else None
             self.notes.append("validation holds too little to choose a penalty by; it was chosen in cross-validation inside the training part.")
         self.penalty = _best(self.errors)
-        x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train})
-        self.weights = np.linalg.solve(xx + self.penalty * np.eye(xx.shape[-1]), xy)
-        self.intercept = y - (x[:, None] @ self.weights)[:, 0]
+        for subject in subjects:
+            at, train, validation = self._of_subject(split, subject)
+            x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train})
+            self.weights[at] = np.linalg.solve(xx + self.penalty * np.eye(xx.shape[-1]), xy)
+            self.intercept[at] = y - (x[:, None] @ self.weights[at])[:, 0]
+
+    def _allocate(self):
+        p, t, n = self.n_context + len(self.columns), self.n_response, len(self.neurons)
+        self.scale, self.weights, self.intercept = np.ones((n, p)), np.zeros((n, p, t)), np.zeros((n, t))
+
+    def _of_subject(self, split, subject):
+        """Places of a subject's neurons, and the sums of its training and validation part over them, scaled."""
+        parts = [part.subset((part.table["subject"] == subject).to_numpy()) for part in (split.train, split.validation)]
+        names = list(dict.fromkeys(n for part in parts for n in part.neurons))
+        train, validation = (self._sums(part, names) for part in parts)
+        at = np.array([self.neurons[n] for n in names])
+        self.scale[at] = self._scale(train)
+        return at, *(self._rescale(sums, at) for sums in (train, validation))
 
     def _errors(self, train, validation):
         """Squared errors on validation, a penalty each, less those of the training mean; and the training mean's own, both over all neurons."""
@@ -96,22 +112,26 @@ class RidgeOwn(_Ridge):
             errors.append(float((weights * (xx @ weights - 2 * xy)).sum()))
         return errors, float((validation["yy"] - 2 * validation["y"] * y + n[..., 0] * y**2).sum())
 
-    def _cross_validated(self, trials, whole):
-        """The errors of `_errors`, summed over the folds of the training part; None where they don't tell penalties apart either."""
-        folds = (self._rescale(self._sums(trials.subset(at))) for at in _by_session(trials))
-        found = [self._errors({k: whole[k] - held_out[k] for k in whole}, held_out) for held_out in folds]
-        errors = np.sum([e for e, _ in found], 0)
-        return list(errors) if found and _tells(errors, sum(m for _, m in found)) else None
+    def _cross_validated(self, split, subject):
+        """What `_errors` gives for each fold of the training part of a subject."""
+        at, whole, _ = self._of_subject(split, subject)
+        mine = split.train.subset((split.train.table["subject"] == subject).to_numpy())
+        names = np.array(list(self.neurons), dtype=object)[at]
+        for fold in _by_session(mine):
+            held_out = self._rescale(self._sums(mine.subset(fold), names), at)
+            yield self._errors({k: whole[k] - held_out[k] for k in whole}, held_out)
 
-    def _rescale(self, sums):
-        """The sums of the scaled features; in place, too."""
-        sums["x"] *= self.scale
-        sums["xy"] *= self.scale[..., None]
-        sums["xx"] *= self.scale[..., None] * self.scale[:, None]
+    def _rescale(self, sums, at):
+        """The sums of the scaled features of the neurons `at`; in place, too."""
+        scale = self.scale[at]
+        sums["x"] *= scale
+        sums["xy"] *= scale[..., None]
+        sums["xx"] *= scale[..., None] * scale[:, None]
         return sums
 
-    def _sums(self, trials):
-        p, t, n = self.n_context + len(self.columns), self.n_response, len(self.neurons)
+    def _sums(self, trials, names):
+        p, t, n = self.n_context + len(self.columns), self.n_response, len(names)
+        place = {name: i for i, name in enumerate(names)}
         sums = {
             "n": np.zeros(n),
             "x": np.zeros((n, p)),
@@ -123,7 +143,7 @@ class RidgeOwn(_Ridge):
         for neurons, conditions, context, response, whole in self._observations(trials):
             one_hot = self._one_hot(conditions)
             for i, name in enumerate(neurons):
-                keep, at = whole[:, i], self.neurons[name]
+                keep, at = whole[:, i], place[name]
                 x, y = np.concatenate([context[keep, i], one_hot[keep]], 1), response[keep, i]
                 for key, value in {"n": len(x), "x": x.sum(0), "y": y.sum(0), "yy": (y**2).sum(0), "xx": x.T @ x, "xy": x.T @ y}.items():
                     sums[key][at] += value
@@ -178,43 +198,40 @@ class RidgePopulation(_Ridge):
 
     def _learn(self, split):
         self._code_conditions(split)
-        data = self._data(split)
-        errors = {k: _held_out(d, d["train"], ~d["train"]) for k, d in data.items()}
+        sessions = {}  # those of each population, by its neurons; one population at a time is in memory
+        for session in split.fitting.sessions:
+            sessions.setdefault(tuple(split.fitting.neurons_of(session)), []).append(session)
         by = "validation"
+        errors = {k: _validated(self._data(split, of)) for k, of in sessions.items()}
         if all(e is None for e in errors.values()):
             by = "cross-validation inside the training part"
-            errors = {k: _cross_validated(d) for k, d in data.items()}
+            errors = {k: _cross_validated(self._data(split, of)) for k, of in sessions.items()}
             self.notes.append(f"validation holds too little to choose a penalty by; {by} stood in for it.")
         told = [e / of_mean for e, of_mean in filter(None, errors.values())]
         self.populations = {}
-        for neurons, d in data.items():
+        for neurons, of in sessions.items():
             found = errors[neurons][0] if errors[neurons] else np.sum(told, 0) if told else None
             penalty = _best(found)
             if not errors[neurons]:
                 source = "the best for the other sessions" if told else "the strongest there is"
-                self.notes.append(f"{by} holds too little of {', '.join(d['sessions'])} to choose a penalty by; it has {penalty:g}, {source}.")
+                self.notes.append(f"{by} holds too little of {', '.join(of)} to choose a penalty by; it has {penalty:g}, {source}.")
+            d = self._data(split, of)
             self.populations[neurons] = {"scale": d["scale"], "penalty": penalty, "errors": found, "solved": _solved(d, penalty)}
 
-    def _data(self, split):
-        """For each population, by its neurons: the sessions, features x, responses y, kept (trial, neuron), train (trial), scale of the bins, groups."""
-        rows = {}
+    def _data(self, split, sessions):
+        """Of one population: features x, responses y, kept (trial, neuron), train (trial), scale of the bins, groups of neurons."""
+        parts = []
         for is_train, trials in ((True, split.train), (False, split.validation)):
-            for session, (neurons, conditions, context, response, whole) in zip(trials.sessions, self._observations(trials), strict=True):
-                sessions, parts = rows.setdefault(tuple(neurons), ({}, []))
-                sessions[session] = None
+            mine = trials.subset(trials.table["session"].isin(sessions).to_numpy())
+            for _, conditions, context, response, whole in self._observations(mine):
                 parts.append((self._bins(context), self._one_hot(conditions), response, whole, np.full(len(conditions), is_train)))
-        data = {}
-        for neurons, (sessions, parts) in rows.items():
-            bins, one_hot, y, kept, train = (np.concatenate(a) for a in zip(*parts, strict=True))
-            total = (bins[train] if train.any() else bins).var(0).sum()
-            scale = 1 / np.sqrt(total) if total > 1e-12 else 1.0
-            # neurons that miss the same trials share a design matrix: nearly always all of them
-            group = np.unique(kept, axis=1, return_inverse=True)[1].ravel()
-            data[neurons] = {
-                "sessions": list(sessions), "x": np.concatenate([bins * scale, one_hot], 1), "y": y, "kept": kept, "train": train, "scale": scale,
-                "groups": [np.flatnonzero(group == g) for g in np.unique(group)],
-            }  # fmt: skip
-        return data
+        bins, one_hot, y, kept, train = (np.concatenate(a) for a in zip(*parts, strict=True))
+        total = (bins[train] if train.any() else bins).var(0).sum()
+        scale = 1 / np.sqrt(total) if total > 1e-12 else 1.0
+        # neurons that miss the same trials share a design matrix: nearly always all of them
+        group = np.unique(kept, axis=1, return_inverse=True)[1].ravel()
+        groups = [np.flatnonzero(group == g) for g in np.unique(group)]
+        return {"x": np.concatenate([bins * scale, one_hot], 1), "y": y, "kept": kept, "train": train, "scale": scale, "groups": groups}
 
     def _bins(self, context):
         n_bins = min(MOST_BINS, context.shape[-1])
@@ -252,6 +269,11 @@ def _held_out(d, fit, held_out):
         for i, penalty in enumerate(PENALTIES):
             errors[i] += ((target - (scores * (found["s"] / (found["s"] ** 2 + penalty))) @ found["uy"]) ** 2).sum()
     return (errors, of_mean) if _tells(errors, of_mean) else None
+
+
+def _validated(d):
+    """What `_held_out` gives for the validation part."""
+    return _held_out(d, d["train"], ~d["train"])
 
 
 def _cross_validated(d):

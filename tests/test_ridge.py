@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def design(ridge, population, part):
     n = ds.attrs["n_baseline"]
     x = ds["dff"].values.astype(np.float64)
     edges = np.linspace(0, n, 9).round().astype(int)
-    bins = np.stack([x[..., a:b].mean(-1) for a, b in zip(edges, edges[1:], strict=False)], -1).reshape(len(x), -1)
+    bins = np.stack([x[..., a:b].mean(-1) for a, b in pairwise(edges)], -1).reshape(len(x), -1)
     return np.concatenate([bins * population["scale"], ridge._one_hot(list(ds["condition"].values))], 1), x[..., n:].reshape(len(x), -1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
-from .session import TRIAL_COORDS, new_session
+from .session import TRIAL_COORDS, new_session, numbers_in, whole_in
 
 ORIENTATIONS = ("neuron,frame", "frame,neuron")
 ON_THE_FRAME = 0.01  # of a frame: times written with few decimals still belong to the frame they name
@@ -214,9 +214,9 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
         return read_trials_csv(trials, rate_hz, frame_time, condition_columns)
     table = trials.rename(columns=lambda c: str(c).strip())
     out = pd.DataFrame(index=table.index)
-    seconds = _numbers(table["onset_s"], "onset_s") if "onset_s" in table else None
+    seconds = numbers_in(table["onset_s"], "onset_s") if "onset_s" in table else None
     if "onset_frame" in table:
-        out["onset_frame"] = _whole(table["onset_frame"], "onset_frame")
+        out["onset_frame"] = whole_in(table["onset_frame"], "onset_frame")
     elif seconds is not None:
         _check_inside(seconds, frame_time)
         out["onset_frame"] = frames_at(seconds, rate_hz, frame_time)
@@ -225,16 +225,16 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
             f"trials: expected a column onset_frame or onset_s, found {', '.join(table.columns) or 'none'}. Rename the column of onsets."
         )
     if "offset_frame" in table:
-        out["offset_frame"] = _whole(table["offset_frame"], "offset_frame")
+        out["offset_frame"] = whole_in(table["offset_frame"], "offset_frame")
     elif "offset_s" in table:
-        offset = _numbers(table["offset_s"], "offset_s")
+        offset = numbers_in(table["offset_s"], "offset_s")
         if seconds is not None:
             _check_after(offset > seconds, "offset_s after onset_s", offset)
         out["offset_frame"] = frames_at(offset, rate_hz, frame_time)
         if seconds is not None:
             out["offset_frame"] = np.maximum(out["offset_frame"], out["onset_frame"] + 1)  # shorter than a frame
     elif "duration_s" in table:
-        duration = _numbers(table["duration_s"], "duration_s")
+        duration = numbers_in(table["duration_s"], "duration_s")
         _check_after(duration > 0, "seconds above 0 in duration_s", duration)
         if seconds is not None:
             out["offset_frame"] = np.maximum(frames_at(seconds + duration, rate_hz, frame_time), out["onset_frame"] + 1)
@@ -243,7 +243,7 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
     else:
         out["offset_frame"] = out["onset_frame"] + 1
     if "block" in table:
-        out["block"] = _whole(table["block"], "block")
+        out["block"] = whole_in(table["block"], "block")
     features = condition_columns
     if features is None:
         features = [c for c in table.columns if c not in TRIAL_COORDS and not c.endswith("_s") and not _COUNTERS.match(c)]
@@ -321,27 +321,6 @@ def _check_after(good, wanted, found):
     if not good.all():
         row = int(np.argmin(good))
         raise SessionError(f"trials: expected {wanted}, found {found[row]:g} in row {row} ({int((~good).sum())} such rows). Mend or remove them.")
-
-
-def _numbers(column, name):
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~np.isfinite(numbers)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise SessionError(
-            f"trials: expected numbers in {name}, found {column.iloc[row]!r} in row {row} ({int(bad.sum())} such rows). Mend or remove them."
-        )
-    return numbers
-
-
-def _whole(column, name):
-    numbers = _numbers(column, name)
-    if (numbers != np.round(numbers)).any():
-        row = int(np.argmax(numbers != np.round(numbers)))
-        raise SessionError(
-            f"trials: expected whole numbers in {name}, found {numbers[row]:g} in row {row}. Give seconds in a column onset_s instead."
-        )
-    return numbers.astype(np.int64)
 
 
 def naming(path, function, *args, **kwargs):

@@ -111,7 +111,9 @@ def open_hdf5(path, damaged, allow_external=False):
     except QfError:
         raise
     except MemoryError as e:
-        raise QfError(f"{path}: expected data that fit into memory, found more. Is the file what it should be? Use a machine with more memory.") from e
+        raise QfError(
+            f"{path}: expected data that fit into memory, found more. Is the file what it should be? Use a machine with more memory."
+        ) from e
     except OSError as e:
         if e.errno is not None:
             raise refused(path, e) from e
@@ -129,7 +131,7 @@ def check_inside(f, path, allow_external=False):
     SessionError
         Naming the object.
     """
-    left, seen = [(f.id, "", (h5o.get_info(f.id).addr,))], 0
+    left, seen = [(h5g.open(f.id, b"/"), "", (h5o.get_info(f.id).addr,))], 0
     while left:
         group, where, above = left.pop()
         links = []
@@ -176,11 +178,14 @@ def check_size(dataset, path, most_packed=MAX_PACKED):
     SessionError
         With its size.
     """
-    size, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size() if dataset.external is None and not dataset.is_virtual else None
+    size = dataset.size * dataset.dtype.itemsize
+    if size <= SMALL:
+        return
     found = f"{path}: expected {dataset.name.lstrip('/')} to"
     if size > _memory():
         raise SessionError(f"{found} fit into memory, found shape {dataset.shape}, {size / 2**30:.3g} GB. Use a machine with more, or a part of it.")
-    if stored is not None and size > SMALL + most_packed * stored:
+    stored = dataset.id.get_storage_size()
+    if size > SMALL + most_packed * stored and not dataset.is_virtual:
         raise SessionError(f"{found} hold what it claims, found {size} bytes of numbers in {stored} of storage. Write the file again.")
 
 

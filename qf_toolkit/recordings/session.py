@@ -216,9 +216,7 @@ def whole_in(column, name):
     bad = (found != np.round(found)) | (np.abs(found) >= 2**53)
     if bad.any():
         row = int(np.argmax(bad))
-        raise SessionError(
-            f"trials: expected whole numbers in {name}, found {found[row]:g} in row {row}. Give seconds in a column onset_s instead."
-        )
+        raise SessionError(f"trials: expected whole numbers in {name}, found {found[row]:g} in row {row}. Give seconds in a column onset_s instead.")
     return found.astype(np.int64)
 
 
@@ -274,7 +272,9 @@ def _trial_coords(trials, taken=()):
     for name in features:
         stored = f"{name}_" if name in RESERVED or name in taken else name
         if stored in coords:
-            raise SessionError(f"trials: expected columns of different names, found {name!r}, stored as {stored!r}, and another {stored!r}. Rename one.")
+            raise SessionError(
+                f"trials: expected columns of different names, found {name!r}, stored as {stored!r}, and another {stored!r}. Rename one."
+            )
         coords[stored] = ("trial", _feature(table[name]))
     return coords
 

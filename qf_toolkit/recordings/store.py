@@ -156,10 +156,14 @@ class Store:
         """Where a Session of that key is written; refuses what can't be, or could not be on every computer."""
         path = self.path / _file_name(key)
         if len(_previous(path).name) > MAX_NAME:
-            raise SessionError(f"session: expected a key whose file has a name of at most {MAX_NAME} bytes, found {len(path.name)} for {key}. Shorten it.")
+            raise SessionError(
+                f"session: expected a key whose file has a name of at most {MAX_NAME} bytes, found {len(path.name)} for {key}. Shorten it."
+            )
         same = [k for k in self._files() if k != key and k.casefold() == key.casefold()]
         if same:
-            raise SessionError(f"session: expected keys that differ in more than case, found {key} beside {same[0]}: some disks keep one of the two. Rename it.")
+            raise SessionError(
+                f"session: expected keys that differ in more than case, found {key} beside {same[0]}: some disks keep one of the two. Rename it."
+            )
         if path.exists() and not path.is_file():
             raise QfError(f"{path}: expected a file, found something else. Move it away.")
         return path

@@ -127,11 +127,9 @@ def write_netcdf(ds, path):
         fill_netcdf(ds, tmp)
 
 
-def fill_netcdf(ds, tmp):
-    """Write a Dataset into the temporary file of `atomic_path`."""
-    # HDF5 crashes the interpreter at its exit when the disk fills up under an open file: see before that there is room
-    room = ds.nbytes + ds.nbytes // 50 + sum(v.size * 64 for v in ds.variables.values() if v.dtype.kind in "OU") + (1 << 18)
-    with open(tmp, "wb") as f:
+def reserve(tmp, room):
+    """See that the file `tmp` may grow to `room` bytes; raises OSError where it can't."""
+    with open(tmp, "ab") as f:
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(f.fileno(), 0, room)
@@ -140,6 +138,13 @@ def fill_netcdf(ds, tmp):
                     raise
         elif shutil.disk_usage(tmp.parent).free < room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fill_netcdf(ds, tmp):
+    """Write a Dataset into the temporary file of `atomic_path`."""
+    # HDF5 crashes the interpreter at its exit when the disk fills up under an open file: see before that there is room
+    room = ds.nbytes + ds.nbytes // 50 + sum(v.size * 64 for v in ds.variables.values() if v.dtype.kind in "OU") + (1 << 18)
+    reserve(tmp, room)
     with contextlib.ExitStack() as alone:
         if "dask" in sys.modules:  # in a worker, or beside a client, xarray would ask the cluster for a lock on this file
             import dask.config

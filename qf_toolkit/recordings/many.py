@@ -25,7 +25,8 @@ import numpy as np
 
 from .._files import sweep
 from ..errors import QfError, SessionError
-from .session import describe_flags, session_key, validate
+from .schema import session_key, validate
+from .session import describe_flags
 from .store import Store, _file_name, _key_of, _previous
 
 FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at either end of a file that tell it from another

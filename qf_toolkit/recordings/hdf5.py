@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import h5py
+import numpy as np
 from h5py import h5d, h5g, h5l, h5o
 
 from ..errors import DamagedFileError, QfError, SessionError
@@ -187,6 +188,13 @@ def check_size(dataset, path, most_packed=MAX_PACKED):
     stored = dataset.id.get_storage_size()
     if size > SMALL + most_packed * stored and not dataset.is_virtual:
         raise SessionError(f"{found} hold what it claims, found {size} bytes of numbers in {stored} of storage. Write the file again.")
+
+
+def whole(data, path):
+    """All of the data of a field, an array; raises as `check_size` where it is a Dataset that can't be read whole."""
+    if isinstance(data, h5py.Dataset):
+        check_size(data, path)
+    return np.asarray(data[:])
 
 
 def _memory():

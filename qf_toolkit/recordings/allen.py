@@ -85,7 +85,7 @@ def need_allensdk():
 
 def check_file(path, allow_external=False):
     """Whether a file can be opened and is a Visual Coding session; raises QfError, DamagedFileError or SessionError."""
-    damaged = "expected an NWB file (HDF5), found one that is cut short or damaged ({reason}). Download it again."
+    damaged = "expected an NWB file (HDF5), found {kind} ({reason}). Download it again."
     with open_hdf5(path, damaged, allow_external) as f:
         version = f.attrs.get("nwb_version", f["nwb_version"][()] if isinstance(f.get("nwb_version"), h5py.Dataset) else b"")
         is_session = f"{PIPELINE}/Fluorescence/imaging_plane_1/timestamps" in f and "general/session_type" in f

@@ -88,7 +88,7 @@ def open_hdf5(path, damaged, allow_external=False):
     path : Path
         From `readable_file`.
     damaged : str
-        The end of the error for a file that can't be read, with the mend; `{reason}` in it becomes HDF5's.
+        The error for a file that can't be read, with the mend; `{reason}` in it becomes HDF5's, `{kind}` "one that is cut short" or the like.
     allow_external : bool
         Follow links and storage into other files.
 
@@ -118,10 +118,15 @@ def open_hdf5(path, damaged, allow_external=False):
     except OSError as e:
         if e.errno is not None:
             raise refused(path, e) from e
-        raise DamagedFileError(f"{path}: {damaged.format(reason=reason(e))}") from e
+        raise _damaged(path, damaged, e) from e
     # a file whose bytes were altered lets any of these through h5py
-    except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, IndexError, SystemError, NotImplementedError) as e:
-        raise DamagedFileError(f"{path}: {damaged.format(reason=reason(e))}") from e
+    except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, IndexError, SystemError) as e:
+        raise _damaged(path, damaged, e) from e
+
+
+def _damaged(path, text, error):
+    kind = "one that is cut short" if "truncated" in str(error) else "one that can't be opened"
+    return DamagedFileError(f"{path}: {text.format(reason=reason(error), kind=kind)}")
 
 
 def check_inside(f, path, allow_external=False):

@@ -145,7 +145,7 @@ def read_nwb(
 
 
 def _check_nwb2(path, allow_external):
-    damaged = "expected an NWB file (HDF5), found one that is cut short or damaged ({reason}). Copy it again."
+    damaged = "expected an NWB file (HDF5), found {kind} ({reason}). Copy it again."
     with open_hdf5(path, damaged, allow_external) as f:
         version = f.attrs.get("nwb_version", f["nwb_version"][()] if isinstance(f.get("nwb_version"), h5py.Dataset) else None)
     version = np.asarray(version).ravel()[0] if version is not None else None

@@ -7,8 +7,8 @@ from pathlib import Path
 from .errors import QfError
 
 READERS = {
-    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched"},
-    "allen": {"subject", "session", "traces"},
+    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched", "allow_external"},
+    "allen": {"subject", "session", "traces", "allow_external"},
     "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "iscell", "neuropil", "plane"},
     "arrays": {"rate_hz", "signal", "trials", "condition_columns", "subject", "session", "key", "orientation", "matched"},
 }

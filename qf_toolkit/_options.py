@@ -72,6 +72,7 @@ def build_parser(readers, run):
     p.add_argument("--key", help="arrays: name of the array inside an .npz file")
     p.add_argument("--matched", action="store_true", default=None, help="nwb, arrays: a cell of that name is the same cell in every session")
     p.add_argument("--overwrite", action="store_true", help="replace sessions that are in the store")
+    p.add_argument("--allow-external", action="store_true", default=None, help="nwb, allen: read data that a file keeps in other files (none)")
     g = _add_allen(p, "Visual Coding sessions: by their containers (downloaded once, then kept), from an existing cache, or from loose files.")
     g.add_argument("--files", nargs="+", metavar="PATH", help="session files (NWB 1.0) or folders of them; no cache, no network")
     g.add_argument("--traces", choices=("corrected", "raw", "demixed", "dff"), help="which traces (corrected for neuropil)")

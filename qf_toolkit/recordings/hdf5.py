@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import h5py
+import numpy as np
 from h5py import h5d, h5g, h5l, h5o
 
 from ..errors import DamagedFileError, QfError, SessionError
@@ -87,7 +88,7 @@ def open_hdf5(path, damaged, allow_external=False):
     path : Path
         From `readable_file`.
     damaged : str
-        The end of the error for a file that can't be read, with the mend; `{reason}` in it becomes HDF5's.
+        The error for a file that can't be read, with the mend; `{reason}` in it becomes HDF5's, `{kind}` "one that is cut short" or the like.
     allow_external : bool
         Follow links and storage into other files.
 
@@ -117,10 +118,15 @@ def open_hdf5(path, damaged, allow_external=False):
     except OSError as e:
         if e.errno is not None:
             raise refused(path, e) from e
-        raise DamagedFileError(f"{path}: {damaged.format(reason=reason(e))}") from e
+        raise _damaged(path, damaged, e) from e
     # a file whose bytes were altered lets any of these through h5py
-    except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, IndexError, SystemError, NotImplementedError) as e:
-        raise DamagedFileError(f"{path}: {damaged.format(reason=reason(e))}") from e
+    except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, IndexError, SystemError) as e:
+        raise _damaged(path, damaged, e) from e
+
+
+def _damaged(path, text, error):
+    kind = "one that is cut short" if "truncated" in str(error) else "one that can't be opened"
+    return DamagedFileError(f"{path}: {text.format(reason=reason(error), kind=kind)}")
 
 
 def check_inside(f, path, allow_external=False):
@@ -187,6 +193,13 @@ def check_size(dataset, path, most_packed=MAX_PACKED):
     stored = dataset.id.get_storage_size()
     if size > SMALL + most_packed * stored and not dataset.is_virtual:
         raise SessionError(f"{found} hold what it claims, found {size} bytes of numbers in {stored} of storage. Write the file again.")
+
+
+def whole(data, path):
+    """All of the data of a field, an array; raises as `check_size` where it is a Dataset that can't be read whole."""
+    if isinstance(data, h5py.Dataset):
+        check_size(data, path)
+    return np.asarray(data[:])
 
 
 def _memory():

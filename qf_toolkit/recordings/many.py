@@ -27,7 +27,7 @@ from .._files import sweep
 from ..errors import QfError, SessionError
 from .schema import session_key, validate
 from .session import describe_flags
-from .store import Store, _file_name, _key_of, _previous
+from .store import Store, _file_name, _previous
 
 FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at either end of a file that tell it from another
 PATIENCE_S = 10  # for a cluster to answer
@@ -195,7 +195,7 @@ class _Run:
         if key in keys:
             raise SessionError(f"session: expected a key of its own for each, found {key} twice.")
         path = self.store / _file_name(key)
-        there = _attrs(path) if path.exists() and not self.overwrite else {}
+        there = _attrs(path) if path.is_file() and not self.overwrite else {}
         if there is None or there.get("source_id") != ds.attrs["source_id"]:
             Store(self.store).add(ds, overwrite=self.overwrite or there is None)
         if there is None:
@@ -273,10 +273,12 @@ def _digest(*parts):
 def _known(store):
     """{source_id: {key: how many sessions the source has}} of the sessions that can be read."""
     known = defaultdict(dict)
-    for path in store.glob("*.nc"):
-        attrs = _attrs(path)
+    there = Store(store)
+    keys = there.keys()
+    for key in keys:
+        attrs = _attrs(there.file(key))
         if attrs and "source_id" in attrs:
-            known[attrs["source_id"]][_key_of(path)] = int(np.ravel(attrs.get("source_parts", 1))[0])
+            known[attrs["source_id"]][key] = int(np.ravel(attrs.get("source_parts", 1))[0])
     return known
 
 

@@ -101,9 +101,9 @@ def _dataset(f, path, load):
             raise SessionError(f"{path}: expected variables alone, found the group or type {name}. Is it another kind of file?")
         told = h5py.Dataset(found).attrs
         names = set(told)
-        if is_scale := h5ds.is_scale(found):
-            if h5ds.get_scale_name(found).startswith(b"This is a netCDF dimension but not"):
-                continue
+        is_scale = h5ds.is_scale(found)
+        if is_scale and h5ds.get_scale_name(found).startswith(b"This is a netCDF dimension but not"):
+            continue
         dims = (name,) if is_scale else _dims(found, path, name)
         attrs = {k: _attribute(told[k]) for k in names - _OF_THE_FORMAT}
         fill = attrs.get("_FillValue")

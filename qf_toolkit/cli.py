@@ -3,7 +3,6 @@
 Exit codes: 0 well, 1 some of several recordings could not be imported or notebooks failed, 2 bad input or use, 130 stopped with Ctrl-C.
 """
 
-import json
 import os
 import sys
 import warnings

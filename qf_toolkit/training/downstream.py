@@ -251,16 +251,15 @@ class Downstream(Forecaster):
 
     @classmethod
     def _from_note(cls, note, tensors, device, folder):
-        pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
-        autoencoder = Autoencoder.from_note(note["autoencoder"], pick("pretrained."), device, folder, "autoencoder.")
+        pretrained = {k.removeprefix("pretrained."): v for k, v in tensors.items() if k.startswith("pretrained.")}
+        autoencoder = Autoencoder.from_note(note["autoencoder"], pretrained, device, folder, "autoencoder.")
         tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
-        weights = pick("task.")
         for name, keys in {"neurons": note["neurons"], "stimuli": tokens.keys}.items():
-            table = weights.get(f"{name}.table.weight")
+            table = tensors.get(f"task.{name}.table.weight")
             if table is not None and len(table) != len(keys):
                 refuse(folder, name, f"a key for each of the {len(table)} tokens", len(keys))
             if table is not None:  # saved before the start of tokens was kept
-                weights.setdefault(f"{name}.start", torch.full_like(table, float("nan")))
+                tensors.setdefault(f"task.{name}.start", torch.full_like(table, float("nan")))
         if missing := [n for n in note["neurons"] if n not in note["scale"]]:
             refuse(folder, f"scale.{missing[0]}", "a divisor", "none")
         try:
@@ -270,7 +269,7 @@ class Downstream(Forecaster):
         if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):
             refuse(folder, "window", "the auto-encoder's frames", n)
         self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
-        fill(folder, self.module, weights)
+        fill(folder, self._both(), tensors)
         self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
         self.window, self.seed, self.reference, self.run = window, note.get("seed"), note.get("reference"), note.get("run")
         for name in cls.results:
@@ -300,8 +299,9 @@ def fit(kind, autoencoder, split, own, *, tuning, stim_token, seed, **options):
     check_options(FitConfig, {**own, "tuning": tuning, "stim_token": stim_token})
     loop, keep, _ = kind._options({**options, "seed": seed})
     tokens = StimulusTokens.learnt(autoencoder.config.stim_token if stim_token is None else stim_token, split.train.table)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(loop.seed)
-        model = kind(autoencoder, split.train.neurons, tokens, **own)
-    model._train(split, loop, keep, tuning=tuning)
+    with told_memory(autoencoder.device):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(loop.seed)
+            model = kind(autoencoder, split.train.neurons, tokens, **own)
+        model._train(split, loop, keep, tuning=tuning)
     return model

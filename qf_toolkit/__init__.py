@@ -12,7 +12,7 @@ from .errors import QfError
 if TYPE_CHECKING:  # for editors and the type checker
     from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
-    from .models.quantformer import QuantFormerConfig
+    from .models.config import QuantFormerConfig
     from .recordings.allen import read_allen
     from .recordings.allen_cache import AllenCache
     from .recordings.arrays import from_arrays
@@ -69,7 +69,7 @@ _HOME = {
     "recordings.nwb": ("read_nwb",),
     "recordings.suite2p": ("read_suite2p",),
     "recordings.splits": ("split_blocks", "split_chronological", "leave_one_out"),
-    "models.quantformer": ("QuantFormerConfig",),
+    "models.config": ("QuantFormerConfig",),
     "training.pretrain": ("pretrain",),
     "training.response": ("fit_forecaster",),
     "training.activation": ("fit_classifier",),

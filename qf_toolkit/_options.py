@@ -1,8 +1,18 @@
 """The options of `qf`, with an example under every --help."""
 
 import argparse
+from dataclasses import fields
 
 from . import __version__
+from .models.config import QuantFormerConfig
+from .training.options import FitConfig, LoopConfig, PretrainConfig
+
+FROM_TRIALS = ("rate_hz", "n_baseline", "n_response")
+# what each training takes: names of fields that it leaves out, by dataclass
+TRAININGS = {
+    "pretrain": {LoopConfig: ("token_speed",), PretrainConfig: (), QuantFormerConfig: (*FROM_TRIALS, "stim_token")},
+    "fit": {LoopConfig: (), FitConfig: ()},
+}
 
 # one option a line reads better than what the formatter makes of it
 # fmt: off
@@ -90,36 +100,15 @@ def build_parser(readers, run):
     p.add_argument("store", metavar="STORE")
     p.add_argument("--out", required=True, metavar="MODEL_DIR")
     _add_window(p)
-    _add_training(p)
-    g = p.add_argument_group("model")
-    g.add_argument("--patch-frames", type=int, metavar="N", help="frames a patch (16)")
-    g.add_argument("--layers", type=int, metavar="N", help="of encoder and decoder (6)")
-    g.add_argument("--width", type=int, metavar="N", help="of the model (128)")
-    g.add_argument("--heads", type=int, metavar="N", help="of attention (8)")
-    g.add_argument("--codes", type=int, metavar="N", help="in the codebook (32)")
-    g.add_argument("--replace-below", type=float, metavar="SHARE", help="replace codes that take less than this share of the patches (0: unused ones)")
-    g.add_argument("--balance", choices=("weight", "sample"), help="against rare activations: loss weight (paper) or sampling (weight)")
-    g.add_argument("--normalise", choices=("neuron", "global"), help="divide each neuron's signal by its own spread, or all by one (neuron)")
+    _add_training(p, "pretrain", epochs=50, lr=1e-4)
 
     p = command("fit", "fit a forecaster or an activation classifier", "qf fit data/store --pretrained runs/base --task forecast --out runs/forecast")
     p.add_argument("store", metavar="STORE")
     p.add_argument("--pretrained", required=True, metavar="DIR", help="what `qf pretrain` saved")
     p.add_argument("--task", choices=("forecast", "activation"), default="forecast")
     p.add_argument("--out", required=True, metavar="MODEL_DIR")
-    p.add_argument("--tuning", choices=("prompt", "fine"), help="prompt: tokens and head alone; fine: the encoder, too (fine)")
-    p.add_argument(
-        "--expectation-weight", type=float, metavar="W", help="forecast: weight of the expected forecast's squared error beside the paper's loss (0)"
-    )
-    p.add_argument(
-        "--stim-token", choices=("auto", "condition", "category", "features"),
-        help="what has a stimulus token (auto: each condition where those are repeated, else its category)",
-    )
-    p.add_argument("--gain-weight", type=float, metavar="W", help="activation: weight of the levels of the gain beside the label (0)")
-    p.add_argument("--token-speed", type=float, metavar="TIMES", help="how many times as fast as the rest the neurons' tokens learn (1)")
-    p.add_argument("--hide", type=float, metavar="SHARE", help="hide up to this share of the baseline in training steps (0)")
-    p.add_argument("--dropout", type=float, metavar="P", help="of the encoder in training (the pre-trained model's)")
     _add_window(p)
-    _add_training(p)
+    _add_training(p, "fit", epochs=100, lr=1e-3)
 
     p = command("forecast", "write a model's predictions as netCDF", "qf forecast data/store --model runs/forecast --out forecasts.nc --part test")
     p.add_argument("store", metavar="STORE")
@@ -198,15 +187,56 @@ def _add_window(p):
     g.add_argument("--gap", dest="gap_s", type=float, metavar="S", help="chronological: seconds between training and test (a window)")
 
 
-def _add_training(p):
-    g = p.add_argument_group("training")
-    g.add_argument("--epochs", type=int, metavar="N")
-    g.add_argument("--batch", dest="batch_size", type=int, metavar="N", help="observations a step (512)")
-    g.add_argument("--lr", type=float, metavar="RATE")
-    g.add_argument("--schedule", choices=("constant", "cosine"), help="of the learning rate (constant)")
-    g.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a better validation score (never)")
-    g.add_argument("--seed", type=int, default=0)
+def _add_training(p, command, **own):
+    """The options of a training; `own` defaults instead of the dataclasses'."""
+    titles = {LoopConfig: "training", PretrainConfig: "observations", QuantFormerConfig: "model", FitConfig: "fit"}
+    for kind, without in TRAININGS[command].items():
+        g = p.add_argument_group(titles[kind])
+        for f in fields(kind):
+            if f.name not in without:
+                _add_option(g, f, own.get(f.name, f.default))
+    g = p.add_argument_group("run")
     g.add_argument("--device", default="auto", help="auto, cpu, cuda...")
     how = g.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on from a checkpoint in --out where there is one (this is the default)")
     how.add_argument("--fresh", action="store_true", help="start anew")
+
+
+def _add_option(group, f, default):
+    allowed, text = f.metadata["range"], f.metadata["help"].replace("%", "%%")
+    if default is not None:
+        text += f" ({default:g})" if allowed.kind == "number" else f" ({default})"
+    if allowed.kind == "flag":
+        group.add_argument(_flag(f), dest=f.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    kind = {"number": float, "whole": int, "text": str}[allowed.kind]
+    group.add_argument(_flag(f), dest=f.name, type=kind, choices=allowed.known or None, metavar=None if allowed.known else "X", help=text)
+
+
+def _flag(f):
+    return "--" + (f.metadata["flag"] or f.name).replace("_", "-")
+
+
+def training_options(args):
+    """The options of a training that were given, each in its range.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of the command pretrain or fit.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    QfError
+        Naming the option, its range and what was given.
+    """
+    found = {}
+    for kind, without in TRAININGS[args.command].items():
+        for f in fields(kind):
+            if f.name not in without and (value := getattr(args, f.name)) is not None:
+                found[f.name] = f.metadata["range"].checked(_flag(f), value)
+    return found

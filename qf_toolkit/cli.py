@@ -3,16 +3,15 @@
 Exit codes: 0 well, 1 some of several recordings could not be imported or notebooks failed, 2 bad input or use, 130 stopped with Ctrl-C.
 """
 
-import json
 import os
 import sys
 import warnings
 from pathlib import Path
 
 from . import __version__
-from ._files import write_netcdf, write_text
-from ._importing import READERS, import_recordings, list_allen, options_given
-from ._options import build_parser
+from ._files import write_netcdf
+from ._importing import READERS, import_recordings, list_allen
+from ._options import build_parser, training_options
 from .errors import DamagedFileError, QfError
 
 # what `pretrain` takes where an option is left out; `fit`, `forecast` and `evaluate` take what the model was trained with
@@ -21,7 +20,6 @@ TRIALS = {
     "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff", "active_rule": "gain", "active_gain": 0.10,
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
-CONFIG = ("patch_frames", "layers", "width", "heads", "codes", "replace_below")
 
 
 def main(argv=None):
@@ -149,7 +147,7 @@ def _trials(store, settings):
 
 
 def make_split(store, settings):
-    """Trials of a store and their split, from the options that `run.json` keeps.
+    """Trials of a store and their split, from the options that config.json keeps.
 
     Parameters
     ----------
@@ -176,70 +174,69 @@ def make_split(store, settings):
 
 def _run_of(folder, store):
     """The options a saved model was trained with; of one saved from Python the window and the conditions are known."""
-    path = Path(folder) / "run.json"
-    if not path.is_file():
-        if not (Path(folder) / "config.json").is_file():
-            raise QfError(f"{folder}: expected a saved model, found none. Give the folder that `qf pretrain --out` or `qf fit --out` wrote.")
-        from dataclasses import asdict
+    from .training.saving import load, run_settings
 
-        from .training.saving import load
-
-        model = load(folder, device="cpu")
-        window = asdict(model.window)
-        settings = {**TRIALS, **SPLIT, **{n: window[n] for n in TRIALS if n in window}}
-        if hasattr(model, "tokens"):
-            from .recordings.store import Store
-
-            present = Store(store).index["condition"]
-            if lacking := set(model.tokens.lacking(present)):
-                settings["condition"] = sorted(set(present) - lacking) or None
+    if (settings := run_settings(folder)) is not None:
         return settings
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        return {n: run["settings"][n] for n in (*TRIALS, *SPLIT)}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path}: can't be read ({error}). Train the model again into that folder.") from error
+    from dataclasses import asdict
+
+    model = load(folder, device="cpu")
+    window = asdict(model.window)
+    settings = {**TRIALS, **SPLIT, **{n: window[n] for n in TRIALS if n in window}}
+    if hasattr(model, "tokens"):
+        from .recordings.store import Store
+
+        present = Store(store).index["condition"]
+        if lacking := set(model.tokens.lacking(present)):
+            settings["condition"] = sorted(set(present) - lacking) or None
+    return settings
 
 
-def _finish(model, out, settings):
-    model.save(out)
-    write_text(Path(out) / "run.json", json.dumps({"qf_toolkit": __version__, "settings": settings}, indent=2) + "\n")
-    print(f"saved in {out}")
+def _finish(model, args, settings):
+    from .training.reference import line
+
+    model.run = {"qf_toolkit": __version__, "settings": settings}
+    model.save(args.out)
+    if args.quiet:  # else the training has said it
+        print(line(model.kind, model.reference))
+    print(f"saved in {args.out}")
 
 
 def _how(args):
-    """What every training takes: seed, where to go on from."""
-    return {"seed": args.seed, "checkpoint": Path(args.out) / "checkpoint", "resume": not args.fresh, "progress": not args.quiet}
+    """Where every training goes on from."""
+    return {"checkpoint": Path(args.out) / "checkpoint", "resume": not args.fresh, "progress": not args.quiet}
 
 
 def _pretrain(args):
+    options = training_options(args)  # what is wrong with the command is told before any work
+    from .training.device import pick_device
     from .training.pretrain import pretrain
 
+    device = pick_device(args.device)
     settings = _settings(args, {**TRIALS, **SPLIT})
     split = make_split(args.store, settings)
     print(split)
-    options = options_given(args, (*CONFIG, "epochs", "batch_size", "lr", "schedule", "patience", "balance", "normalise"))
-    model = pretrain(split, device=args.device, **options, **_how(args))
-    _finish(model, args.out, settings)
+    _finish(pretrain(split, device=device, **options, **_how(args)), args, settings)
 
 
 def _fit(args):
+    options = training_options(args)
+    for name, task in {"expectation_weight": "forecast", "decode": "forecast", "gain_weight": "activation"}.items():
+        if name in options and args.task != task:
+            raise QfError(f"--{name.replace('_', '-')}: expected only with --task {task}. Leave it out.")
     from .training.activation import fit_classifier
+    from .training.pretrain import Autoencoder
     from .training.response import fit_forecaster
     from .training.saving import load
 
+    model = load(args.pretrained, device=args.device)
+    if not isinstance(model, Autoencoder):
+        raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {model.kind} in {args.pretrained}. Give the model it was fitted on.")
     settings = _settings(args, _run_of(args.pretrained, args.store))
     split = make_split(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
-    options = options_given(args, ("epochs", "batch_size", "lr", "schedule", "patience", "tuning", "hide", "dropout", "stim_token", "token_speed"))
-    for name, task in {"expectation_weight": "forecast", "gain_weight": "activation"}.items():
-        if getattr(args, name) is not None:
-            if args.task != task:
-                raise QfError(f"--{name.replace('_', '-')}: expected only with --task {task}. Leave it out.")
-            options[name] = getattr(args, name)
-    model = fit(load(args.pretrained, device=args.device), split, **options, **_how(args))
-    _finish(model, args.out, settings)
+    _finish(fit(model, split, **options, **_how(args)), args, settings)
 
 
 def _forecast(args):

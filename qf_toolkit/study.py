@@ -275,7 +275,7 @@ class Study:
         return model
 
     def _model(self, stage, stimulus, make):
-        from .training.bank import pick_device
+        from .training.device import pick_device
         from .training.saving import load
 
         folder = self.path(stage, stimulus)

@@ -250,10 +250,12 @@ def test_a_store_of_a_newer_schema(trained, tmp_path, capsys):
 
 def test_odd_models_are_named(trained, tmp_path, capsys):
     shutil.copytree(trained / "model", tmp_path / "model")
-    run, file = tmp_path / "model" / "run.json", tmp_path / "model" / "model.safetensors"
-    run.write_text(run.read_text()[:40])
-    assert "run.json" in refused(capsys, "forecast", trained / "store", "--model", tmp_path / "model", "--out", tmp_path / "f.nc")
-    shutil.copy(trained / "model" / "run.json", run)
+    config, file = tmp_path / "model" / "config.json", tmp_path / "model" / "model.safetensors"
+    kept = config.read_text()
+    config.write_text(kept.replace('"validation": 0.15', '"validation": "x"'))
+    forecast = ["forecast", trained / "store", "--model", tmp_path / "model", "--out", tmp_path / "f.nc"]
+    assert "run.settings.validation: expected a number" in refused(capsys, *forecast)
+    config.write_text(kept)
     file.write_bytes(file.read_bytes()[:1000])
     line = refused(capsys, "forecast", trained / "store", "--model", tmp_path / "model", "--out", tmp_path / "f.nc")
     assert "model.safetensors" in line and not (tmp_path / "f.nc").exists()
@@ -264,6 +266,7 @@ def test_odd_models_are_named(trained, tmp_path, capsys):
     (tmp_path / "base" / "config.json").write_text(json.dumps(note))
     line = refused(capsys, "fit", trained / "store", "--pretrained", tmp_path / "base", "--out", tmp_path / "m")
     assert "another version" in line and "future" in line
+    assert "--pretrained" in refused(capsys, "fit", trained / "store", "--pretrained", trained / "model", "--out", tmp_path / "m")
 
 
 # a real limit on the size of files stands for a disk that is full half way
@@ -349,7 +352,7 @@ def test_settings_out_of_range(trained, tmp_path, capsys):
     wrong = {"--device": "gpu", "--heads": "0", "--layers": "0", "--width": "-8", "--seed": "99999999999999999", "--patience": "-1", "--lr": "0"}
     for option, value in {**wrong, "--replace-below": "0.5"}.items():
         line = refused(capsys, *base, option, value)
-        assert option[2:].replace("-", "_") in line and (value in line or "found 0" in line), line
+        assert option[2:] in line.replace("_", "-") and (value in line or "found 0" in line), line
     assert "gap_s" in refused(capsys, *base, "--split", "chronological", "--gap", "-1")
     assert not (tmp_path / "m" / "config.json").exists()
 

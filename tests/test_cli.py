@@ -198,11 +198,11 @@ def test_ctrl_c_exits_with_130(store, tmp_path):
 def test_from_a_store_to_a_table(store, tmp_path, capsys):
     base, forecast, activation = tmp_path / "base", tmp_path / "forecast", tmp_path / "activation"
     assert main(["pretrain", str(store), "--out", str(base), "--f0", "1", "--test", "1", "--epochs", "1", "--quiet", *SMALL, *GRATINGS]) == 0
-    settings = json.loads((base / "run.json").read_text())["settings"]
+    settings = json.loads((base / "config.json").read_text())["run"]["settings"]
     assert settings["f0_s"] == 1 and settings["test"] == 1
     for task, out in (("forecast", forecast), ("activation", activation)):
         assert main(["fit", str(store), "--pretrained", str(base), "--task", task, "--out", str(out), "--epochs", "1", "--quiet"]) == 0
-        assert json.loads((out / "run.json").read_text())["settings"] == settings  # reused, not asked for again
+        assert json.loads((out / "config.json").read_text())["run"]["settings"] == settings  # reused, not asked for again
     capsys.readouterr()
 
     file = tmp_path / "out" / "forecasts.nc"

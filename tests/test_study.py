@@ -153,7 +153,7 @@ def test_interrupted_training_goes_on(toy_study, toy_store, tmp_path, monkeypatc
 
     plan = {"autoencoder": {"width": 16, "layers": 1, "heads": 2, "codes": 8, "batch_size": 64, "replace_below": 0.0, "epochs": 4}}
     whole = small(tmp_path / "whole", toy_store, plan=plan).autoencoder()
-    save, calls = loop._save, []
+    save, calls = loop.save_checkpoint, []
 
     def stop_after_two(*args):
         save(*args)
@@ -161,7 +161,7 @@ def test_interrupted_training_goes_on(toy_study, toy_store, tmp_path, monkeypatc
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_save", stop_after_two)
+    monkeypatch.setattr(loop, "save_checkpoint", stop_after_two)
     study = small(tmp_path / "stopped", toy_store, plan=plan)
     with pytest.raises(KeyboardInterrupt):
         study.autoencoder()

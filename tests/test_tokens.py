@@ -276,14 +276,14 @@ def test_a_resumed_fit_ends_at_the_same_weights(tmp_path, fit, name):
     whole = fit(autoencoder, split, **how)
     from qf_toolkit.training import loop
 
-    real = loop._save
+    real = loop.save_checkpoint
 
     def stop(*args):
         real(*args)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_save", stop)
+        patch.setattr(loop, "save_checkpoint", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(autoencoder, split, checkpoint=tmp_path, **how)
     resumed = fit(autoencoder, split, checkpoint=tmp_path, **how)

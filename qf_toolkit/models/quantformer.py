@@ -3,19 +3,27 @@
 Source: the QuantFormer paper, sections 3.2 to 3.4, equations 1 to 4. Shapes: B observations (trial x neuron), T frames, P patches of
 L frames, D model width, K codes, S tokens.
 
-Deviations and choices, each an option:
-- the weights 1 + a beta of eq. 2 are divided by their mean over the batch, so that lr means the same at every beta;
-- a mask that hides nothing is drawn again, else eq. 2 has no masked term (the paper draws Bernoulli and says no more);
+Deviations from the paper, each an option (`QuantFormerConfig` where no other call is named); the defaults are ours:
+- `mean_weight`: the weights 1 + a beta of eq. 2 are divided by their mean over the batch, so that lr means the same at every beta; False is
+  the paper;
+- `beta_most`: beta is at most 100, else a recording with hardly an active observation would be learnt from those alone; 1e9 is the paper;
+- `redraw_masks`: a mask that hides nothing is drawn again, else eq. 2 has no masked term; False is the paper's Bernoulli;
+- `decode` of `fit_forecaster`: "auto", the way of decoding of least validation error; "argmax" is the paper, and throws the distribution away;
+- `stim_token`: "auto", a token for each condition where conditions repeat, else one for their category; "condition" is the paper, "features"
+  near the released code, see `FeatureTokens`.
+Those of the training stand at the head of `training.options`.
+
+Choices where the paper is silent:
 - padding: zeros before the baseline and after the response, so that the onset falls on the edge of a patch; padding enters no loss;
-- the patches of a forecast's input are coded from the baseline alone, the response being [MASK]ed (the paper leaves this open);
-- `decode="soft"` and `"sample"` beside the paper's argmax: argmax throws the distribution away;
-- `expectation_weight`: adds the squared error of the soft decoding to eq. 4; 0 is the paper;
-- `gain_weight`: the classifier also learns which of some levels the response's gain passes, the label being one of them; 0 is the paper;
-- `stim_token` of the downstream tasks: a token for each condition is the paper; the released code maps four features, see `FeatureTokens`;
-- `hide` and `dropout` of the downstream tasks: parts of the baseline are [MASK]ed at random in training; 0 is the paper.
+- the patches of a forecast's input are coded from the baseline alone, the response being [MASK]ed;
+- post-norm LayerNorm, GELU, d_ff = 4 d (`norm`), and the quantiser's constants (`quantizer_beta`, `affine_lr`, `sync`, `replace_every`,
+  `replace_below`): the released code's. Its attention scores added from layer to layer are `residual_attention`, off as in the paper.
+
+Additions, off by default: `expectation_weight` adds the squared error of the soft decoding to eq. 4; with `gain_weight` the classifier also
+learns which of some levels the response's gain passes, the label being one of them; `hide` and `dropout` [MASK] and drop at random in training.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,95 +31,29 @@ from torch import nn
 
 from ..errors import QfError
 from .batch import Batch
+from .config import DECODINGS, QuantFormerConfig
 from .quantizer import Quantizer
 from .transformer import Transformer
 
-STIM_TOKENS = ("auto", "condition", "category", "features")
 
-
-@dataclass(frozen=True)
-class QuantFormerConfig:
-    """Sizes and constants; the defaults are the paper's (4.2), or the released code's where it is silent."""
-
-    rate_hz: float = 30.0  # frames a second
-    n_baseline: int = 90  # frames; padded to a whole number of patches
-    n_response: int = 60
-    patch_frames: int = 16
-    codes: int = 32
-    width: int = 128
-    layers: int = 6  # of the encoder, and of the decoder
-    heads: int = 8
-    mask_ratio: float = 0.2
-    alpha: float = 2.0  # weight of the masked part in eq. 2
-    dropout: float = 0.0
-    norm: str = "post"
-    residual_attention: bool = False
-    quantizer_beta: float = 0.25
-    affine_lr: float = 10.0
-    sync: float = 0.2
-    replace_every: int = 20
-    replace_below: float = 0.0  # share of the places; 0 replaces only what was never used (released code)
-    stim_token: str = "auto"  # of downstream fits that don't say; pre-training ignores stimuli
-
-    def __post_init__(self):
-        for name in ("patch_frames", "width", "layers", "heads"):
-            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < 1:
-                raise QfError(f"{name}: expected a whole number of at least 1, found {getattr(self, name)}.")
-        L = self.patch_frames
-        if self.n_baseline < L or self.n_response < L:
-            raise QfError(
-                f"patch_frames: expected at most the frames of the baseline ({self.n_baseline}) and of the response ({self.n_response}) at "
-                f"{self.rate_hz:g} Hz, found {L}. Take a smaller patch_frames or a longer window."
-            )
-        if self.width % self.heads:
-            raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
-        if not 0 <= self.dropout < 1:
-            raise QfError(f"dropout: expected from 0 to below 1, found {self.dropout}.")
-        if not 0 < self.mask_ratio < 1:
-            raise QfError(f"mask_ratio: expected between 0 and 1, found {self.mask_ratio}.")
-        if self.codes < 2:
-            raise QfError(f"codes: expected at least 2, found {self.codes}.")
-        if not 0 <= self.replace_below < 1 / self.codes:
-            raise QfError(f"replace_below: expected a share from 0 to below 1 / codes = {1 / self.codes:.3g}, found {self.replace_below}.")
-        for name, known in {"norm": ("post", "pre"), "stim_token": STIM_TOKENS}.items():
-            if getattr(self, name) not in known:
-                raise QfError(f"{name}: expected one of {known}, found {getattr(self, name)!r}.")
-
-    @property
-    def baseline_patches(self):
-        return -(-self.n_baseline // self.patch_frames)
-
-    @property
-    def response_patches(self):
-        return -(-self.n_response // self.patch_frames)
-
-    @property
-    def patches(self):
-        return self.baseline_patches + self.response_patches
-
-    @property
-    def patch_starts(self):
-        """Seconds from the onset at which each patch begins, one a patch; the onset is the edge of a patch."""
-        return [(p - self.baseline_patches) * self.patch_frames / self.rate_hz for p in range(self.patches)]
-
-    def stack(self):
-        """The transformer of the encoder, or of the decoder."""
-        return Transformer(
-            width=self.width, heads=self.heads, layers=self.layers, dropout=self.dropout,
-            norm=self.norm, residual_attention=self.residual_attention,
-        )  # fmt: skip
+def _stack(config):
+    """The transformer of the encoder, or of the decoder."""
+    return Transformer(
+        width=config.width, heads=config.heads, layers=config.layers, dropout=config.dropout,
+        norm=config.norm, residual_attention=config.residual_attention,
+    )  # fmt: skip
 
 
 class Encoder(nn.Module):
     """Patches -> tokens -> transformer, with room for learned tokens in front."""
 
-    def __init__(self, config):
+    def __init__(self, config: QuantFormerConfig):
         super().__init__()
         self.config = config
         self.project = nn.Linear(config.patch_frames, config.width)
         self.position = nn.Parameter(0.02 * torch.randn(config.patches, config.width))
         self.mask_token = nn.Parameter(0.02 * torch.randn(config.width))
-        self.stack = config.stack()
+        self.stack = _stack(config)
 
     def forward(self, patches, mask=None, prompts=None, need_maps=False):
         """Encode.
@@ -142,7 +84,7 @@ class Encoder(nn.Module):
 class QuantFormer(nn.Module):
     """The vector-quantised masked auto-encoder (paper 3.3)."""
 
-    def __init__(self, config):
+    def __init__(self, config: QuantFormerConfig):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
@@ -151,7 +93,7 @@ class QuantFormer(nn.Module):
             sync=config.sync, replace_every=config.replace_every, replace_below=config.replace_below,
         )  # fmt: skip
         self.decoder_position = nn.Parameter(0.02 * torch.randn(config.patches, config.width))
-        self.decoder = config.stack()
+        self.decoder = _stack(config)
         self.to_patch = nn.Linear(config.width, config.patch_frames)
 
     def patchify(self, x):
@@ -167,10 +109,10 @@ class QuantFormer(nn.Module):
         return patches.flatten(1)[:, start : start + c.n_baseline + c.n_response]
 
     def draw_mask(self, n, device):
-        """Bernoulli masks (n, P), each hiding at least one patch."""
+        """Bernoulli masks (n, P) of eq. 3; under `redraw_masks` each hides at least one patch."""
         shape, ratio = (n, self.config.patches), self.config.mask_ratio
         mask = torch.rand(shape, device=device) < ratio
-        while (empty := ~mask.any(1)).any():
+        while self.config.redraw_masks and (empty := ~mask.any(1)).any():
             mask[empty] = torch.rand((int(empty.sum()), shape[1]), device=device) < ratio
         return mask
 
@@ -215,14 +157,19 @@ class QuantFormer(nn.Module):
         x, valid, _, _ = batch.folded()
         mask = self.draw_mask(len(x), x.device)
         out, _, quantizer_loss = self(x, mask)
+        return self.reconstruction_loss(out, x, valid, mask, active, beta) + quantizer_loss
+
+    def reconstruction_loss(self, out, x, valid, mask, active, beta):
+        """Equation 2 of any reconstruction `out` (B, T) of the windows `x` (B, T), under a mask (B, P)."""
         hidden = self.unpatchify(mask[..., None].expand(-1, -1, self.config.patch_frames)) & valid
         shown = valid & ~hidden
         error = (out.float() - x).square()
         weight = 1 + beta * active
-        weight = weight / weight.mean()
+        if self.config.mean_weight:
+            weight = weight / weight.mean()
         masked = (error * hidden).sum(1) / hidden.sum(1).clamp(min=1)
         unmasked = (error * shown).sum(1) / shown.sum(1).clamp(min=1)
-        return (weight * (self.config.alpha * masked + unmasked)).mean() + quantizer_loss
+        return (weight * (self.config.alpha * masked + unmasked)).mean()
 
 
 class Tokens(nn.Module):
@@ -291,7 +238,6 @@ def _stimulus_tokens(n, width):
     return Tokens(n, width) if isinstance(n, int) else FeatureTokens(*n, width)
 
 
-DECODINGS = ("soft", "argmax", "sample")
 GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # times the label's own, beside which they stand
 
 
@@ -401,7 +347,7 @@ class ResponseForecaster(nn.Module):
             response = logits.softmax(-1) @ vectors
         else:
             uniforms = torch.rand(logits.shape[:2], device=logits.device) if uniforms is None else uniforms.expand(logits.shape[:2])
-            passed = logits.double().softmax(-1).cumsum(-1) < uniforms[..., None]
+            passed = logits.softmax(-1).cumsum(-1) < uniforms[..., None]
             response = vectors[passed.sum(-1).clamp(max=len(vectors) - 1)]
         whole = self.autoencoder.decode_vectors(torch.cat([vectors[baseline_codes], response], 1))
         return whole[:, self.config.n_baseline :]

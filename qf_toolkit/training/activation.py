@@ -1,23 +1,29 @@
 """Activation classification: will a neuron respond at all (paper 3.4.1)."""
 
+from typing import ClassVar
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..errors import QfError
 from ..models.quantformer import GAIN_LEVELS, ActivationClassifier
+from . import schema
 from .bank import CHUNK
 from .downstream import Downstream, fit
+from .reference import constant_scores
 
 
 class QuantFormerClassifier(Downstream):
     """Says whether a neuron will be active after the onset, from its baseline alone."""
 
     kind = "classifier"
+    call = "fit_classifier"
     name = "QuantFormer"
     module_class = ActivationClassifier
     module: ActivationClassifier
     options = ("dropout", "hide", "gain_weight")
-    results = ("threshold",)
+    results: ClassVar[dict] = {"threshold": schema.number(least=0, most=1)}
 
     def __init__(self, autoencoder, neurons, tokens, *, gain_weight=0.0, **options):
         super().__init__(autoencoder, neurons, tokens, gain_weight=gain_weight, **options)
@@ -39,11 +45,17 @@ class QuantFormerClassifier(Downstream):
 
         def validate():
             total = 0.0
-            for at in torch.arange(len(validation), device=self.device).split(CHUNK):
+            for at in validation.chunks():
                 total += float(loss(validation, at)) * len(at)
             return {"score": total / len(validation)}
 
         return lambda at: loss(train, at), validate
+
+    def _constants(self, train, validation):
+        def score(outs, at):
+            return [F.binary_cross_entropy(out[:, 0], validation.active[at]) for out in outs]
+
+        return constant_scores(train, validation, lambda bank, at: bank.active[at, None], score, shrink=1.0)
 
     @torch.no_grad()
     def _learnt(self, validation, anew):
@@ -51,14 +63,14 @@ class QuantFormerClassifier(Downstream):
         if not anew:
             return
         n_b, p = self.autoencoder.config.n_baseline, []
-        for at in torch.arange(len(validation), device=self.device).split(CHUNK):
+        for at in validation.chunks():
             x = validation.batch(at).x[:, 0, :n_b]
             p.append(self.module(x, validation.neuron[at], validation.condition[at]).float().softmax(-1)[:, 1])
         p, order = torch.cat(p).sort(descending=True)
-        a = validation.active[order].double()
-        if not 0 < float(a.sum()) < len(a):
+        a = validation.active[order].cpu().numpy().astype(np.float64)  # on the host: Apple's GPUs have no float64
+        if not 0 < a.sum() < len(a):
             return
-        gain = a.cumsum(0) / a.sum() - (1 - a).cumsum(0) / (1 - a).sum()
+        gain = a.cumsum() / a.sum() - (1 - a).cumsum() / (1 - a).sum()
         best = int(gain.argmax())
         self.threshold = float((p[best] + p[min(best + 1, len(p) - 1)]) / 2)
 
@@ -111,7 +123,12 @@ def fit_classifier(autoencoder, split, *, tuning="fine", stim_token=None, gain_w
     Returns
     -------
     QuantFormerClassifier
-        Its threshold chosen on the validation part.
+        Its threshold chosen on the validation part; with `reference`, what its validation score is worth.
+
+    Raises
+    ------
+    QfError
+        As `fit_forecaster`.
     """
     own = {"gain_weight": gain_weight, "hide": hide, "dropout": dropout}
     return fit(QuantFormerClassifier, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

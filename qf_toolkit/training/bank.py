@@ -15,19 +15,6 @@ from .tokens import token_id
 CHUNK = 8192  # observations looked at together where every window is visited once
 
 
-def pick_device(device="auto"):
-    """`device` as a torch.device; "auto" takes CUDA, then MPS, then the CPU."""
-    if str(device) != "auto":
-        try:
-            torch.empty(0, device=device)
-            return torch.device(device)
-        except (RuntimeError, AssertionError) as e:
-            raise QfError(f"device: {str(device)!r} can't be used here ({str(e).splitlines()[0][:80]}). Take auto, cpu, cuda or mps.") from e
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def tell_left_out(*banks):
     """Warn with the count of the observations that these banks had to leave out, where there are any."""
     unusable, unknown = sum(b.unusable for b in banks), sum(b.unknown for b in banks)
@@ -55,6 +42,12 @@ class Bank:
     Attributes
     ----------
     neuron, condition, session : long tensors (n,)
+    row, trial : long tensors (n,)
+        Positions in `keys` and `conditions`.
+    keys : list of str
+        The neuron of each row, a neuron of a session.
+    conditions : list of str
+        The condition of each trial.
     active, gain : float tensors (n,)
         The label, and what it is a threshold on.
     unusable, unknown : int
@@ -68,7 +61,8 @@ class Bank:
         flat, first, self.unknown, self.unusable = [], [], 0, 0
         columns = {name: [] for name in ("neuron", "condition", "session")}
         per_neuron = {name: [] for name in ("floor", "mean", "sd", "scale")}
-        offset = rows_before = 0
+        offset = 0
+        self.keys, self.conditions = [], []
         for position, session in enumerate(trials.sessions):
             ds, rows = trials.source[session], trials.rows[session]
             traces, floor = as_fluorescence(ds)
@@ -96,11 +90,13 @@ class Bank:
             per_neuron["mean"].append(mean)
             per_neuron["sd"].append(sd)
             per_neuron["scale"].append(np.array([(scale or {}).get(k, 1.0) for k in keys], np.float32))
-            columns.setdefault("row", []).append(np.tile(np.arange(len(rows)) + rows_before, len(table)))
+            columns.setdefault("row", []).append(np.tile(np.arange(len(rows)) + len(self.keys), len(table)))
+            columns.setdefault("trial", []).append(np.repeat(np.arange(len(table)) + len(self.conditions), len(rows)))
             flat.append(traces.ravel())
             offset += traces.size
-            rows_before += len(rows)
-        self.flat = torch.from_numpy(np.concatenate(flat)).to(device)
+            self.keys += keys
+            self.conditions += table["condition"].tolist()
+        self.flat = torch.from_numpy(np.concatenate(flat).astype(np.float32, copy=False)).to(device)
         for name, parts in columns.items():
             setattr(self, name, torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device))
         self.first = torch.from_numpy(np.concatenate(first).astype(np.int64)).to(device)
@@ -128,7 +124,7 @@ class Bank:
 
     def _keep_usable(self):
         keep = torch.zeros(len(self.first), dtype=torch.bool, device=self.device)
-        for at in torch.arange(len(self.first), device=self.device).split(CHUNK):
+        for at in self.chunks():
             x, usable = self._signal(at)
             keep[at] = usable & torch.isfinite(x).all(1)
             # the label is a gain in fluorescence, whatever signal is forecast
@@ -137,7 +133,7 @@ class Bank:
             self.active[at] = (is_active(gain, self.window) & has_f0).float()
             self.gain[at] = torch.where(has_f0, gain, 0.0)
         self.unusable = int((~keep).sum())
-        for name in ("first", "neuron", "condition", "session", "row", "n_score", "active", "gain"):
+        for name in ("first", "neuron", "condition", "session", "row", "trial", "n_score", "active", "gain"):
             setattr(self, name, getattr(self, name)[keep])
         if not len(self.first):
             raise QfError(
@@ -162,22 +158,25 @@ class Bank:
         x = (self._signal(at)[0] / self.scale[self.row[at], None])[:, None]
         return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron[at, None], self.condition[at], self.session[at])
 
-    def beta(self):
-        """inactive / active (paper 3.3), capped at 100 and finite without actives."""
+    def chunks(self):
+        """Positions of all observations, CHUNK at a time."""
+        return torch.arange(len(self), device=self.device).split(CHUNK)
+
+    def beta(self, most=100.0):
+        """inactive / active (paper 3.3), capped at `most` and finite without actives."""
         actives = float(self.active.sum())
-        return min((len(self) - actives) / max(actives, 1.0), 100.0)
+        return min((len(self) - actives) / max(actives, 1.0), most)
 
     def spread(self):
-        """Standard deviation of each row's signal over its windows, and the row's neuron: float and long tensors (row,)."""
-        n = len(self.scale)
-        total, squares, count = (torch.zeros(n, device=self.device, dtype=torch.float64) for _ in range(3))
-        neuron = torch.zeros(n, dtype=torch.long, device=self.device)
-        for at in torch.arange(len(self), device=self.device).split(CHUNK):
-            x = self.signal(at).double()
-            row = self.row[at]
-            total.index_add_(0, row, x.sum(1))
-            squares.index_add_(0, row, x.square().sum(1))
-            count.index_add_(0, row, torch.full_like(row, x.shape[1], dtype=torch.float64))
-            neuron[row] = self.neuron[at]
-        mean = total / count.clamp(min=1)
-        return (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt().float(), neuron, count > 0
+        """Standard deviation of each row's signal over its windows, float32 array (row,), 0 where it has none; and how many frames those have.
+
+        Summed in float64, and so on the host: Apple's GPUs have no float64.
+        """
+        total, squares, count = (np.zeros(len(self.keys)) for _ in range(3))
+        for at in self.chunks():
+            x, row = self.signal(at).cpu().numpy().astype(np.float64), self.row[at].cpu().numpy()
+            np.add.at(total, row, x.sum(1))
+            np.add.at(squares, row, np.square(x).sum(1))
+            np.add.at(count, row, x.shape[1])
+        filled = np.maximum(count, 1)
+        return np.sqrt(np.maximum(squares / filled - np.square(total / filled), 0)).astype(np.float32), count

@@ -2,43 +2,48 @@
 
 from copy import copy, deepcopy
 from dataclasses import asdict
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from ..errors import QfError
+from ..models.options import check_options, defaults, refuse_unknown, shown
 from ..recordings.window import Window
-from .bank import Bank, pick_device, tell_left_out
-from .forecaster import Forecaster, check_keys, join_seen, seen_frames
-from .loop import LoopConfig, run
+from .bank import Bank, tell_left_out
+from .checkpoint import digest
+from .device import pick_device, told_memory
+from .forecaster import Forecaster, check_keys, check_split, join_seen, seen_frames
+from .loop import batches, run
+from .options import FitConfig, LoopConfig
 from .pretrain import Autoencoder, _scales
-from .saving import digest, read_model, same_version, write_model
+from .reference import told
+from .saving import fill, read_model, refuse, write_model
+from .schema import fitted
 from .tokens import StimulusTokens, token_id
+
+LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
+KEEP = {"checkpoint": None, "resume": True, "progress": True}
 
 
 class Downstream(Forecaster):
     """What both tasks share: the keys of their tokens, the auto-encoder they started from, saving and adding neurons."""
 
     kind = ""
+    call = ""  # the function that fits one
     module_class: type = torch.nn.Module
-    options: tuple = ("dropout", "hide")  # how it is trained, and
-    results: tuple = ()  # what is found after training; both are saved
+    options: tuple = ("dropout", "hide")  # how it is trained, of `FitConfig`, and
+    results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`; both are saved
+    run = None
 
     def __init__(self, autoencoder, neurons, tokens, *, dropout=None, hide=0.0, **weights):
         super().__init__()
-        if dropout is not None and not 0 <= dropout < 1:
-            raise QfError(f"dropout: expected from 0 to below 1, found {dropout}.")
-        for name, weight in weights.items():
-            if not 0 <= weight < float("inf"):
-                raise QfError(f"{name}: expected a weight of at least 0, found {weight}.")
-        if not 0 <= hide <= 1:
-            raise QfError(f"hide: expected a share from 0 to 1, found {hide}.")
-        self.autoencoder, self.dropout, self.hide = autoencoder, dropout, hide
-        vars(self).update(weights)
+        self.autoencoder = autoencoder
+        vars(self).update(check_options(FitConfig, {"dropout": dropout, "hide": hide, **weights}))
         self.neurons, self.tokens = list(neurons), tokens
         self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
-        self.history, self.chosen = [], {}
-        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), tokens.size, dropout)
+        self.history, self.chosen, self.reference = [], {}, None
+        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), tokens.size, self.dropout)
         self.module.to(autoencoder.device).eval()
         self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
 
@@ -115,12 +120,19 @@ class Downstream(Forecaster):
         -------
         list of str
             Keys that were added.
+
+        Raises
+        ------
+        QfError
+            If an option is unknown or out of range, or the training fails; the model is then as before.
         """
+        check_split(split)
+        loop, keep, _ = self._options(options)
         new = [n for n in split.train.neurons if n not in self.neurons]
         if not new:
             return []
         before = (
-            {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed")},
+            {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
             (self.module.neurons.table, self.module.neurons.start),
         )
         known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
@@ -132,10 +144,10 @@ class Downstream(Forecaster):
                 scaling[session] = {**scaling.get(session, {}), **{n: found[n] for n in new if n in found}}
             self.autoencoder.scaling = scaling
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.get("seed", 0))
+            torch.manual_seed(loop.seed)
             self.module.neurons.grow(len(new))
         try:
-            self._train(split, tuning="new", known=known, **options)
+            self._train(split, loop, keep, tuning="new", known=known)
         except BaseException:
             # as if it had not been called: an untrained token must not forecast
             vars(self).update(before[0])
@@ -152,8 +164,6 @@ class Downstream(Forecaster):
         return torch.rand(n, self.autoencoder.config.baseline_patches, device=self.device) < share
 
     def _freeze(self, tuning, known):
-        if tuning not in ("fine", "prompt", "new"):
-            raise QfError(f"tuning: expected 'fine' or 'prompt', found {tuning!r}.")
         module = self.module
         for name, p in module.named_parameters():
             frozen = name.startswith("autoencoder.") or (tuning == "prompt" and name.startswith("encoder.")) or tuning == "new"
@@ -163,8 +173,21 @@ class Downstream(Forecaster):
             return weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
         return None
 
-    def _train(self, split, *, tuning="fine", known=0, epochs=100, batch_size=512, lr=1e-3, token_speed=1.0, schedule="constant", patience=0,
-               seed=0, checkpoint=None, resume=True, progress=True):  # fmt: skip
+    @classmethod
+    def _options(cls, options, own=()):
+        """The options of a fit as (LoopConfig, what is kept of it, the rest, of `own`)."""
+        loop, rest = defaults(LoopConfig), {k: v for k, v in options.items() if k not in KEEP}
+        refuse_unknown(cls.call, rest, sorted({*loop, *KEEP, *own}))
+        check_options(FitConfig, rest)
+        given = {k: v for k, v in rest.items() if k in loop}
+        return LoopConfig(**{**LOOP, **given}), {n: options.get(n, v) for n, v in KEEP.items()}, {k: v for k, v in rest.items() if k in own}
+
+    def _train(self, split, loop, keep, *, tuning="fine", known=0):
+        """Train with the options of `_options`; "new" tunes the tokens from the position `known` on alone."""
+        with told_memory(self.device):
+            self._run(split, loop, keep, tuning, known)
+
+    def _run(self, split, loop, keep, tuning, known):
         if tuning == "new":
             self.check_labels(split.train)
         kept = self._freeze(tuning, known)
@@ -172,72 +195,113 @@ class Downstream(Forecaster):
         train, validation = self.bank(split_train), self.bank(split_validation)
         tell_left_out(train, validation)
         step, validate = self._objective(train, validation)
+        label = f"{self.kind} ({tuning})"
         self.history = run(
-            self.module, lambda: torch.randperm(len(train), device=self.device), step, validate,
-            LoopConfig(epochs=epochs, batch_size=batch_size, lr=lr, token_speed=token_speed, schedule=schedule, patience=patience, seed=seed),
-            settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, **self.tokens.note(), "window": asdict(split.train.window),
-                      "model": asdict(self.autoencoder.config), "pretrained": digest(self.autoencoder.module.state_dict()),
+            self.module, lambda: batches(torch.randperm(len(train), device=self.device), loop, train.trial), step, validate, loop,
+            settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, **self.tokens.note(), "window": split.train.window,
+                      "model": self.autoencoder.config, "pretrained": digest(self.autoencoder.module.state_dict()),
                       "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
                       **self._settings(*self.options)},
             quick=[self.module.neurons.table.weight],  # each neuron's token learns from its own observations alone, a few in a batch
-            checkpoint=checkpoint, resume=resume, progress=progress, label=f"{self.kind} ({tuning})",
+            label=label, **keep,
         )  # fmt: skip
         if kept is not None:
             kept.remove()
         self.module.requires_grad_(False)
-        self.window, self.seed = split.train.window, seed
+        self.window, self.seed, self.run = split.train.window, loop.seed, None
         self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))
         self._learnt(validation, anew=tuning != "new")
+        self.reference = told(label, self.history, self._constants(train, validation), keep["progress"])
 
     def fit(self, split, **options):
         """Go on training on `split`; options as in `fit_forecaster`. Returns self."""
-        self._train(split, **options)
+        check_split(split)
+        loop, keep, own = self._options(options, ("tuning",))
+        self._train(split, loop, keep, **own)
         return self
 
     def save(self, folder):
-        """Write config.json and model.safetensors into `folder`."""
+        """Write config.json and model.safetensors into `folder`, over a model that is there.
+
+        Raises
+        ------
+        QfError
+            If the folder can't be written.
+        """
         note = {
             "autoencoder": self.autoencoder.note(), "neurons": self.neurons, **self.tokens.note(), "scale": self._scale,
             "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen, "seed": self.seed,
-            **self._settings(*self.options, *self.results),
+            **self._settings(*self.options, *self.results, "reference", "run"),
         }  # fmt: skip
         write_model(folder, self.kind, note, self._both())
 
     @classmethod
     def load(cls, folder, device="auto"):
-        """Read what `save` wrote."""
-        note, tensors = read_model(folder, cls.kind)
-        pick = lambda p: {k[len(p) :]: v for k, v in tensors.items() if k.startswith(p)}  # noqa: E731
-        with same_version(folder):
-            autoencoder = Autoencoder.from_note(note["autoencoder"], pick("pretrained."), pick_device(device))
-            tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
-            self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
-            weights = pick("task.")
-            for name in ("neurons", "stimuli"):  # saved before the start of tokens was kept
-                if f"{name}.table.weight" in weights:
-                    weights.setdefault(f"{name}.start", torch.full_like(weights[f"{name}.table.weight"], float("nan")))
-            self.module.load_state_dict(weights)
-            self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
-            self.window, self.seed = Window(**note["window"]), note.get("seed")
-            for name in cls.results:
-                setattr(self, name, note[name])
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        QfError
+            If it is no such saved model, or one of another version; DamagedFileError if a file is cut short or altered.
+        """
+        device = pick_device(device)
+        note, tensors = read_model(folder, cls.kind, fitted(cls.options, cls.results))
+        with told_memory(device, "Load a smaller model"):
+            return cls._from_note(note, tensors, device, folder)
+
+    @classmethod
+    def _from_note(cls, note, tensors, device, folder):
+        pretrained = {k.removeprefix("pretrained."): v for k, v in tensors.items() if k.startswith("pretrained.")}
+        autoencoder = Autoencoder.from_note(note["autoencoder"], pretrained, device, folder, "autoencoder.")
+        tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
+        for name, keys in {"neurons": note["neurons"], "stimuli": tokens.keys}.items():
+            table = tensors.get(f"task.{name}.table.weight")
+            if table is not None and len(table) != len(keys):
+                refuse(folder, name, f"a key for each of the {len(table)} tokens", len(keys))
+            if table is not None:  # saved before the start of tokens was kept
+                tensors.setdefault(f"task.{name}.start", torch.full_like(table, float("nan")))
+        if missing := [n for n in note["neurons"] if n not in note["scale"]]:
+            refuse(folder, f"scale.{missing[0]}", "a divisor", "none")
+        try:
+            window = Window(**note["window"])
+        except QfError as e:
+            refuse(folder, "window", "values that go together", e)
+        if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):
+            refuse(folder, "window", "the auto-encoder's frames", n)
+        self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
+        fill(folder, self._both(), tensors)
+        self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
+        self.window, self.seed, self.reference, self.run = window, note.get("seed"), note.get("reference"), note.get("run")
+        for name in cls.results:
+            setattr(self, name, note[name])
         return self
 
     def _settings(self, *names):
         return {n: getattr(self, n) for n in names}
 
     def _objective(self, train, validation):
+        """(step, validate) of `loop.run`."""
+        raise NotImplementedError
+
+    def _constants(self, train, validation):
+        """What `constant_scores` makes of the validation score."""
         raise NotImplementedError
 
     def _learnt(self, validation, anew):
         """What is found on the validation part after training; not `anew` where only new neurons learnt."""
 
 
-def fit(kind, autoencoder, split, own, *, stim_token, seed, **options):
+def fit(kind, autoencoder, split, own, *, tuning, stim_token, seed, **options):
     """Make a Downstream of `kind` with the tokens of the training part and its `own` options, and train it."""
+    if not isinstance(autoencoder, Autoencoder):
+        raise QfError(f"autoencoder: expected an Autoencoder, found {shown(autoencoder)}. Pass what pretrain gave, or load what it saved.")
+    check_split(split)
+    check_options(FitConfig, {**own, "tuning": tuning, "stim_token": stim_token})
+    loop, keep, _ = kind._options({**options, "seed": seed})
     tokens = StimulusTokens.learnt(autoencoder.config.stim_token if stim_token is None else stim_token, split.train.table)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = kind(autoencoder, split.train.neurons, tokens, **own)
-    model._train(split, seed=seed, **options)
+    with told_memory(autoencoder.device):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(loop.seed)
+            model = kind(autoencoder, split.train.neurons, tokens, **own)
+        model._train(split, loop, keep, tuning=tuning)
     return model

@@ -1,11 +1,17 @@
 """The one interface that every model and every naive row meets: `fit`, `predict`, `predict_arrays`, optionally `sample`; models also `save` and `load`."""
 
+import os
+
 import numpy as np
 import xarray as xr
 
-from ..errors import LeakageError, QfError
+from ..errors import LeakageError, QfError, UnknownKeyError, did_you_mean
+from ..models.options import Range, shown
 from ..recordings.session import TRIAL_COORDS, trial_features
+from ..recordings.splits import Split
 from ..recordings.trials import check_trials
+
+N_SAMPLES, SEED = Range("whole", least=1, most=10**9), Range("whole", least=0, most=2**63 - 1)
 
 
 class Forecaster:
@@ -83,7 +89,32 @@ class Forecaster:
         return self._labelled(trials, lambda *a: {"forecast": (("trial", "neuron", "time"), self.predict_arrays(*a))})
 
     def sample(self, trials, n_samples=100, seed=0):
-        """Draws from the forecast distribution: `samples` (sample, trial, neuron, time)."""
+        """Draws from the forecast distribution.
+
+        Parameters
+        ----------
+        trials : Trials
+        n_samples : int
+        seed : int
+
+        Returns
+        -------
+        xarray.Dataset
+            `samples` (sample, trial, neuron, time) float32, otherwise as `predict`.
+
+        Raises
+        ------
+        QfError
+            If n_samples or seed is out of range, or the draws would need more than half of this machine's memory.
+        """
+        n_samples, seed = N_SAMPLES.checked("n_samples", n_samples), SEED.checked("seed", seed)
+        check_trials(trials)
+        a_draw = 4 * len(trials) * len(trials.neurons) * trials.window.frames(trials.rate_hz)[1]
+        if n_samples * a_draw > (room := _half_memory()):
+            raise QfError(
+                f"n_samples: expected at most {int(room // a_draw)} of these trials and neurons, of which a draw takes {a_draw / 1e6:.3g} MB, "
+                f"found {n_samples}. Take fewer samples, trials or neurons."
+            )
         dims = ("sample", "trial", "neuron", "time")
         return self._labelled(trials, lambda *a: {"samples": (dims, self.sample_arrays(*a, n_samples=n_samples, seed=seed))})
 
@@ -155,24 +186,32 @@ def seen_frames(*parts):
     Returns
     -------
     dict
-        {session: {"fingerprint": str, "intervals": [[first, one past last], ...]}}
+        {key: {"fingerprint": str, "intervals": [[first, one past last], ...]}}. The key is that of the session; of another recording under the
+        same name it is followed by # and a number, and "session" in the entry is the name.
     """
-    seen = {}
-    for trials in parts:
-        for session in trials.sessions:
-            entry = seen.setdefault(session, {"fingerprint": str(trials.source.header(session).attrs.get("fingerprint", "")), "intervals": []})
-            entry["intervals"] = _merge([*entry["intervals"], *trials.intervals(session).tolist()])
-    return seen
+    return join_seen(
+        *({s: {"fingerprint": _fingerprint(trials, s), "intervals": trials.intervals(s).tolist()}} for trials in parts for s in trials.sessions)
+    )
 
 
 def join_seen(*maps):
-    """Several maps of seen frames as one."""
-    out = {}
+    """Several maps of seen frames as one. Only intervals of the same name and fingerprint are merged: they are of one recording for certain."""
+    found = {}
     for seen in maps:
-        for session, entry in seen.items():
-            mine = out.setdefault(session, {"fingerprint": entry["fingerprint"], "intervals": []})
-            mine["intervals"] = _merge([*mine["intervals"], *entry["intervals"]])
+        for key, entry in seen.items():
+            found.setdefault((entry.get("session", key), entry["fingerprint"]), []).extend(entry["intervals"])
+    out = {}
+    for (session, fingerprint), intervals in found.items():
+        entry, key, n = {"fingerprint": fingerprint, "intervals": _merge(intervals)}, session, 1
+        while key in out:
+            n += 1
+            key = f"{session}#{n}"
+        out[key] = entry if key == session else {**entry, "session": session}
     return out
+
+
+def _fingerprint(trials, session):
+    return str(trials.source.header(session).attrs.get("fingerprint", ""))
 
 
 def _merge(intervals):
@@ -185,21 +224,29 @@ def _merge(intervals):
     return merged
 
 
+def _is_of(entry, key, session, fingerprint):
+    """Whether an entry of seen frames is of this recording."""
+    if fingerprint and entry["fingerprint"]:
+        return entry["fingerprint"] == fingerprint
+    return entry.get("session", key) == session
+
+
 def seen_trials(seen, trials):
-    """Which windows of `trials` share a frame with `seen`, also if the recording was renamed.
+    """Which windows of `trials` share a frame with `seen`.
+
+    A recording is known by its fingerprint, under whatever name; by its name only where it, or what was seen, has no fingerprint.
 
     Returns
     -------
     dict
         {session: bool array (trial,)}, of the sessions that `seen` has something of.
     """
-    by_print = {entry["fingerprint"]: entry for entry in seen.values() if entry["fingerprint"]}
     found = {}
     for session in trials.sessions:
-        entry = seen.get(session) or by_print.get(str(trials.source.header(session).attrs.get("fingerprint", "")))
-        if entry is None:
+        mine = _fingerprint(trials, session)
+        used = np.array(_merge(i for key, entry in seen.items() if _is_of(entry, key, session, mine) for i in entry["intervals"]))
+        if not len(used):
             continue
-        used = np.array(entry["intervals"])
         windows = trials.intervals(session)
         # the merged intervals are disjoint and sorted: the last one that starts before a window's end is the one to look at
         at = np.searchsorted(used[:, 0], windows[:, 1], side="left") - 1
@@ -217,10 +264,22 @@ def check_unseen(seen, trials, name):
             )
 
 
+def check_split(split):
+    """Raise QfError where this is no Split."""
+    if not isinstance(split, Split):
+        raise QfError(f"split: expected a Split, found {type(split).__name__} {shown(split)}. Make one, with split_blocks(trials) say.")
+
+
+def _half_memory():
+    """Half of this machine's memory in bytes; 8 GB where it doesn't tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    except (AttributeError, ValueError, OSError):
+        return 8e9
+
+
 def check_keys(kind, wanted, known, hint):
     """Raise UnknownKeyError naming what is not known."""
-    from ..errors import UnknownKeyError, did_you_mean
-
     missing = [k for k in dict.fromkeys(wanted) if k not in known]
     if missing:
         raise UnknownKeyError(

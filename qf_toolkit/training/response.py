@@ -1,12 +1,18 @@
 """Response forecasting: a distribution over the codes of the response, and its decoding (paper 3.4.2, eq. 4)."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..models.config import DECODINGS
 from ..models.quantformer import ResponseForecaster
+from . import schema
 from .bank import CHUNK
 from .downstream import Downstream, fit
+from .forecaster import N_SAMPLES, SEED
+from .reference import constant_scores
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 N_DRAWS = 32  # of decode="sample": the forecast is their mean
@@ -29,16 +35,20 @@ class QuantFormerForecaster(Downstream):
     """
 
     kind = "forecaster"
+    call = "fit_forecaster"
     name = "QuantFormer"
     probabilistic = True
     module_class = ResponseForecaster
     module: ResponseForecaster
     options = ("dropout", "hide", "expectation_weight")
-    results = ("decode", "temperature", "residual")
+    results: ClassVar[dict] = {
+        "decode": schema.choice(*DECODINGS), "temperature": schema.number(above=0, most=1e6), "residual": schema.mapping(schema.number(least=0)),
+    }  # fmt: skip
 
-    def __init__(self, autoencoder, neurons, tokens, *, expectation_weight=0.0, **options):
+    def __init__(self, autoencoder, neurons, tokens, *, expectation_weight=0.0, decode="auto", **options):
         super().__init__(autoencoder, neurons, tokens, expectation_weight=expectation_weight, **options)
-        self.decode, self.temperature, self.residual = "soft", 1.0, {}
+        self._decodings = DECODINGS if decode == "auto" else (decode,)
+        self.decode, self.temperature, self.residual = self._decodings[0], 1.0, {}
         self.patch_frames = autoencoder.config.patch_frames
 
     def _objective(self, train, validation):
@@ -53,10 +63,7 @@ class QuantFormerForecaster(Downstream):
             cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].flatten())
             if module.training and not self.expectation_weight:
                 return cross_entropy, cross_entropy
-            # the error is weighed by the neuron's scale, so that it is that of the signal itself up to one factor
-            weight = (bank.scale[bank.row[at]] / bank.scale.square().mean().sqrt()).square()
-            error = module.decode(before[at], logits, "soft") - x[:, n_b:]
-            return cross_entropy, (error.square().mean(1) * weight).mean()
+            return cross_entropy, _weighed(module.decode(before[at], logits, "soft") - x[:, n_b:], bank, at)
 
         def step(at):
             cross_entropy, error = loss(train, at, targets, given)
@@ -64,19 +71,24 @@ class QuantFormerForecaster(Downstream):
 
         def validate():
             totals = np.zeros(2)
-            for at in torch.arange(len(validation), device=self.device).split(CHUNK):
+            for at in validation.chunks():
                 totals += np.array([float(v) for v in loss(validation, at, val_targets, val_given)]) * len(at)
             cross_entropy, error = totals / len(validation)
             return {"score": error, "cross_entropy": cross_entropy}
 
         return step, validate
 
+    def _constants(self, train, validation):
+        n_b = self.autoencoder.config.n_baseline
+        target = lambda bank, at: bank.batch(at).x[:, 0, n_b:]  # noqa: E731
+        return constant_scores(train, validation, target, lambda outs, at: [_weighed(out - target(validation, at), validation, at) for out in outs])
+
     @torch.no_grad()
     def _codes(self, bank):
         """Codes of the response (n, M) from whole windows, and of the baseline alone (n, P_b)."""
         model, c = self.module.autoencoder.eval(), self.autoencoder.config
         targets, given = [], []
-        for at in torch.arange(len(bank), device=self.device).split(CHUNK):
+        for at in bank.chunks():
             x = bank.batch(at).x[:, 0]
             targets.append(model.codes(x)[:, c.baseline_patches :])
             given.append(model.baseline_codes(x))
@@ -90,8 +102,8 @@ class QuantFormerForecaster(Downstream):
             return
         n_b = self.autoencoder.config.n_baseline
         totals = {("soft", t): 0.0 for t in TEMPERATURES} | {("sample", 1.0): 0.0, ("argmax", 1.0): 0.0}
-        chunks = torch.arange(len(validation), device=self.device).split(CHUNK)
-        for at in chunks:
+        totals = {(how, t): v for (how, t), v in totals.items() if how in self._decodings}
+        for at in validation.chunks():
             x = validation.batch(at).x[:, 0]
             scale = validation.scale[validation.row[at], None]
             logits = self.module(x[:, :n_b], validation.neuron[at], validation.condition[at])
@@ -107,7 +119,7 @@ class QuantFormerForecaster(Downstream):
         """What quantisation leaves out of the response: {neuron key: standard deviation}; the pooled one where a neuron has no window."""
         n_b, n = self.autoencoder.config.n_baseline, len(self.neurons)
         squares, count = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
-        for at in torch.arange(len(bank), device=self.device).split(CHUNK):
+        for at in bank.chunks():
             x = bank.batch(at).x[:, 0]
             error = (self.module.autoencoder(x)[0] - x)[:, n_b:] * bank.scale[bank.row[at], None]
             squares.index_add_(0, bank.neuron[at], error.square().mean(1))
@@ -145,6 +157,7 @@ class QuantFormerForecaster(Downstream):
 
     def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
         """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
+        n_samples, seed = N_SAMPLES.checked("n_samples", n_samples), SEED.checked("seed", seed)
         return self.forecast_arrays(context, neurons, conditions, wanted=("samples",), n_samples=n_samples, seed=seed)["samples"]
 
     def codes_arrays(self, context, neurons, conditions):
@@ -194,11 +207,19 @@ class QuantFormerForecaster(Downstream):
         return torch.cat(out).numpy()
 
 
+def _weighed(error, bank, at):
+    """Mean squared error of forecasts, weighed by each neuron's scale, so that it is that of the signal itself up to one factor."""
+    weight = (bank.scale[bank.row[at]] / bank.scale.square().mean().sqrt()).square()
+    return (error.square().mean(1) * weight).mean()
+
+
 def _chunks(*tensors):
     return zip(*(t.split(CHUNK) for t in tensors), strict=True)
 
 
-def fit_forecaster(autoencoder, split, *, tuning="fine", stim_token=None, expectation_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
+def fit_forecaster(
+    autoencoder, split, *, tuning="fine", stim_token=None, expectation_weight=0.0, hide=0.0, dropout=None, decode="auto", seed=0, **options
+):
     """Fit the response forecaster (paper 3.4.2, eq. 4).
 
     Parameters
@@ -217,15 +238,24 @@ def fit_forecaster(autoencoder, split, *, tuning="fine", stim_token=None, expect
         tuning to conditions is learnt rather than the noise of a few traces; 0 is the paper.
     dropout : float, optional
         Of the encoder; the auto-encoder's where left out.
+    decode : {"auto", "soft", "argmax", "sample"}
+        How codes become a forecast; "auto" chooses on the validation part, "argmax" is the paper.
     seed : int
     **options
-        epochs (100), batch_size (512 observations), lr (1e-3), schedule, patience, checkpoint, resume, progress; see `training.loop`. token_speed:
-        how many times as fast as the rest the neurons' tokens learn; 1 is the paper, 10 makes of them more than their random start.
+        epochs (100), steps, batch_size (512 observations), batch_trials, lr (1e-3), schedule, clip, patience, weight_decay, bf16: see
+        `LoopConfig`; checkpoint, resume, progress: see `training.loop`. token_speed: how many times as fast as the rest the neurons' tokens
+        learn; 1 is the paper, 10 makes of them more than their random start.
 
     Returns
     -------
     QuantFormerForecaster
-        Its decoding and temperature chosen on the validation part.
+        Its decoding and temperature chosen on the validation part; with `reference`, what its validation score is worth.
+
+    Raises
+    ------
+    QfError
+        If an option is unknown or out of range, no observation is left, the loss or the validation score is no number any more, or the
+        device's memory is full.
     """
-    own = {"expectation_weight": expectation_weight, "hide": hide, "dropout": dropout}
+    own = {"expectation_weight": expectation_weight, "hide": hide, "dropout": dropout, "decode": decode}
     return fit(QuantFormerForecaster, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

@@ -1,95 +1,279 @@
-"""Saved models: a folder of config.json and model.safetensors, never pickle."""
+"""Saved models: a folder of config.json and model.safetensors, never pickle.
+
+Whatever kills a save, the folder holds the model that was there before or the new one. New weights wait beside the old ones as
+`model-HASH.safetensors`; config.json, which names the hash of its weights, is replaced in one step, and from then on the folder is the new model;
+last, the weights take their usual name. A reader takes the file whose hash config.json names.
+"""
 
 import hashlib
 import json
-from contextlib import contextmanager
+import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
-from .._files import atomic_path, write_text
+from .._files import atomic_path, sweep, write_text
 from ..errors import DamagedFileError, QfError
+from . import schema
 
 FORMAT = 1
+WEIGHTS = "model.safetensors"
+AGAIN = "Save or train the model again."
 
 
-def write_model(folder, kind, config, module):
-    """Write a model; config.json, written last, holds the hash of the weights it belongs to."""
-    folder = Path(folder)
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-    weights = folder / "model.safetensors"
-    with atomic_path(weights) as tmp:
-        try:
-            save_file(tensors, tmp)
-        except SafetensorError as e:
-            raise OSError(str(e)) from e
-    note = {"format": FORMAT, "kind": kind, "weights": _hash(weights), "torch": torch.__version__, **config}
-    write_text(folder / "config.json", json.dumps(note, indent=1))
-
-
-def read_model(folder, kind=None):
-    """(config, tensors) of a saved model.
+def check_folder(folder):
+    """`folder` as a Path.
 
     Raises
     ------
     QfError
-        If it is no saved model, or of another kind.
-    DamagedFileError
-        If a file is cut short or the two don't belong together.
+        If it is neither a text nor a path.
     """
-    folder = Path(folder)
-    file, weights = folder / "config.json", folder / "model.safetensors"
-    for path in (file, weights):
-        if not path.is_file():
-            raise QfError(f"{folder}: expected a saved model, found no {path.name}. Give the folder that `save` or `qf pretrain --out` wrote.")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        found_kind, found_hash, found_format = config["kind"], config["weights"], config["format"]
-    except (ValueError, KeyError, TypeError) as e:
-        raise DamagedFileError(f"{file}: can't be read ({type(e).__name__}). Save or train the model again.") from e
-    if found_format > FORMAT:
-        raise QfError(f"{file}: expected format at most {FORMAT}, found {found_format}. Update the toolkit.")
-    if kind is not None and found_kind != kind:
-        raise QfError(f"{folder}: expected a saved {kind}, found a {found_kind}. Give the folder of a {kind}.")
-    if _hash(weights) != found_hash:
-        raise DamagedFileError(f"{weights}: is cut short or altered, or belongs to another config.json. Save or train the model again.")
-    return config, load_file(weights)
+    if not isinstance(folder, str | os.PathLike) or "\0" in os.fspath(folder):
+        raise QfError(f"folder: expected the path of a saved model's folder, found {schema.shown(folder)}.")
+    return Path(folder)
 
 
-@contextmanager
-def same_version(folder):
-    """Tell of settings or weights that this version of the toolkit doesn't have as what they are."""
+def write_model(folder, kind, config, module):
+    """Write a model over what is in `folder`.
+
+    Parameters
+    ----------
+    folder : str or Path
+    kind : str
+    config : dict
+        What JSON holds.
+    module : nn.Module
+
+    Raises
+    ------
+    QfError
+        If the folder can't be written. The model that was there before stays.
+    """
+    folder = check_folder(folder)
+    # safetensors refuses tensors that share memory
+    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
+    note = {"format": FORMAT, "kind": kind, "weights": _hash(data), "torch": torch.__version__, **config}
+    waiting, file = folder / f"model-{note['weights']}.safetensors", folder / "config.json"
+    if folder.is_dir():
+        sweep(folder)
+    with atomic_path(waiting) as tmp:
+        tmp.write_bytes(data)
+    write_text(file, json.dumps(note, indent=1))
     try:
-        yield
-    except (KeyError, TypeError, RuntimeError) as e:
-        raise QfError(
-            f"{folder}: holds settings or weights of another version of qf_toolkit ({str(e).strip().splitlines()[0]}) "
-            "Train the model again, or use the version that saved it."
-        ) from e
+        os.replace(waiting, folder / WEIGHTS)
+        for other in folder.glob("model-*.safetensors"):  # of a save that was killed
+            other.unlink()
+    except OSError as e:
+        raise QfError(f"could not write {folder / WEIGHTS}: {e.strerror or e}. The model is whole all the same; save it again.") from e
+
+
+def read_note(folder):
+    """The content of config.json of a saved model.
+
+    Raises
+    ------
+    QfError
+        If it is no saved model, or can't be read.
+    DamagedFileError
+        If it is no JSON, or a value of it is not what it should be.
+    """
+    file = check_folder(folder) / "config.json"
+    data = _bytes(file)
+    try:
+        note = _parsed(data)
+        if not isinstance(note, dict):
+            raise ValueError(f"expected a mapping, found {schema.shown(note)}")
+        for key, check in schema.ABOUT.items():
+            if key not in note:
+                raise schema.Unfit(key, "a value", "none")
+            check(note[key], key)
+    except (ValueError, RecursionError, schema.Unfit) as e:
+        raise DamagedFileError(f"{file}: can't be read ({' '.join(str(e).split())[:200]}). {AGAIN}") from e
+    if note["format"] > FORMAT:
+        raise QfError(f"{file}: expected format at most {FORMAT}, found {note['format']}. Update the toolkit.")
+    return note
+
+
+def read_model(folder, kind, check):
+    """(config, tensors) of a saved model.
+
+    Parameters
+    ----------
+    folder : str or Path
+    kind : str
+    check : callable
+        Of `schema`: what its config.json holds beside `schema.ABOUT`.
+
+    Raises
+    ------
+    QfError
+        If it is no saved model, of another kind or of another version of the toolkit.
+    DamagedFileError
+        If a file is cut short or altered, or the two don't belong together.
+    """
+    folder, note = check_folder(folder), read_note(folder)
+    if note["kind"] != kind:
+        raise QfError(f"{folder}: expected a saved {kind}, found a {note['kind'][:40]}. Give the folder of a {kind}.")
+    try:
+        check({k: v for k, v in note.items() if k not in schema.ABOUT}, "")
+    except schema.Unfit as e:
+        raise _refused(folder / "config.json", e) from e
+    waiting = folder / f"model-{note['weights']}.safetensors"
+    for path, missing in ((waiting, None), (folder / WEIGHTS, QfError)):
+        data = _bytes(path, missing)
+        if data is not None and _hash(data) == note["weights"]:
+            return note, _tensors(path, data)
+    raise DamagedFileError(f"{folder / WEIGHTS}: is cut short or altered, or belongs to another config.json. {AGAIN}")
+
+
+def _refused(file, unfit):
+    if unfit.version:
+        return QfError(f"{file}: holds settings of another version of qf_toolkit ({unfit}). Train the model again, or use the version that saved it.")
+    return DamagedFileError(f"{file}: {unfit}. {AGAIN}")
+
+
+def refuse(folder, where, expected, found):
+    """Raise DamagedFileError of a value in config.json."""
+    raise _refused(Path(folder) / "config.json", schema.Unfit(where, expected, schema.shown(found)))
+
+
+def run_settings(folder):
+    """The options of the command line that a saved model was trained with, or None where it was trained from Python.
+
+    Models saved before config.json held them have a run.json beside it.
+    """
+    folder, note = check_folder(folder), read_note(folder)
+    file, run = (folder / "config.json", note.get("run")) if "run" in note else (folder / "run.json", None)
+    try:
+        if "run" not in note and (data := _bytes(file, missing=None)) is not None:
+            run = _parsed(data)
+        if run is not None:
+            schema.RUN(run, "run")
+    except schema.Unfit as e:
+        raise _refused(file, e) from e
+    except (ValueError, RecursionError) as e:
+        if isinstance(e, QfError):
+            raise
+        raise DamagedFileError(f"{file}: can't be read ({' '.join(str(e).split())[:80]}). Train the model again into that folder.") from e
+    return None if run is None else run["settings"]
+
+
+def _bytes(path, missing=QfError):
+    """What a file holds; None or the error named where there is none."""
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as e:
+        raise QfError(f"{path}: can't be read ({e.strerror or e}). Give yourself permission to read it.") from e
+    if missing is None:
+        return None
+    raise missing(f"{path.parent}: expected a saved model, found no {path.name}. Give the folder that `save` or `qf pretrain --out` wrote.")
+
+
+def _parsed(data):
+    note = json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_each_once)
+    json.dumps(note, ensure_ascii=False).encode()  # half a surrogate is no text
+    return note
+
+
+def _tensors(path, data):
+    try:
+        tensors = load_tensors(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as e:
+        raise DamagedFileError(f"{path}: is no whole safetensors file ({' '.join(str(e).split())[:80]}). {AGAIN}") from e
+    for name, value in tensors.items():
+        # tokens saved before their start was kept have none
+        if not name.endswith(".start") and not torch.isfinite(value).all():
+            raise DamagedFileError(f"{path}: {name[:80]} holds numbers that no weights can have (NaN or infinite). {AGAIN}")
+    return tensors
+
+
+def _no_number(text):
+    raise ValueError(f"{text} is no finite number")
+
+
+def _each_once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [k for k, _ in pairs]
+        raise ValueError(f"key {next(k for i, k in enumerate(names) if k in names[:i])[:60]!r} stands there twice")
+    return found
+
+
+def check_sizes(folder, tensors, where, config):
+    """Refuse an auto-encoder's config whose sizes are not those of its weights, before anything of these sizes is made.
+
+    Parameters
+    ----------
+    folder : str or Path
+    tensors : dict of tensors
+        Of a QuantFormer.
+    where : str
+        Of the config in config.json.
+    config : QuantFormerConfig
+    """
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    book, patch, place = (shapes.get(n, ()) for n in ("quantizer.codebook", "to_patch.weight", "decoder_position"))
+    layers = sum(k.startswith("decoder.blocks.") and k.endswith(".norm1.weight") for k in shapes)
+    if len(book) == len(patch) == len(place) == 2:
+        sizes = {"codes": book[0], "width": book[1], "patch_frames": patch[0], "layers": layers, "patches": place[0]}
+        for name, size in sizes.items():
+            if getattr(config, name) != size:
+                name, at = ("n_baseline", config.n_baseline) if name == "patches" else (name, getattr(config, name))
+                refuse(folder, f"{where}.{name}", f"what fits the weights ({size})", at)
+
+
+def fill(folder, module, tensors):
+    """Load weights into a module.
+
+    Raises
+    ------
+    QfError
+        If they are not those of such a module.
+    """
+    wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in d.items()} for d in (module.state_dict(), tensors))
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            ours, theirs = ("{1} of shape {0}".format(*d[name]) if name in d else "none" for d in (wanted, found))
+            raise QfError(
+                f"{folder}: holds weights of another version of qf_toolkit, or not those of its config.json ({name[:80]}: expected {ours}, "
+                f"found {theirs}). Train the model again, or use the version that saved it."
+            )
+    module.load_state_dict(tensors)
 
 
 def load(folder, device="auto"):
-    """Load any saved model: an Autoencoder, a QuantFormerForecaster or a QuantFormerClassifier."""
+    """Load any saved model.
+
+    Parameters
+    ----------
+    folder : str or Path
+        What `save`, `qf pretrain --out` or `qf fit --out` wrote.
+    device : str
+
+    Returns
+    -------
+    Autoencoder, QuantFormerForecaster or QuantFormerClassifier
+
+    Raises
+    ------
+    QfError
+        If it is no saved model, or one of another version; DamagedFileError if a file of it is cut short or altered.
+    """
     from .activation import QuantFormerClassifier
     from .pretrain import Autoencoder
     from .response import QuantFormerForecaster
 
-    config, _ = read_model(folder)
+    kind = read_note(folder)["kind"]
     kinds = {c.kind: c for c in (Autoencoder, QuantFormerForecaster, QuantFormerClassifier)}
-    if config["kind"] not in kinds:
-        raise QfError(f"{folder}: expected one of {sorted(kinds)}, found {config['kind']!r}. Update the toolkit.")
-    return kinds[config["kind"]].load(folder, device=device)
+    if kind not in kinds:
+        raise QfError(f"{folder}: expected one of {sorted(kinds)}, found {kind[:40]!r}. Update the toolkit.")
+    return kinds[kind].load(folder, device=device)
 
 
-def digest(tensors, note=None):
-    """A hash of named tensors, and of a note that JSON can hold."""
-    found = hashlib.blake2b(b"" if note is None else json.dumps(note, sort_keys=True).encode(), digest_size=12)
-    for name, tensor in sorted(tensors.items()):
-        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-def _hash(path):
-    return hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
+def _hash(data):
+    return hashlib.blake2b(data, digest_size=12).hexdigest()

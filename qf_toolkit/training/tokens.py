@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ..errors import QfError
-from ..models.quantformer import STIM_TOKENS
+from ..models.config import STIM_TOKENS
 from ..recordings.conditions import category_of, parse_condition
 from .forecaster import check_keys
 

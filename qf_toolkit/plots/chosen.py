@@ -132,7 +132,7 @@ class _Survey:
             ds = trials.dataset(session)
             _, mean, ok = _responses(ds, trials)
             self.scored[session], self.whole[session] = ok, np.isfinite(ds[trials.window.signal].values).all(-1)
-            for k, neuron in enumerate(ds["neuron"].values.astype(str)):
+            for k, neuron in enumerate(trials.neurons_of(session)):
                 t = int(np.where(ok[:, k], mean[:, k], -np.inf).argmax())
                 if ok[t, k] and (neuron not in self.best or mean[t, k] > self.best[neuron][0]):
                     self.best[neuron] = (mean[t, k], session, int(ds["trial"].values[t]))
@@ -199,7 +199,7 @@ def _by_repeats(fitting, trials):
         column = "condition" if (count[which] > 1).mean() >= 0.5 else "stimulus"
         group = ds[column].values.astype(str)
         there = np.isin(group, trials.table[column].astype(str).unique())
-        for k, neuron in enumerate(ds["neuron"].values.astype(str)):
+        for k, neuron in enumerate(fitting.neurons_of(session)):
             share = repeatable_share(response[ok[:, k], k], group[ok[:, k]])
             if share > 0 and (ok[:, k] & there).any():
                 kinds, which = np.unique(group[ok[:, k] & there], return_inverse=True)

@@ -239,8 +239,8 @@ def figure_rollout_conditions(dataset, *, row=None):
     with style():
         fig, axes = plt.subplots(len(parts), columns, figsize=size, squeeze=False, height_ratios=heights)
         below = {"location": "bottom", "aspect": 15, "pad": 0.1 / fig.get_figheight()}
-        for here, (name, at) in zip(axes, parts.items(), strict=True):
-            last = {"turn": 90, "xticklabels": "auto" if here is axes[-1] else False}
+        for left, (here, (name, at)) in enumerate(zip(axes, parts.items(), strict=True), 1 - len(parts)):
+            last = {"turn": 90, "xticklabels": False if left else "auto"}
             with undrawn(fig):
                 mesh = heat_map(here[0], table.iloc[at], top=top, yticklabels=step, **last)
                 for ax in here[1:]:

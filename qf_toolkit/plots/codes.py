@@ -174,7 +174,7 @@ def plot_codebook(codebook, embedding, *, normalise=False, colorbar=True, ax=Non
     if not normalise:
         size = _round_down(0.9 * (high - low))
         ax.plot([x, x], [y, y + 0.9 * box[1] * _share(size, 0.0, high - low)], color="0.15", lw=1.2, gid="scale")
-        label += f", {size:g} {_unit(codebook)}; grey lines: 0"
+        label += f", {size:g} {unit_of(codebook)}; grey lines: 0"
     ax.text(x, y - 0.12 * box[1], label, ha="left", va="top", fontsize=6)
     ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
     ax.set_aspect("equal", adjustable="box")
@@ -239,7 +239,7 @@ def plot_swap(swap, *, place=None, ax=None):
         ax.axvline(edges[place - 1], color=SWAPPED, ls="--", lw=1.0, gid="swapped")
     ax.plot(time, swap["before"].values, color="0.5", label=f"before, code {int(swap['sequence'].values[place - 1])} there")
     ax.plot(time, swap["after"].values, color=palette()[0], label=f"after, code {int(edited[place - 1])} there")
-    ax.set(xlabel="time from onset (s)", ylabel=_unit(swap))
+    ax.set(xlabel="time from onset (s)", ylabel=unit_of(swap))
     credit(ax, swap)
     return ax
 
@@ -260,7 +260,7 @@ def plot_context_dependence(swaps, *, order=None, ax=None):
     matplotlib.axes.Axes
     """
     values = swaps["context_dependence"].mean("place").transpose("code", "context").values
-    ax = _matrix(axes_or_current(ax), values, order, label=f"RMS change, {_unit(swaps)}", numbers=".2f")
+    ax = _matrix(axes_or_current(ax), values, order, label=f"RMS change, {unit_of(swaps)}", numbers=".2f")
     ax.set(xlabel="burst it is put in (code)", ylabel="code")
     credit(ax, swaps)
     return ax
@@ -316,7 +316,7 @@ def figure_context(swaps, code, *, contexts=None, place=None, n=6):
             ax.plot(time, own, color=TRUTH, ls=":", label=f"code {code} in its own burst")
             ax.plot(time, here["decoded"].sel(context=context).values, color=palette()[0], label=f"code {code} in this burst")
             ax.set_title(f"burst of {context}: RMS change {float(here['context_dependence'].sel(context=context)):.2g}", fontsize=7)
-            ax.set(xlabel="time in patch (s)", ylabel=_unit(swaps))
+            ax.set(xlabel="time in patch (s)", ylabel=unit_of(swaps))
         _tidy(axes, len(contexts))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         left.legend(handles, labels, loc="outside upper center", ncols=2, title=f"patch {place}, {float(here['start_s']):.2g} s from the onset")
@@ -351,7 +351,7 @@ def plot_transitions(transitions, *, order=None, ax=None):
     return ax
 
 
-def _unit(data):
+def unit_of(data):
     """The unit of decoded windows, from the attrs of what came from a model."""
     whose = {"neuron": "neuron's", "global": "pooled"}[data.attrs["normalise"]]
     return f"{SIGNAL_LABELS[data.attrs['signal']]} / {whose} SD"
@@ -433,7 +433,7 @@ def _levels(codebook):
 def _level_bar(fig, axes, codebook):
     from matplotlib.cm import ScalarMappable
 
-    fig.colorbar(ScalarMappable(*_levels(codebook)), ax=axes, shrink=0.6, label=f"level, {_unit(codebook)}")
+    fig.colorbar(ScalarMappable(*_levels(codebook)), ax=axes, shrink=0.6, label=f"level, {unit_of(codebook)}")
 
 
 def _matrix(ax, values, order, **options):

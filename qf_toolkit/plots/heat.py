@@ -47,8 +47,9 @@ def heat_map(ax, table, *, top=None, label=None, numbers=None, upwards=False, cm
         options |= {**texts, "annot_kws": {"size": 6}}
     ax.tick_params(length=2, labelsize=6)
     ax.set_facecolor(NOTHING)
+    bar = {"label": label, "shrink": 0.8 if options.get("square") else 1.0}  # a square map is often lower than the room it has
     shades = sns.color_palette(cmap, as_cmap=True).with_extremes(over=ABOVE)
-    sns.heatmap(table, ax=ax, cmap=shades, rasterized=table.size > VECTORS, cbar_kws={"label": label}, **options)
+    sns.heatmap(table, ax=ax, cmap=shades, rasterized=table.size > VECTORS, cbar_kws=bar, **options)
     ax.tick_params(axis="x", rotation=turn)
     ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel="", ylabel="")

@@ -53,7 +53,7 @@ def figure_table(table, metric, ceiling="ceiling"):
         raise QfError(f"metric: expected numbers in {metric}, found none. Choose another column, or pass n_samples to evaluate.")
     with style():
         fig, ax = plt.subplots(figsize=(4.4, 0.26 * len(values) + 0.8))
-        kinds = ["ceiling" if ceiling in str(name) else _kind(str(name), table) for name in values.index]
+        kinds = ["ceiling" if ceiling in str(name) else kind_of_row(str(name), table.attrs.get("naive", ())) for name in values.index]
         looks = {"model": ("C0", "C0"), "naive": ("0.65", "0.65"), "ceiling": ("white", "0.4")}
         faces, edges = zip(*(looks[kind] for kind in kinds), strict=True)
         ax.barh(np.arange(len(values)), values.to_numpy(), color=faces, edgecolor=edges, lw=0.8)
@@ -98,7 +98,7 @@ def figure_printed_table(table, *, columns=None, best=True, caption=None):
     shown = _numbers(table, columns)
     printed = [_printed(shown.iloc[:, j].to_numpy()) for j in range(shown.shape[1])]
     names = shown.index.to_frame(index=False).astype(str).to_numpy()  # (row, level): those of `compare` have two
-    kinds = [_kind(name, table) for name in names[:, 0]]
+    kinds = [kind_of_row(name, table.attrs.get("naive", ())) for name in names[:, 0]]
     bold = _best(table, shown, printed, kinds) if best else np.zeros(shown.shape, bool)
     with style():
         texts, width = _laid_out(shown, names, printed, bold)
@@ -192,11 +192,12 @@ def _once(names, merged):
     return ["" if merged and i and names[i - 1] == name else name.removeprefix(". ") for i, name in enumerate(names)]
 
 
-def _kind(name, table):
+def kind_of_row(name, naive=()):
+    """ "model", "naive" or "ceiling", by the name of a row; `naive` are names of further naive rows."""
     name = name.removeprefix(". ")
     if "ceiling" in name:
         return "ceiling"
-    return "naive" if name in NAIVE or name in table.attrs.get("naive", ()) else "model"
+    return "naive" if name in NAIVE or name in naive else "model"
 
 
 def _best(table, shown, printed, kinds):

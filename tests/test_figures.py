@@ -55,7 +55,6 @@ def forecasts_of(trials, names=("QuantFormer",)):
 
 
 def picked(trials, n, seed):
-    """(kind, session, trial, neuron) of the observations of the figures of examples."""
     return [(s.kind, s.session, s.trial, s.neuron) for s in choose_most_active(trials, n, seed)]
 
 

@@ -229,7 +229,7 @@ def _looks(forecasts):
         for i, name in enumerate(names):
             looks[name] = {"label": name, "color": free[i % len(free)], "ls": DASHES[i // len(free) % len(DASHES)], **look}
     if len(naive) == 1 and models:
-        looks[naive[0]] |= {"label": f"{naive[0]} (naive)", "color": "0.5", "ls": DASHES[1]}
+        looks[naive[0]] |= {"label": f"{naive[0]} (naive)", "color": "0.4", "ls": DASHES[1], "zorder": 2.8}
     return {name: looks[name] for name in forecasts}
 
 

@@ -10,7 +10,7 @@ ROOM = 12  # rows and columns up to which there is room for numbers in the cells
 VECTORS = 2500  # cells that are drawn one by one in a file; more are one picture
 
 
-def heat_map(ax, table, *, top=None, label=None, numbers=None, upwards=False, cmap=SHARES, turn=0, **options):
+def heat_map(ax, table, *, top=None, label=None, numbers=None, upwards=False, cmap=SHARES, turn=None, **options):
     """A table as a heat map: named rows and columns, grey where there is no value.
 
     Parameters
@@ -27,8 +27,8 @@ def heat_map(ax, table, *, top=None, label=None, numbers=None, upwards=False, cm
     upwards : bool
         The first row is the lowest.
     cmap : str
-    turn : float
-        Degrees by which the names of the columns are turned.
+    turn : float, optional
+        Degrees by which the names of the columns are turned; a quarter where left out and they would overlap.
     **options
         Of `seaborn.heatmap`.
 
@@ -50,7 +50,8 @@ def heat_map(ax, table, *, top=None, label=None, numbers=None, upwards=False, cm
     bar = {"label": label, "shrink": 0.8 if options.get("square") else 1.0}  # a square map is often lower than the room it has
     shades = sns.color_palette(cmap, as_cmap=True).with_extremes(over=ABOVE)
     sns.heatmap(table, ax=ax, cmap=shades, rasterized=table.size > VECTORS, cbar_kws=bar, **options)
-    ax.tick_params(axis="x", rotation=turn)
+    if turn is not None:
+        ax.tick_params(axis="x", rotation=turn)
     ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel="", ylabel="")
     if upwards:

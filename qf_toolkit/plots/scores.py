@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from .forecasts import _looks
@@ -54,7 +54,7 @@ def plot_neuron_scores(scores, metric="mse", *, ax=None):
         sns.violinplot(**shaped, **colors, inner=None, cut=0, density_norm="width", width=0.8, linewidth=0, alpha=0.35)
     size = float(np.clip(30 / np.sqrt(max(count.max(), 1)), 1.2, 3.5))
     sns.stripplot(**{**common, "data": points}, **colors, size=size, alpha=0.6, jitter=0.18, rasterized=len(points) > MOST_POINTS)
-    sns.pointplot(**common, color=TRUTH, estimator="median", errorbar=None, linestyle="none", marker="|", markersize=13, markeredgewidth=1.6)
+    ax.plot(table.median(), range(len(count)), "|", color=TRUTH, markersize=13, markeredgewidth=1.6)
     different = count.nunique() > 1
     ax.set_yticks(range(len(count)), [f"{name} ({n})" if different else name for name, n in count.items()])
     ax.set_ylim(len(count) - 0.5, -0.5)
@@ -229,7 +229,8 @@ def _name_decades(axis):
     if axis.get_scale() != "log":
         return
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3) if high < 300 * low else (1,)))
+    ticks = (1, 2, 5) if high < 30 * low else (1, 3) if high < 300 * low else (1,)
+    axis.set_major_locator(MaxNLocator(4) if high < 4 * low else LogLocator(subs=ticks))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
 

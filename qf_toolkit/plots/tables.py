@@ -68,6 +68,7 @@ def figure_table(table, metric, ceiling="ceiling"):
         ax.set_yticks(np.arange(len(values)), names)
         ax.invert_yaxis()
         ax.set_xlabel(metric)
+        ax.locator_params(axis="x", nbins=5)
         credit(fig, table)
     return fig
 
@@ -232,7 +233,7 @@ def _once(names, merged):
 
 
 def kind_of_row(name, naive=()):
-    """ "model", "naive" or "ceiling", by the name of a row; `naive` are names of further naive rows."""
+    """Of a row of a table, by its name: "model", "naive" or "ceiling". `naive` holds names of further naive rows."""
     name = name.removeprefix(". ")
     if "ceiling" in name:
         return "ceiling"

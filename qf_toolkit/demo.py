@@ -293,7 +293,7 @@ def _written(table, path):
 
 def _shown(split):
     """The observations that a figure of forecasts shows, and of what forecasts must be kept for it."""
-    from .plots.forecasts import choose_observations, wanted_of
+    from .plots.chosen import choose_observations, wanted_of
 
     chosen = choose_observations(split.test, fitting=split.fitting)
     return chosen, wanted_of(chosen)

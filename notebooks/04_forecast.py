@@ -38,7 +38,7 @@ import qf_toolkit as qf
 from qf_toolkit.evaluation.compare import per_neuron_scores
 from qf_toolkit.evaluation.naive import StimulusMean
 from qf_toolkit.evaluation.ridge import RidgeOwn
-from qf_toolkit.evaluation.rows import naive_forecasters
+from qf_toolkit.evaluation.scored import score
 from qf_toolkit.plots.chosen import choose_observations
 from qf_toolkit.plots.forecasts import figure_examples, figure_forecasts, figure_stimuli
 from qf_toolkit.plots.scores import plot_gain_over, plot_neuron_scores
@@ -142,7 +142,10 @@ keep(
 # for everybody, since its ceiling is.
 
 # %%
-tables = {name: qf.evaluate(forecasters[name], splits[name], ceiling=splits[name].test.simulated) for name in study.stimuli}
+scored = {
+    name: score(forecasters[name], splits[name], ceiling=splits[name].test.simulated) for name in study.stimuli
+}  # each session is forecast once
+tables = {name: qf.evaluate(scored[name], splits[name]) for name in study.stimuli}
 for name, table in tables.items():
     print(f"\n{name}\n{qf.show(table)}")
 
@@ -194,11 +197,11 @@ keep(
 
 # %% [markdown]
 # ## How sure is the difference?
-# Differences to the naive rows, over neurons, with 95 % intervals of a paired bootstrap. An interval that holds zero is no difference.
+# Differences to the naive rows, with 95 % intervals of a paired bootstrap over animals, sessions and blocks of trials. An interval that holds zero is no difference.
 
 # %%
 for name in study.stimuli:
-    print(f"\n{name}\n{qf.compare([study.forecaster(name)], splits[name]).to_string(float_format='{:.3g}'.format)}")
+    print(f"\n{name}\n{qf.show(qf.compare(scored[name], splits[name]))}")
 
 # %% [markdown]
 # ## Neuron by neuron
@@ -206,9 +209,7 @@ for name in study.stimuli:
 # QuantFormer's error is the lower one.
 
 # %%
-rows = {"QuantFormer": study.forecaster(stimulus), **{row.name: row.fit(splits[stimulus]) for row in naive_forecasters()}}
-scores = per_neuron_scores(rows, splits[stimulus].test)
-scores.attrs |= tables[stimulus].attrs
+scores = per_neuron_scores(scored[stimulus])
 with style():
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.7), width_ratios=[1.5, 1])
     plot_neuron_scores(scores, ax=axes[0])

@@ -3,21 +3,22 @@
 import numpy as np
 import pandas as pd
 
+from ..training.forecaster import origin
 from . import metrics
-from .scored import Scored, forecast_of, named, score, truth_of
+from .scored import Scored, forecast_of, models_of, named, score, truth_of
 from .significance import DRAWS, intervals, levels, macro_means
 
 COLUMNS = ("ratio_lower", "r_higher", "mse_lower")
 
 
-def per_neuron_scores(forecasters, trials):
+def per_neuron_scores(forecasters, trials=None):
     """mse and r of every neuron, to look at how they are spread; neurons of a session are no independent witnesses.
 
     Parameters
     ----------
-    forecasters : Forecaster, list or dict, as in `evaluate`
+    forecasters : Forecaster, list or dict, as in `evaluate`; or a Scored, of which nothing is forecast again
     trials : Trials
-        Unseen ones: the test part.
+        Unseen ones: the test part. Not needed with a Scored.
 
     Returns
     -------
@@ -29,6 +30,11 @@ def per_neuron_scores(forecasters, trials):
     LeakageError
         As `evaluate`.
     """
+    if isinstance(forecasters, Scored):
+        of_rows = forecasters.neurons
+        out = pd.DataFrame({(metric, name): found[metric] for metric in ("mse", "r") for name, found in of_rows.items()})
+        out.attrs = {n: forecasters.facts[n] for n in ("data", "simulated", "models", "seeds")}
+        return out
     rows = named(forecasters)
     for forecaster in rows.values():
         forecaster.check_unseen(trials)
@@ -43,7 +49,9 @@ def per_neuron_scores(forecasters, trials):
             for name, forecast in forecasts.items()
         }
         tables.append(pd.DataFrame(columns, index=index))
-    return pd.concat(tables)
+    out = pd.concat(tables)
+    out.attrs = {**origin(trials), **models_of(rows)}
+    return out
 
 
 def compare(forecasters, split, *, seed=0):

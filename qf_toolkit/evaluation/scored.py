@@ -254,7 +254,7 @@ class _Session:
             drawn = drawn[:, :, columns] if row.population else drawn
             ends = metrics.central_interval(drawn, COVERAGE)
             found |= {name: (dims, end.astype(np.float32)) for name, end in zip(("low", "high"), ends, strict=True)}
-            attrs |= {"draws": SHOWN_DRAWS, "draw_seed": seed}
+            attrs |= {"level": COVERAGE, "draws": SHOWN_DRAWS, "draw_seed": seed}
         coords = {"trial": ds["trial"].values[at], "neuron": ds["neuron"].values[columns], "time": ds["time"].values[n : n + whole.shape[-1]]}
         return xr.Dataset(found, {**coords, "onset_frame": ("trial", ds["onset_frame"].values[at])}, attrs)
 

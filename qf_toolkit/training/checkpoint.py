@@ -63,7 +63,7 @@ def load_checkpoint(file, module, optimiser, parameters, settings):
         If it belongs to other settings.
     """
     for path in (file, _previous(file)):
-        if not path.exists():
+        if not path.is_file():
             continue
         try:
             note, tensors = _read(path)

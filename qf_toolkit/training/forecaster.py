@@ -1,5 +1,6 @@
 """The one interface that every model and every naive row meets: `fit`, `predict`, `predict_arrays`, optionally `sample`; models also `save` and `load`."""
 
+import math
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..models.options import Range, shown
 from ..recordings.session import TRIAL_COORDS, trial_features
 from ..recordings.splits import Split
 from ..recordings.trials import check_trials
+from .device import told_memory
 
 N_SAMPLES, SEED = Range("whole", least=1, most=10**9), Range("whole", least=0, most=2**63 - 1)
 
@@ -29,6 +31,7 @@ class Forecaster:
 
     name = "forecaster"
     probabilistic = False
+    device = "cpu"  # where it computes
     population = False  # whether it reads all neurons of a session at once, so that one of them can't be forecast alone
     patch_frames: int | None = None  # frames of the patches that a forecast is made of, where it is
 
@@ -105,16 +108,10 @@ class Forecaster:
         Raises
         ------
         QfError
-            If n_samples or seed is out of range, or the draws would need more than half of this machine's memory.
+            If n_samples or seed is out of range, or the draws need more memory than there is.
         """
-        n_samples, seed = N_SAMPLES.checked("n_samples", n_samples), SEED.checked("seed", seed)
         check_trials(trials)
-        a_draw = 4 * len(trials) * len(trials.neurons) * trials.window.frames(trials.rate_hz)[1]
-        if n_samples * a_draw > (room := _half_memory()):
-            raise QfError(
-                f"n_samples: expected at most {int(room // a_draw)} of these trials and neurons, of which a draw takes {a_draw / 1e6:.3g} MB, "
-                f"found {n_samples}. Take fewer samples, trials or neurons."
-            )
+        check_draws(n_samples, seed, (len(trials), len(trials.neurons), trials.window.frames(trials.rate_hz)[1]))
         dims = ("sample", "trial", "neuron", "time")
         return self._labelled(trials, lambda *a: {"samples": (dims, self.sample_arrays(*a, n_samples=n_samples, seed=seed))})
 
@@ -129,8 +126,10 @@ class Forecaster:
             context = ds[part.window.signal].values[..., :n]
             usable = np.isfinite(context).all(-1)
             neurons, conditions = [str(k) for k in ds["neuron"].values], [str(c) for c in ds["condition"].values]
+            with told_memory(self.device, "Forecast fewer trials or neurons at once"):
+                found = call(np.nan_to_num(context), neurons, conditions)
             out = xr.Dataset(
-                call(np.nan_to_num(context), neurons, conditions),
+                found,
                 # plain values: a DataArray would bring along the features that sessions don't share
                 {
                     "trial": ds["trial"].values,
@@ -270,12 +269,19 @@ def check_split(split):
         raise QfError(f"split: expected a Split, found {type(split).__name__} {shown(split)}. Make one, with split_blocks(trials) say.")
 
 
-def _half_memory():
-    """Half of this machine's memory in bytes; 8 GB where it doesn't tell."""
+def check_draws(n_samples, seed, shape):
+    """Raise QfError where n_samples or seed is out of range, or draws of `shape` (trial, neuron, time) need more than a quarter of the memory."""
+    n_samples, _ = N_SAMPLES.checked("n_samples", n_samples), SEED.checked("seed", seed)
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-    except (AttributeError, ValueError, OSError):
-        return 8e9
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4  # they are copied on their way
+    except (AttributeError, ValueError, OSError):  # Windows doesn't tell
+        room = 4e9
+    a_draw = 4 * math.prod(shape)
+    if n_samples * a_draw > room:
+        raise QfError(
+            f"n_samples: expected at most {int(room // a_draw)} of these trials and neurons, of which a draw takes {a_draw / 1e6:.3g} MB, "
+            f"found {n_samples}. Take fewer samples, trials or neurons."
+        )
 
 
 def check_keys(kind, wanted, known, hint):

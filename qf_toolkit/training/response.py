@@ -11,7 +11,7 @@ from ..models.quantformer import ResponseForecaster
 from . import schema
 from .bank import CHUNK
 from .downstream import Downstream, fit
-from .forecaster import N_SAMPLES, SEED
+from .forecaster import check_draws
 from .reference import constant_scores
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
@@ -157,7 +157,6 @@ class QuantFormerForecaster(Downstream):
 
     def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
         """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
-        n_samples, seed = N_SAMPLES.checked("n_samples", n_samples), SEED.checked("seed", seed)
         return self.forecast_arrays(context, neurons, conditions, wanted=("samples",), n_samples=n_samples, seed=seed)["samples"]
 
     def codes_arrays(self, context, neurons, conditions):
@@ -179,8 +178,10 @@ class QuantFormerForecaster(Downstream):
             `forecast` (trial, neuron, time) and `samples` (sample, trial, neuron, time) float32, units of the signal; `codes` (trial, neuron, patch)
             int64, those of the baseline and the likeliest ones of the response.
         """
-        given, logits, divisor = self._coded(context, neurons, conditions)
         shape, found = (len(conditions), len(neurons)), {}
+        if "samples" in wanted:
+            check_draws(n_samples, seed, (*shape, self.n_response))
+        given, logits, divisor = self._coded(context, neurons, conditions)
         if "forecast" in wanted:
             with torch.no_grad():
                 out = torch.cat([self._decoded(*part, self.decode, self.temperature).float().cpu() for part in _chunks(given, logits)])

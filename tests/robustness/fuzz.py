@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from robustness.mutations import alter
-from robustness.seeds import SEEDS, make_seeds
 
 from qf_toolkit.cli import main
 from qf_toolkit.errors import QfError
+from robustness.mutations import alter
+from robustness.seeds import SEEDS, make_seeds
 
 TIME_S, MEMORY = 20, 6 << 30
 GOOD = ("read the same", "refused")  # what may become of a case

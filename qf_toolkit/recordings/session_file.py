@@ -11,7 +11,7 @@ import json
 import h5py
 import numpy as np
 import xarray as xr
-from h5py import h5d, h5ds, h5i, h5o, h5s
+from h5py import h5a, h5d, h5ds, h5i, h5o, h5s, h5t
 
 from .._files import fill_netcdf, reserve
 from ..errors import DamagedFileError, SessionError
@@ -101,8 +101,8 @@ def _dataset(f, path, load):
             raise SessionError(f"{path}: expected variables alone, found the group or type {name}. Is it another kind of file?")
         told = h5py.Dataset(found).attrs
         names = set(told)
-        is_scale = h5ds.is_scale(found)
-        if is_scale and h5ds.get_scale_name(found).startswith(b"This is a netCDF dimension but not"):
+        is_scale = "CLASS" in names
+        if is_scale and str(_attribute(told.get("NAME", ""))).startswith("This is a netCDF dimension but not"):
             continue
         dims = (name,) if is_scale else _dims(found, path, name)
         attrs = {k: _attribute(told[k]) for k in names - _OF_THE_FORMAT}
@@ -123,8 +123,13 @@ def _dataset(f, path, load):
 def _dims(found, path, name):
     """Names of the dims of a dataset, from the scales attached to it."""
     dims = []
-    for axis in range(found.rank):
-        h5ds.iterate(found, axis, lambda scale: dims.append(h5i.get_name(scale).decode().lstrip("/")))
+    if found.rank and h5a.exists(found, b"DIMENSION_LIST"):
+        scales = h5a.open(found, b"DIMENSION_LIST")
+        kind = scales.get_type()
+        # HDF5 crashes the interpreter where this is anything but a list of references for each axis
+        if scales.shape == (found.rank,) and isinstance(kind, h5t.TypeVlenID) and isinstance(kind.get_super(), h5t.TypeReferenceID):
+            for axis in range(found.rank):
+                h5ds.iterate(found, axis, lambda scale: dims.append(h5i.get_name(scale).decode().lstrip("/")))
     if len(dims) != found.rank:
         raise SessionError(f"{path}: expected dims with names, found {name} of shape {found.shape} without. Was it written by netCDF?")
     return tuple(dims)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .._files import atomic_path
 from ..errors import DamagedFileError, QfError, SessionError, UnknownKeyError, did_you_mean
-from .hdf5 import as_path, refused
+from .hdf5 import as_path, readable_file, refused
 from .schema import session_key, trial_table, validate
 from .session_file import read_session, write_session
 from .trials import cut
@@ -196,10 +196,11 @@ class Store:
 
     def _version(self, key):
         """What tells the present file of a Session from another one of that name."""
+        path = self.file(key)
         try:
-            found = os.stat(self.file(key))
-        except OSError as e:
-            raise refused(self.file(key), e) from e
+            found = os.stat(path)
+        except OSError:
+            found = os.stat(readable_file(path, "the file of a Session"))  # which says why not
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self, key, load):

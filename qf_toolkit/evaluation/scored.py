@@ -12,6 +12,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from ..errors import QfError, UnknownKeyError
+from ..recordings.splits import check_split
 from ..training.forecaster import origin
 from . import metrics
 from .ceiling import SimulatorCeiling
@@ -98,7 +99,7 @@ def score(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0,
     QfError
         If a forecaster returns NaN where the truth can be scored, two rows share a name, or nothing can be scored.
     """
-    check_split(split, "evaluate")
+    check_split(split)
     check_samples(n_samples, least=0)
     rows, built_in = _rows(forecasters, split, naive, [SimulatorCeiling(ceiling_samples, seed)] if ceiling else [])
     context_mean, zero = ContextMean().fit(split), Zero().fit(split)
@@ -274,12 +275,6 @@ def facts_of(rows, split, missing, built_in):
     """Where a table comes from and how it is to be read: its attrs, counts apart."""
     notes = [f"{name}: {note}" for name, row in rows.items() for note in getattr(row, "notes", ())]
     return {**origin(split.test), **models_of(rows), "split": split.rule, "not_applicable": missing, "naive": built_in, "notes": notes}
-
-
-def check_split(split, name):
-    """Raise QfError where `split` is no Split."""
-    if not (hasattr(split, "test") and hasattr(split, "fitting")):
-        raise QfError(f"{name}: expected a Split, found {type(split).__name__}. Make one with split_blocks(trials) or split_chronological(trials).")
 
 
 def check_samples(n_samples, least=1):

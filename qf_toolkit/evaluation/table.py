@@ -16,13 +16,14 @@ import pandas as pd
 from .._files import atomic_path, write_text
 from .._version import versions
 from ..errors import QfError
+from ..recordings.splits import check_split
 from . import metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
 from .ceiling import SimulatorCeiling
 from .compare import compare, marks, shortened, show_differences
 from .naive import scored_whole
 from .rows import naive_classifiers
-from .scored import Scored, check_split, facts_of, named, score
+from .scored import Scored, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 
 WIDTH = 100  # columns of a printed table
@@ -109,7 +110,7 @@ def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
     QfError
         If a probability is NaN where the label is known.
     """
-    check_split(split, "evaluate_classifier")
+    check_split(split)
     rows = named(classifier, task="activation")
     for c in rows.values():
         c.check_unseen(split.test)

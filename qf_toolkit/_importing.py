@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from ._outputs import claim_output
 from .errors import QfError
 
 READERS = {
@@ -34,6 +35,7 @@ def import_recordings(args):
             raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30.")
         options.setdefault("signal", "fluorescence")
     # what is wrong with the command is told before anything is downloaded
+    claim_output(args.store, "store", option="--store")
     check_how(args.workers, args.scheduler)
     sources, failed = _allen_sources(args) if args.kind == "allen" else (_plain_sources(args), [])
     _check_one_name(args, len(sources))

@@ -3,6 +3,7 @@
 import argparse
 
 from . import __version__
+from ._parsing import Parser, flags
 
 # one option a line reads better than what the formatter makes of it
 # fmt: off
@@ -22,13 +23,14 @@ def build_parser(readers, run):
     -------
     argparse.ArgumentParser
     """
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="qf", description="Forecast neural activity from two-photon calcium recordings.", formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  qf simulate store\n  qf pretrain store --out runs/base\n"
         "  qf fit store --pretrained runs/base --task forecast --out runs/forecast\n  qf evaluate store --model runs/forecast --out table.csv",
     )
     top.add_argument("--version", action="version", version=f"qf {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = []
 
     def command(name, text, example):
         p = commands.add_parser(
@@ -36,6 +38,7 @@ def build_parser(readers, run):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         p.set_defaults(run=run[name])
+        parsers.append(p)
         p.add_argument("--quiet", action="store_true", help="no progress bars")
         return p
 
@@ -87,7 +90,7 @@ def build_parser(readers, run):
 
     p = command("pretrain", "train the auto-encoder on the training part", "qf pretrain data/store --out runs/base --f0 1 --epochs 20")
     p.add_argument("store", metavar="STORE")
-    p.add_argument("--out", required=True, metavar="MODEL_DIR")
+    _add_model_out(p)
     _add_window(p)
     _add_training(p)
     g = p.add_argument_group("model")
@@ -104,7 +107,7 @@ def build_parser(readers, run):
     p.add_argument("store", metavar="STORE")
     p.add_argument("--pretrained", required=True, metavar="DIR", help="what `qf pretrain` saved")
     p.add_argument("--task", choices=("forecast", "activation"), default="forecast")
-    p.add_argument("--out", required=True, metavar="MODEL_DIR")
+    _add_model_out(p)
     p.add_argument("--tuning", choices=("prompt", "fine"), help="prompt: tokens and head alone; fine: the encoder, too (fine)")
     p.add_argument(
         "--expectation-weight", type=float, metavar="W", help="forecast: weight of the expected forecast's squared error beside the paper's loss (0)"
@@ -126,6 +129,7 @@ def build_parser(readers, run):
     p.add_argument("--out", required=True, metavar="FILE", help="netCDF; of several sessions a file each, in a folder of that name")
     p.add_argument("--part", choices=("test", "validation", "train", "all"), default="test")
     p.add_argument("--decode", choices=("soft", "argmax", "sample"), help="how codes become traces; the model's own where left out")
+    add_overwrite(p)
     _add_window(p)
 
     p = command("evaluate", "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast")
@@ -155,7 +159,19 @@ def build_parser(readers, run):
     p.add_argument("--notebooks", default="notebooks", metavar="DIR", help="folder of the .ipynb files (notebooks)")
     p.add_argument("--only", nargs="+", metavar="NAME", help="beginnings of their names, 06 07 say; the others' figures stay on the page")
     p.add_argument("--seed", type=int, default=0)
+    for p in parsers:
+        p.set_defaults(flags=flags(p))
     return top
+
+
+def _add_model_out(p):
+    p.add_argument("--out", required=True, metavar="MODEL_DIR", help="folder; the same command again goes on there")
+    add_overwrite(p)
+
+
+def add_overwrite(p):
+    """Add `--overwrite` to a command whose outputs `claim_output` checks."""
+    p.add_argument("--overwrite", action="store_true", help="write also where there is something that qf did not write")
 
 
 def _add_allen(p, text):

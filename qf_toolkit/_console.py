@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class Stream:
@@ -36,7 +36,7 @@ class Stream:
             call(*args)
         except OSError as error:
             self.lost = self.lost or error
-            with open(os.devnull, "w") as nowhere:  # where what is still in its buffer goes, too
+            with suppress(OSError), open(os.devnull, "w") as nowhere:  # where what is still in its buffer goes, too
                 os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
@@ -56,8 +56,7 @@ def console():
             os.open(os.devnull, os.O_RDWR)
     before, hook = (sys.stdout, sys.stderr), sys.unraisablehook
     sys.stdout, sys.stderr = Stream(before[0]), Stream(before[1])
-    # what a library can't clean up after an error: the error itself has been told in its line
-    sys.unraisablehook = lambda unraisable: None
+    sys.unraisablehook = _one_line
     # everything is drawn into files, whatever backend the environment names; notebooks choose their own
     backend = os.environ.pop("MPLBACKEND", None)
     try:
@@ -69,3 +68,9 @@ def console():
         sys.unraisablehook = hook
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
+
+
+def _one_line(unraisable):
+    """A note on what a library failed to clean up; none on a file that h5netcdf could not open and tries to close: that error is told anyway."""
+    if not getattr(unraisable.object, "__module__", "").startswith("h5netcdf"):
+        print(f"qf: note: {' '.join(str(unraisable.exc_value or unraisable.exc_type).split())}", file=sys.stderr)

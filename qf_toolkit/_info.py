@@ -33,7 +33,7 @@ def print_store(store):
     import pandas as pd
 
     rows, damaged = [], []
-    for key in store.keys():
+    for key in sorted(store.keys()):
         try:
             info = store.info(key)
             rows.append([key, info["neurons"], info["minutes"], f"{info['rate_hz']:.4g}", info["signal"], info["trials"], _flagged(info) or "-"])

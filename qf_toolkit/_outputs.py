@@ -94,7 +94,9 @@ def _check_ours(path, kind, option):
                 "Choose another folder, or pass --overwrite to write there all the same."
             )
         if saved is not None and saved != kind:
-            raise QfError(f"{option}: expected a new folder or that of {KINDS[kind]}, found {KINDS[saved]} in {path}. Choose another, or pass --overwrite.")
+            raise QfError(
+                f"{option}: expected a new folder or that of {KINDS[kind]}, found {KINDS[saved]} in {path}. Choose another, or pass --overwrite."
+            )
     elif kind == "file":
         for file in (path, path.with_suffix(".json")) if path.suffix != ".nc" else (path,):
             if file.exists() and not _is_ours(file):

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from . import __version__
-from ._files import atomic_path, write_text
+from ._files import atomic_path, sweep, write_text
 from .errors import QfError
 
 # full: at most 5 minutes on 2 CPU cores; small: what .ci/run does, under 2; tiny: for the tests
@@ -61,6 +61,8 @@ ALLEN = {
 }  # fmt: skip
 STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")
 MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")
+# every table it may write, and what says where each is from
+TABLES = tuple(f"{name}{which}{end}" for name in ("table", *STIMULI) for which in ("", "_activation", "_differences") for end in (".csv", ".json"))
 MARK = "demo.json"
 
 
@@ -92,7 +94,6 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         If the folder holds something else, or can't be written; with data="allen" if allensdk is missing.
     """
     from .recordings.simulate import simulate
-    from .recordings.store import Store
     from .training.activation import fit_classifier
     from .training.pretrain import pretrain
     from .training.response import fit_forecaster
@@ -101,6 +102,8 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
     if data not in ("simulated", "allen"):
         raise QfError(f"data: expected simulated or allen, found {data!r}.")
+    if not 0 <= seed < 2**32:
+        raise QfError(f"seed: expected from 0 to {2**32 - 1}, found {seed}.")
     out, plan = Path(out), (ALLEN if data == "allen" else SIZES)[size]
     _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "data": data, "plan": plan})
     common = {"seed": seed, "progress": progress}
@@ -108,9 +111,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         return _finished(out, _demo_allen(out, plan, device, common))
 
     print(f"1. a simulated mouse sees drifting gratings (size {size}, seed {seed})")
-    store = Store(out / "store", create=True)
-    if "sim1/A" not in store:
-        store = simulate(out / "store", sessions=("A",), seed=seed, **plan["simulate"])
+    store = simulate(out / "store", sessions=("A",), seed=seed, **plan["simulate"])
     split = _split(store)
     print(f"   {split.train}\n   {split}")
     print("2. pre-training: the auto-encoder learns a code book of activity patterns")
@@ -204,16 +205,23 @@ def _split(store):
 def _prepare(out, settings):
     """An interrupted demo of the same settings is gone on with; a finished or other one makes room; anything else is left alone."""
     mark = out / MARK
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not mark.is_file()):
+    try:
+        known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    except ValueError:
+        known = None
+    is_demo = isinstance(known, dict) and {"qf_toolkit", "plan"} <= known.keys()
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_demo):
         raise QfError(f"{out}: expected a new folder or that of a former demo, found something else. Choose another with --out.")
-    if mark.is_file():
-        if mark.read_text(encoding="utf-8") == json.dumps(settings, indent=2) + "\n":
+    if is_demo:
+        for folder in (out, *(p for p in out.rglob("*") if p.is_dir())):
+            sweep(folder)
+        if known == json.loads(json.dumps(settings)):
             print("going on with the interrupted demo")
             return
         for name in MADE:
             shutil.rmtree(out / name, ignore_errors=True)
-        for table in out.glob("*.csv"):
-            table.unlink()
+        for name in TABLES:
+            (out / name).unlink(missing_ok=True)
     write_text(mark, json.dumps(settings, indent=2) + "\n")
 
 

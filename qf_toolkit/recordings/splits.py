@@ -9,6 +9,8 @@ import pandas as pd
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from .trials import Trials
 
+A_DAY_S = 86400
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -62,6 +64,9 @@ def split_blocks(trials, test=-1, validation=0.15):
     QfError
         If a session has fewer than 2 blocks or a part comes out empty.
     """
+    if not (isinstance(test, int | float | np.number) and abs(test) < 1e9 and test == int(test)):
+        raise QfError(f"test: expected the position of a block, a whole number (-1 is the last), found {test}.")
+    test = int(test)
     is_test = np.zeros(len(trials), bool)
     untested = []
     for session, rows in trials.table.groupby("session"):
@@ -102,9 +107,9 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     QfError
         If a part comes out empty, or an argument is out of range.
     """
-    if gap_s is not None and not gap_s >= 0:
-        raise QfError(f"gap_s: expected seconds of at least 0, found {gap_s}.")
-    if not 0 < test < 1:
+    if gap_s is not None and not (isinstance(gap_s, int | float | np.number) and 0 <= gap_s <= A_DAY_S):
+        raise QfError(f"gap_s: expected seconds from 0 to {A_DAY_S}, found {gap_s}.")
+    if not (isinstance(test, int | float | np.number) and 0 < test < 1):
         raise QfError(f"test: expected a share between 0 and 1, found {test}.")
     is_test = np.zeros(len(trials), bool)
     for _, rows in trials.table.groupby("session"):
@@ -167,7 +172,7 @@ def _blocks(trials):
 
 def _parts(trials, is_test, groups, validation, gap_s, rule):
     """Cut the validation part off the end of each training group, then drop what comes too near."""
-    if not 0 < validation < 1:
+    if not (isinstance(validation, int | float | np.number) and 0 < validation < 1):
         raise QfError(f"validation: expected a share between 0 and 1, found {validation}.")
     table = trials.table
     is_validation = np.zeros(len(table), bool)

@@ -4,6 +4,7 @@ Exit codes: 0 well, 1 some of several recordings could not be imported or notebo
 """
 
 import errno
+import gc
 import json
 import sys
 import warnings
@@ -49,6 +50,8 @@ def main(argv=None):
             warnings.simplefilter("ignore", kind)
         warnings.showwarning = _one_line
         code = _run(args)
+        if code:
+            gc.collect()  # what a library can't close after the error, it fails to close while `console` listens
         out.flush()
         # whoever read our output may close it (`qf info | head`), or not have wanted it; else it is missed
         if code == 0 and out.lost is not None and (out.lost.errno != errno.EPIPE and (out.lost.errno != errno.EBADF or args.command in PRINT)):

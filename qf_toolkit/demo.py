@@ -102,8 +102,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
     if data not in ("simulated", "allen"):
         raise QfError(f"data: expected simulated or allen, found {data!r}.")
-    if not 0 <= seed < 2**32:
-        raise QfError(f"seed: expected from 0 to {2**32 - 1}, found {seed}.")
+    check_seed(seed)
     out, plan = Path(out), (ALLEN if data == "allen" else SIZES)[size]
     _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "data": data, "plan": plan})
     common = {"seed": seed, "progress": progress}
@@ -200,6 +199,12 @@ def _split(store):
     blocks = table.groupby("condition")["block"].nunique()
     known = sorted(blocks.index[blocks == table["block"].nunique()])
     return split_blocks(store.trials(stimulus="drifting_gratings", condition=known, baseline_s=3.0, response_s=2.0, f0_s=1.0))
+
+
+def check_seed(seed):
+    """Refuse a seed that the generators of numpy or torch don't take."""
+    if not 0 <= seed < 2**32:
+        raise QfError(f"seed: expected from 0 to {2**32 - 1}, found {seed}.")
 
 
 def _prepare(out, settings):

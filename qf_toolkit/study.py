@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ._files import write_text
-from .demo import STIMULI, _epochs, _well_shown
+from .demo import STIMULI, _epochs, _well_shown, check_seed
 from .errors import DamagedFileError, QfError, UnknownKeyError, did_you_mean
 
 STAGES = ("autoencoder", "forecaster", "classifier")
@@ -83,8 +83,7 @@ class Study:
 
         self.folder, self.fast, self.seed, self.device, self.progress = Path(folder), bool(fast), int(seed), device, progress
         self.plan = _plan(SIZES["fast" if fast else "full"], plan or {})
-        if not 0 <= self.seed < 2**32:
-            raise QfError(f"seed: expected from 0 to {2**32 - 1}, found {self.seed}.")
+        check_seed(self.seed)
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._whole, self._made = None, {}
         if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / MARK).is_file()):

@@ -124,6 +124,8 @@ def simulate(
         "image_repeats": image_repeats,
     }  # fmt: skip
     sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)
+    if not subject or "/" in subject or len(_file_name(f"{subject}/C2")) > 255:
+        raise QfError(f"subject: expected a name without slash that a file can have, found {subject[:60]!r}. Choose a shorter or simpler one.")
     phys = physiology or Physiology()
     settings = {**counts, "gap_s": gap_s, "rate_hz": rate_hz, "subject": subject, "seed": seed, "physiology": asdict(phys)}
     notes = {letter: {**settings, "session": letter} for letter in sessions}

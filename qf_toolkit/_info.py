@@ -1,12 +1,12 @@
 """`qf info`: what a store or one of its sessions holds, in at most 100 columns."""
 
-import json
 import sys
 import textwrap
 
 from .errors import QfError
 
 WIDTH = 100
+IGNORED = {"ignored_columns": "columns left out", "ignored_behaviour": "not taken over"}  # attributes in which an importer says so
 LISTED = 12  # conditions of a stimulus that are named one by one
 
 
@@ -64,16 +64,17 @@ def _print_session(store, key):
 
     info, header = store.info(key), store.header(key)
     for name, value in info.items():
-        if name not in ("flagged", "ignored_columns"):
+        if name not in ("flagged", *IGNORED):
             _print_field(name, value)
     _print_field("flagged", _flagged(info) or "none")
     trials = trial_table(header)
     features = trial_features(header)
     _print_field("columns kept", ", ".join(features) or "none")
-    if ignored := _ignored(info):
-        _print_field("columns ignored", ", ".join(ignored))
     for line in _beside(store, key) or ["none"]:
-        _print_field("recorded beside", line)
+        _print_field("behaviour kept", line)
+    for name, words in IGNORED.items():
+        if info.get(name):
+            _print_field(words, info[name])
     for stimulus, rows in trials.groupby("stimulus"):
         print(f"\n{stimulus}: {len(rows)} trials of {rows['condition'].nunique()} conditions in {rows['block'].nunique()} blocks")
         _print_conditions(rows)
@@ -126,17 +127,6 @@ def _beside(store, key):
             rate = f", {1 / np.median(np.diff(seconds)):.4g} Hz" if seconds is not None else ", one a frame" if "frame" in variable.dims else ""
             lines.append(f"{name}{rate}, {variable.attrs.get('units', 'no units')} ({sizes})")
     return lines
-
-
-def _ignored(info):
-    """The columns of the source's trial table that the import left out, as it recorded them."""
-    value = info.get("ignored_columns", [])
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            value = value.split(",")
-    return [str(v).strip() for v in ([value] if isinstance(value, str) else value)]
 
 
 def _flagged(info):

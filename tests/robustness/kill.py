@@ -34,7 +34,7 @@ COMMANDS = {
     "activation": "fit in/store --pretrained in/base --task activation --out out --epochs 3 --quiet",
     "forecast": "forecast in/store --model in/forecast --out out/f.nc --part all --quiet",
     "evaluate": "evaluate in/store --model in/forecast --out out/table.csv --figures out/figures --quiet",
-    "simulate": f"simulate out --sessions A C --seed 3 {SIMULATED}",
+    "simulate": f"simulate out --sessions A B --seed 3 {SIMULATED}",
     "import": "import arrays in/F.npy --rate 10 --trials in/trials.csv --subject m --session d1 --store out --quiet",
     "demo": "demo --out out --size tiny --quiet",
 }
@@ -45,15 +45,17 @@ EVENTS = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.trunc
 
 def import_everything():
     """So that no forked child has to, which would take most of its time."""
-    import h5netcdf  # noqa: F401
     import matplotlib as mpl
     import torch
 
     import qf_toolkit
 
     mpl.use("Agg")
-    importlib.import_module("matplotlib.backends.backend_svg")
     torch.set_num_threads(1)
+    # what these libraries import themselves when they are first used
+    for name in ("dask.array", "distributed", "h5netcdf", "torch._dynamo", "matplotlib.pyplot", "matplotlib.backends.backend_svg", "mpl_toolkits.mplot3d"):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
     for module in pkgutil.walk_packages(qf_toolkit.__path__, "qf_toolkit."):
         if "widgets" not in module.name:
             importlib.import_module(module.name)
@@ -175,6 +177,9 @@ def main(argv=None):
     parser.add_argument("--commands", nargs="+", choices=tuple(COMMANDS), default=list(COMMANDS))
     args = parser.parse_args(argv)
     import_everything()
+    tasks = Path("/proc/self/task")
+    if tasks.exists() and len(list(tasks.iterdir())) > 1:
+        raise SystemExit("kill.py: a library started threads, from which no process can be forked safely")
     rng, faults = random.Random(args.seed), {"corrupt": 0, "refused": 0, "differing": 0, "left behind": 0}
     start, survived = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="qf-kill-") as root:

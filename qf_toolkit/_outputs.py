@@ -107,9 +107,13 @@ def _check_ours(path, kind, option):
 
 
 def _foreign(folder):
-    """The first thing in a folder that no unfinished training leaves there, or None."""
-    names = sorted(p.name for p in folder.glob("*") if not (p.name == "checkpoint" and p.is_dir() and not any(p.iterdir())))
-    return next((n for n in names if n != ".DS_Store" and not n.endswith(".part")), None)
+    """The first thing in a folder that no training leaves there before its first checkpoint, or None."""
+    for path in sorted(folder.glob("*")):
+        inside = path.is_dir() and path.name == "checkpoint"
+        name = _foreign(path) if inside else path.name
+        if name is not None and name != ".DS_Store" and not name.endswith(".part"):
+            return f"{path.name}/{name}" if inside else name
+    return None
 
 
 def _saved(folder):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests
 PATIENCE_S = 20
 HUGE, MANY = "99999999999999999999", "99999999"
 TRAIN = "pretrain {store} --out {new}"

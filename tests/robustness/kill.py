@@ -24,6 +24,7 @@ import time
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads can't be forked safely
 
 SMALL = "--f0 1 --epochs 3 --patch-frames 10 --layers 1 --width 16 --heads 2 --codes 8 --quiet"

@@ -166,10 +166,14 @@ def _too_long(*args):
 
 def run_environment(line, paths):
     """Run a case of ENVIRONMENTS by bash: (lines on standard error, exit code, seconds)."""
-    qf = f"qf() {{ {shlex.quote(sys.executable)} -m qf_toolkit.cli \"$@\"; }}; "
+    qf = f'qf() {{ {shlex.quote(sys.executable)} -m qf_toolkit.cli "$@"; }}; '
     start = time.monotonic()
     done = subprocess.run(
-        ["bash", "-c", qf + line.format(**paths)], capture_output=True, check=False, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        ["bash", "-c", qf + line.format(**paths)],
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     return done.stderr.decode(errors="replace").splitlines(), done.returncode, time.monotonic() - start
 

@@ -54,7 +54,15 @@ def import_everything():
     mpl.use("Agg")
     torch.set_num_threads(1)
     # what these libraries import themselves when they are first used
-    for name in ("dask.array", "distributed", "h5netcdf", "torch._dynamo", "matplotlib.pyplot", "matplotlib.backends.backend_svg", "mpl_toolkits.mplot3d"):
+    for name in (
+        "dask.array",
+        "distributed",
+        "h5netcdf",
+        "torch._dynamo",
+        "matplotlib.pyplot",
+        "matplotlib.backends.backend_svg",
+        "mpl_toolkits.mplot3d",
+    ):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     for module in pkgutil.walk_packages(qf_toolkit.__path__, "qf_toolkit."):
@@ -140,7 +148,10 @@ def content(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ds = xr.load_dataset(path, engine="h5netcdf")
-        values = {str(n): (v.dims, v.dtype.str, v.values.tolist() if v.dtype.kind == "O" else v.values.tobytes(), str(v.attrs)) for n, v in ds.variables.items()}
+        values = {
+            str(n): (v.dims, v.dtype.str, v.values.tolist() if v.dtype.kind == "O" else v.values.tobytes(), str(v.attrs))
+            for n, v in ds.variables.items()
+        }
         return values, str(ds.attrs)
     if path.suffix == ".json":
         return _timeless(json.loads(path.read_text(encoding="utf-8")))

@@ -19,7 +19,7 @@ from qf_toolkit.cli import main
 from qf_toolkit.errors import QfError
 from qf_toolkit.recordings.store import Store
 
-QUICK = "--f0 1 --epochs 1 --patch-frames 10 --layers 1 --width 16 --heads 2 --codes 8 --quiet".split()
+QUICK = ["--f0", "1", "--epochs", "1", "--patch-frames", "10", "--layers", "1", "--width", "16", "--heads", "2", "--codes", "8", "--quiet"]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices are POSIX")
 
 

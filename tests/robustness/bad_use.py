@@ -118,7 +118,7 @@ def prepare(root):
     root = Path(root)
     store, base, forecast, damaged = (root / name for name in ("store", "base", "forecast", "damaged"))
     Store(store, create=True).add(toy_session(0, n_conditions=2, subject="Mäuschen", session="鼠"))
-    small = "--f0 1 --epochs 1 --patch-frames 10 --layers 1 --width 16 --heads 2 --codes 8 --quiet".split()
+    small = ["--f0", "1", "--epochs", "1", "--patch-frames", "10", "--layers", "1", "--width", "16", "--heads", "2", "--codes", "8", "--quiet"]
     assert main(["pretrain", str(store), "--out", str(base), *small]) == 0
     assert main(["fit", str(store), "--pretrained", str(base), "--out", str(forecast), "--epochs", "1", "--quiet"]) == 0
     damaged.mkdir()

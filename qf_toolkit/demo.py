@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from . import __version__
-from ._files import write_text
+from ._files import sweep, write_text
 from .errors import QfError
 
 # full: at most 5 minutes on 2 CPU cores; small: what .ci/run does, under 2; tiny: for the tests
@@ -61,6 +61,8 @@ ALLEN = {
 }  # fmt: skip
 STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")
 MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")
+# every table it may write, and what says where each is from
+TABLES = tuple(f"{name}{which}{end}" for name in ("table", *STIMULI) for which in ("", "_activation", "_differences") for end in (".csv", ".json"))
 MARK = "demo.json"
 
 
@@ -92,7 +94,6 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         If the folder holds something else, or can't be written; with data="allen" if allensdk is missing.
     """
     from .recordings.simulate import simulate
-    from .recordings.store import Store
     from .training.activation import fit_classifier
     from .training.pretrain import pretrain
     from .training.response import fit_forecaster
@@ -101,6 +102,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
     if data not in ("simulated", "allen"):
         raise QfError(f"data: expected simulated or allen, found {data!r}.")
+    check_seed(seed)
     out, plan = Path(out), (ALLEN if data == "allen" else SIZES)[size]
     _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "data": data, "plan": plan})
     common = {"seed": seed, "progress": progress}
@@ -108,9 +110,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         return _finished(out, _demo_allen(out, plan, device, common))
 
     print(f"1. a simulated mouse sees drifting gratings (size {size}, seed {seed})")
-    store = Store(out / "store", create=True)
-    if "sim1/A" not in store:
-        store = simulate(out / "store", sessions=("A",), seed=seed, **plan["simulate"])
+    store = simulate(out / "store", sessions=("A",), seed=seed, **plan["simulate"])
     split = _split(store)
     print(f"   {split.train}\n   {split}")
     print("2. pre-training: the auto-encoder learns a code book of activity patterns")
@@ -201,20 +201,36 @@ def _split(store):
     return split_blocks(store.trials(stimulus="drifting_gratings", condition=known, baseline_s=3.0, response_s=2.0, f0_s=1.0))
 
 
+def check_seed(seed):
+    """Refuse a seed that the generators of numpy or torch don't take."""
+    if not 0 <= seed < 2**32:
+        raise QfError(f"seed: expected from 0 to {2**32 - 1}, found {seed}.")
+
+
 def _prepare(out, settings):
     """An interrupted demo of the same settings is gone on with; a finished or other one makes room; anything else is left alone."""
     mark = out / MARK
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not mark.is_file()):
+    try:
+        known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    except ValueError:
+        known = None
+    is_demo = isinstance(known, dict) and {"qf_toolkit", "plan"} <= known.keys()
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_demo):
         raise QfError(f"{out}: expected a new folder or that of a former demo, found something else. Choose another with --out.")
-    if mark.is_file():
-        if mark.read_text(encoding="utf-8") == json.dumps(settings, indent=2) + "\n":
+    if is_demo:
+        for folder in (out, *(p for p in out.rglob("*") if p.is_dir())):
+            sweep(folder)
+        if known == json.loads(json.dumps(settings)):
             print("going on with the interrupted demo")
             return
         for name in MADE:
             shutil.rmtree(out / name, ignore_errors=True)
-        for table in out.glob("*.csv"):
-            table.unlink()
+        for name in TABLES:
+            (out / name).unlink(missing_ok=True)
     write_text(mark, json.dumps(settings, indent=2) + "\n")
+
+
+FIGURES = ("forecasts", "mse", "explained")
 
 
 def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False, progress=False):
@@ -252,8 +268,7 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     from .evaluation.scored import score
     from .evaluation.table import evaluate, evaluate_classifier, show
 
-    classifiers = [m for m in models if hasattr(m, "predict_probability")]
-    forecasters = [m for m in models if not hasattr(m, "predict_probability")]
+    forecasters, classifiers = _by_task(models)
     if figures is not None and classifiers and not forecasters:
         raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
     paths = []
@@ -278,6 +293,22 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
         for path in paths:
             print(f"  {path}")
     return paths
+
+
+def _by_task(models):
+    """The forecasters and the classifiers among some models."""
+    classifiers = [m for m in models if hasattr(m, "predict_probability")]
+    return [m for m in models if m not in classifiers], classifiers
+
+
+def report_files(models, out, figures, bootstrap):
+    """The files that `report` may write, by the option that asks for them; arguments as those of `report`."""
+    forecasters, classifiers = _by_task(models)
+    tables = [out] if out is not None else []
+    if tables and forecasters:
+        tables += [_beside(out, name) for name, wanted in (("differences", bootstrap), ("activation", classifiers)) if wanted]
+    pictures = [] if figures is None else [Path(figures) / f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
+    return {"--out": tables, "--figures": pictures}
 
 
 def _beside(out, name):

@@ -2,13 +2,15 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from .trials import Trials, check_trials
+
+A_DAY_S = 86400
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +74,9 @@ def split_blocks(trials, test=-1, validation=0.15):
     """
     check_trials(trials)
     _check_share("validation", validation)
-    if not isinstance(test, Integral) or isinstance(test, bool | np.bool_):
+    if not _is_number(test) or not abs(test) < 1e9 or test != int(test):
         raise QfError(f"test: expected a whole number (position of a block), found {test!r}. Pass -1 for the last block, 0 for the first.")
+    test = int(test)
     is_test = np.zeros(len(trials), bool)
     untested = []
     for session, rows in trials.table.groupby("session"):
@@ -117,8 +120,8 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     check_trials(trials)
     _check_share("test", test)
     _check_share("validation", validation)
-    if gap_s is not None and not (_is_number(gap_s) and gap_s >= 0):
-        raise QfError(f"gap_s: expected seconds of at least 0, found {gap_s!r}. Pass a number, or None for a window's length.")
+    if gap_s is not None and not (_is_number(gap_s) and 0 <= gap_s <= A_DAY_S):
+        raise QfError(f"gap_s: expected seconds from 0 to {A_DAY_S}, found {gap_s!r}. Pass a number, or None for a window's length.")
     is_test = np.zeros(len(trials), bool)
     for _, rows in trials.table.groupby("session"):
         order = rows["onset_frame"].sort_values(kind="stable").index

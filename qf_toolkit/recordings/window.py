@@ -15,7 +15,7 @@ from .session import is_number
 TARGETS = ("dff", "zscore")
 SIGNAL_LABELS = {"dff": "dF/F", "zscore": "z-score"}  # on axes
 ACTIVE_RULES = ("gain", "abs_dff")
-MAX_SECONDS = 86_400  # a day
+LONGEST_S = 3600  # of a window's parts
 PAPER_SCORE_S = {
     "drifting_gratings": 2.0, "static_gratings": 0.5, "natural_scenes": 0.5, "locally_sparse_noise": 0.5, "locally_sparse_noise_4deg": 0.5,
     "locally_sparse_noise_8deg": 0.5,
@@ -42,8 +42,8 @@ class Window:
                 continue
             if not is_number(value):
                 raise QfError(f"{name}: expected seconds{or_paper}, found {value!r}. Pass a number{or_paper}.")
-            if not 0 < value <= MAX_SECONDS:
-                raise QfError(f"{name}: expected seconds above 0, and {MAX_SECONDS} at most, found {value}.")
+            if not 0 < value <= LONGEST_S:
+                raise QfError(f"{name}: expected seconds above 0, at most {LONGEST_S}, found {value}.")
         if self.f0_s > self.baseline_s:
             raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {self.f0_s}. Shorten f0_s.")
         if self.score_s != "paper" and self.score_s > self.response_s:

@@ -73,7 +73,13 @@ def test_blanks_around_a_name_are_cut_and_two_of_one_name_are_refused(raw, capsy
         code, err = imported(raw, capsys, "arrays", raw / "F.npy", "--rate", RATE, "--trials", raw / "trials.csv")
         assert code == 2 and "'angle' more than once" in err
     with pytest.raises(SessionError, match="'angle' more than once"):
-        from_arrays(np.load(raw / "F.npy"), subject="m", session="a", rate_hz=RATE, trials=pd.DataFrame([[50, 1, 2]], columns=["onset_frame", "angle", "angle"]))
+        from_arrays(
+            np.load(raw / "F.npy"),
+            subject="m",
+            session="a",
+            rate_hz=RATE,
+            trials=pd.DataFrame([[50, 1, 2]], columns=["onset_frame", "angle", "angle"]),
+        )
 
 
 def test_names_that_would_be_one_when_stored(raw):
@@ -84,7 +90,9 @@ def test_names_that_would_be_one_when_stored(raw):
 
 
 def test_a_column_without_a_name_and_others_are_said_to_be_ignored(raw):
-    (raw / "trials.csv").write_text("trial,onset_frame,angle,reaction_s,outcome,\n" + "".join(f"{i},{40 + 50 * i},{i % 2},0.5,1,9\n" for i in range(8)))
+    (raw / "trials.csv").write_text(
+        "trial,onset_frame,angle,reaction_s,outcome,\n" + "".join(f"{i},{40 + 50 * i},{i % 2},0.5,1,9\n" for i in range(8))
+    )
     read = {"rate_hz": RATE, "signal": "fluorescence", "trials": raw / "trials.csv"}
     ds = read_arrays(raw / "F.npy", **read)
     assert ds.attrs["ignored_columns"] == "trial (a counter), reaction_s (a time), Unnamed: 5 (no name)"
@@ -263,7 +271,9 @@ def by_virtual(f, folder):
     f.create_virtual_dataset(SERIES, layout)
 
 
-@pytest.mark.parametrize("how, words", [(by_link, "a link into another file"), (by_storage, "stored in another file"), (by_virtual, "a virtual dataset")])
+@pytest.mark.parametrize(
+    "how, words", [(by_link, "a link into another file"), (by_storage, "stored in another file"), (by_virtual, "a virtual dataset")]
+)
 def test_nwb_reads_no_other_file_unless_allowed(nwb, tmp_path, capsys, how, words):
     with h5py.File(nwb, "r+") as f:
         told = dict(f[SERIES].attrs)

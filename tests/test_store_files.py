@@ -316,7 +316,9 @@ def test_masked_traces_are_missing_where_they_are_masked(store):
     np.testing.assert_array_equal(open_store(store.path)["m/masked"]["fluorescence"].values, ds["fluorescence"].values)
 
 
-@pytest.mark.parametrize("traces", [np.ones((2, 9), complex), np.ones((2, 9), bool), np.full((2, 9), "x"), [[1, 2], [3]], np.ones(9), np.float32(1), None])
+@pytest.mark.parametrize(
+    "traces", [np.ones((2, 9), complex), np.ones((2, 9), bool), np.full((2, 9), "x"), [[1, 2], [3]], np.ones(9), np.float32(1), None]
+)
 def test_traces_that_are_none(traces):
     with pytest.raises(SessionError, match="traces: expected"):
         new_session(traces, subject="m", session="a", rate_hz=10)

@@ -340,7 +340,7 @@ def frames_at(seconds, rate_hz, frame_time=None):
 def _rate(rate_hz, frame_time):
     if rate_hz is None and frame_time is not None and len(frame_time) > 1:
         rate_hz = 1 / np.median(np.diff(frame_time))
-    if not is_number(rate_hz) or not np.isfinite(rate_hz) or rate_hz <= 0:
+    if rate_hz is None or not is_number(rate_hz) or not np.isfinite(rate_hz) or rate_hz <= 0:
         raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate_hz!r}. Pass rate_hz (--rate).")
     return float(rate_hz)
 

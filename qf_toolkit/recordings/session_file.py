@@ -11,7 +11,7 @@ import json
 import h5py
 import numpy as np
 import xarray as xr
-from h5py import h5a, h5d, h5ds, h5i, h5o, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5o, h5s, h5t
 
 from .._files import fill_netcdf, reserve
 from ..errors import DamagedFileError, SessionError
@@ -95,16 +95,18 @@ def read_session(path, load=True):
 def _dataset(f, path, load):
     """The Session in an open file, and the digest that is stored with it."""
     variables, decode = {}, False
-    for name in f:
-        found = h5o.open(f.id, name.encode())
+    opened = {name: h5o.open(f.id, name.encode()) for name in f}
+    for name, found in opened.items():
         if not isinstance(found, h5d.DatasetID):
             raise SessionError(f"{path}: expected variables alone, found the group or type {name}. Is it another kind of file?")
+    # by address: HDF5 would look for the name of a scale among all that there is
+    scales = {h5o.get_info(found).addr: name for name, found in opened.items() if h5a.exists(found, b"CLASS")}
+    for name, found in opened.items():
         told = h5py.Dataset(found).attrs
         names = set(told)
-        is_scale = "CLASS" in names
-        if is_scale and str(_attribute(told.get("NAME", ""))).startswith("This is a netCDF dimension but not"):
+        if "CLASS" in names and str(_attribute(told.get("NAME", ""))).startswith("This is a netCDF dimension but not"):
             continue
-        dims = (name,) if is_scale else _dims(found, path, name)
+        dims = (name,) if "CLASS" in names else _dims(found, path, name, scales)
         attrs = {k: _attribute(told[k]) for k in names - _OF_THE_FORMAT}
         fill = attrs.get("_FillValue")
         if isinstance(fill, float | np.floating) and np.isnan(fill):
@@ -120,16 +122,16 @@ def _dataset(f, path, load):
     return (xr.decode_cf(ds) if decode else ds), digest
 
 
-def _dims(found, path, name):
-    """Names of the dims of a dataset, from the scales attached to it."""
+def _dims(found, path, name, scales):
+    """Names of the dims of a dataset, from the scales attached to it; `scales` are {address: name}."""
     dims = []
     if found.rank and h5a.exists(found, b"DIMENSION_LIST"):
-        scales = h5a.open(found, b"DIMENSION_LIST")
-        kind = scales.get_type()
+        attached = h5a.open(found, b"DIMENSION_LIST")
+        kind = attached.get_type()
         # HDF5 crashes the interpreter where this is anything but a list of references for each axis
-        if scales.shape == (found.rank,) and isinstance(kind, h5t.TypeVlenID) and isinstance(kind.get_super(), h5t.TypeReferenceID):
+        if attached.shape == (found.rank,) and isinstance(kind, h5t.TypeVlenID) and isinstance(kind.get_super(), h5t.TypeReferenceID):
             for axis in range(found.rank):
-                h5ds.iterate(found, axis, lambda scale: dims.append(h5i.get_name(scale).decode().lstrip("/")))
+                h5ds.iterate(found, axis, lambda scale: dims.append(scales[h5o.get_info(scale).addr]))
     if len(dims) != found.rank:
         raise SessionError(f"{path}: expected dims with names, found {name} of shape {found.shape} without. Was it written by netCDF?")
     return tuple(dims)

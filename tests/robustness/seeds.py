@@ -156,5 +156,5 @@ SEEDS = {
     ),
     "suite2p": Seed(_suite2p, lambda i: [_import("suite2p", "suite2p", *(["--rate", "10"] if i % 2 else [])), ["info", "store"]]),
     "model": Seed(_model, _model_commands),
-    "checkpoint": Seed(_checkpoint, lambda i: [[*TRAIN[:-1], "2"]]),
+    "checkpoint": Seed(_checkpoint, lambda i: [TRAIN]),
 }

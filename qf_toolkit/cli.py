@@ -174,11 +174,13 @@ def make_split(store, settings):
 
 def _run_of(folder, store):
     """The options a saved model was trained with; of one saved from Python the window and the conditions are known."""
-    from .training.saving import load, run_settings
+    from .training.notes import run_settings
 
     if (settings := run_settings(folder)) is not None:
         return settings
     from dataclasses import asdict
+
+    from .training.saving import load
 
     model = load(folder, device="cpu")
     window = asdict(model.window)
@@ -198,7 +200,7 @@ def _finish(model, args, settings):
     model.run = {"qf_toolkit": __version__, "settings": settings}
     model.save(args.out)
     if args.quiet:  # else the training has said it
-        print(line(model.kind, model.reference))
+        print(line("pre-training" if args.command == "pretrain" else model.kind, model.reference))
     print(f"saved in {args.out}")
 
 
@@ -224,14 +226,15 @@ def _fit(args):
     for name, task in {"expectation_weight": "forecast", "decode": "forecast", "gain_weight": "activation"}.items():
         if name in options and args.task != task:
             raise QfError(f"--{name.replace('_', '-')}: expected only with --task {task}. Leave it out.")
+    from .training.notes import read_note
+
+    if (kind := read_note(args.pretrained)["kind"]) != "autoencoder":
+        raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {kind} in {args.pretrained}. Give the model it was fitted on.")
     from .training.activation import fit_classifier
-    from .training.pretrain import Autoencoder
     from .training.response import fit_forecaster
     from .training.saving import load
 
     model = load(args.pretrained, device=args.device)
-    if not isinstance(model, Autoencoder):
-        raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {model.kind} in {args.pretrained}. Give the model it was fitted on.")
     settings = _settings(args, _run_of(args.pretrained, args.store))
     split = make_split(args.store, settings)
     print(split)

@@ -6,7 +6,7 @@ from dataclasses import fields
 from . import __version__
 from ._parsing import Parser, flags
 from .models.config import QuantFormerConfig
-from .training.options import FitConfig, LoopConfig, PretrainConfig
+from .training.options import FitConfig, LoopConfig, PretrainConfig, check_device
 
 FROM_TRIALS = ("rate_hz", "n_baseline", "n_response")
 # what each training takes: names of fields that it leaves out, by dataclass
@@ -252,6 +252,7 @@ def training_options(args):
         Naming the option, its range and what was given.
     """
     found = {}
+    check_device(args.device)
     for kind, without in TRAININGS[args.command].items():
         for f in fields(kind):
             if f.name not in without and (value := getattr(args, f.name)) is not None:

@@ -25,6 +25,7 @@ TRIALS = {
     "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff", "active_rule": "gain", "active_gain": 0.10,
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
+FITS = {"forecast": "forecaster", "activation": "classifier"}  # what each task makes
 PRINT = ("info", "allen")  # commands whose result is what they print
 
 
@@ -139,11 +140,13 @@ def make_split(store, settings):
 
 def _run_of(folder, store):
     """The options a saved model was trained with; of one saved from Python the window and the conditions are known."""
-    from .training.saving import load, run_settings
+    from .training.notes import run_settings
 
     if (settings := run_settings(folder)) is not None:
         return settings
     from dataclasses import asdict
+
+    from .training.saving import load
 
     model = load(folder, device="cpu")
     window = asdict(model.window)
@@ -163,7 +166,7 @@ def _finish(model, args, settings):
     model.run = {"qf_toolkit": __version__, "settings": settings}
     model.save(args.out)
     if args.quiet:  # else the training has said it
-        print(line(model.kind, model.reference))
+        print(line("pre-training" if args.command == "pretrain" else model.kind, model.reference))
     print(f"saved in {args.out}")
 
 
@@ -190,16 +193,16 @@ def _fit(args):
     for name, task in {"expectation_weight": "forecast", "decode": "forecast", "gain_weight": "activation"}.items():
         if name in options and args.task != task:
             raise QfError(f"--{name.replace('_', '-')}: expected only with --task {task}. Leave it out.")
+    from .training.notes import read_note
+
+    if (kind := read_note(args.pretrained)["kind"]) != "autoencoder":
+        raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {kind} in {args.pretrained}. Give the model it was fitted on.")
+    claim_output(args.out, FITS[args.task], overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
     from .training.activation import fit_classifier
-    from .training.pretrain import Autoencoder
     from .training.response import fit_forecaster
     from .training.saving import load
 
     model = load(args.pretrained, device=args.device)
-    if not isinstance(model, Autoencoder):
-        raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {model.kind} in {args.pretrained}. Give the model it was fitted on.")
-    kind = "forecaster" if args.task == "forecast" else "classifier"
-    claim_output(args.out, kind, overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
     settings = _settings(args, _run_of(args.pretrained, args.store))
     split = make_split(args.store, settings)
     print(split)

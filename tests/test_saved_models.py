@@ -103,7 +103,7 @@ def test_weights_that_wait_for_their_name_are_read(two, tmp_path):
 
 
 def test_the_options_it_was_trained_with_are_in_one_file_with_the_model(two, tmp_path):
-    from qf_toolkit.training.saving import run_settings
+    from qf_toolkit.training.notes import run_settings
 
     assert run_settings(FIXTURE / "dff" / "forecaster")["baseline_s"] == 2.0  # of run.json
     model = copy.copy(two[0])
@@ -274,6 +274,8 @@ def test_weights_of_another_shape_type_or_kind_of_file(tmp_path, part):
         rehashed(folder, save({**whole, **change}))
         assert use(folder, part) is not None
     rehashed(folder, save({k: v for k, v in whole.items() if k != "pretrained.to_patch.weight"}))
+    assert "the settings of an auto-encoder beside its weights" in str(use(folder, part))
+    rehashed(folder, save({k: v for k, v in whole.items() if k != "task.head.0.bias"}))
     assert "another version" in str(use(folder, part))
     for data in (b"", b"x" * 100, (2**40).to_bytes(8, "little") + b"{}", save(whole)[:-7]):
         rehashed(folder, data)

@@ -141,7 +141,7 @@ def test_a_misspelt_option_is_named_with_what_there_is(split, autoencoder):
     ("option", "value"),
     [
         ("--lr", "1e300"), ("--lr", "nan"), ("--lr", "inf"), ("--codes", "100000000000"), ("--epochs", "99999999999999999999"), ("--device", "meta"),
-        ("--seed", "99999999999999999999"), ("--steps", "-1"), ("--clip", "nan"), ("--width", "99999999"), ("--batch", "0"), ("--batch-trials", "-2"),
+        ("--device", "tpu"), ("--seed", "99999999999999999999"), ("--steps", "-1"), ("--clip", "nan"), ("--width", "99999999"), ("--batch", "0"), ("--batch-trials", "-2"),
         ("--layers", "99999999"), ("--dropout", "1"), ("--beta-most", "nan"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import torch
 
 from ..errors import QfError
+from .options import check_device
 
 
 def pick_device(device="auto"):
@@ -15,18 +16,17 @@ def pick_device(device="auto"):
     QfError
         If nothing can be computed on it here.
     """
+    check_device(device)
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
-        if int(torch.ones(1, device=chosen).sum()) == 1:  # "meta" holds no values
-            return chosen
-        why = "it computes nothing"
+        torch.ones(1, device=device).sum().item()
+        return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as e:
         why = " ".join(str(e).split())[:80]
-    raise QfError(f"device: expected auto, cpu, cuda or mps, found {str(device)[:40]!r}, which can't be used here ({why}).")
+        raise QfError(f"device: {str(device)!r} can't be used here ({why}). Take auto or cpu.") from e
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from .checkpoint import digest
 from .device import pick_device, told_memory
 from .forecaster import Forecaster, check_keys, check_split, join_seen, seen_frames
 from .loop import batches, run
+from .notes import refuse
 from .options import FitConfig, LoopConfig
 from .pretrain import Autoencoder, _scales
 from .reference import told
-from .saving import fill, read_model, refuse, write_model
+from .saving import fill, read_model, write_model
 from .schema import fitted
 from .tokens import StimulusTokens, token_id
 
@@ -211,7 +212,7 @@ class Downstream(Forecaster):
         self.window, self.seed, self.run = split.train.window, loop.seed, None
         self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))
         self._learnt(validation, anew=tuning != "new")
-        self.reference = told(label, self.history, self._constants(train, validation), keep["progress"])
+        self.reference = told(self.kind, self.history, self._constants(train, validation), keep["progress"])
 
     def fit(self, split, **options):
         """Go on training on `split`; options as in `fit_forecaster`. Returns self."""

@@ -271,7 +271,8 @@ def check_split(split):
 
 def check_draws(n_samples, seed, shape):
     """Raise QfError where n_samples or seed is out of range, or draws of `shape` (trial, neuron, time) need more than a quarter of the memory."""
-    n_samples, _ = N_SAMPLES.checked("n_samples", n_samples), SEED.checked("seed", seed)
+    N_SAMPLES.checked("n_samples", n_samples)
+    SEED.checked("seed", seed)
     try:
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4  # they are copied on their way
     except (AttributeError, ValueError, OSError):  # Windows doesn't tell

@@ -23,10 +23,12 @@ classifier     batch_trials=32, clip=0, bf16=False,                    --batch-t
 =============  ======================================================  =======================================================================
 """
 
+import re
 from dataclasses import dataclass
 
+from ..errors import QfError
 from ..models.config import DECODINGS, STIM_TOKENS
-from ..models.options import Options, option
+from ..models.options import Options, option, shown
 
 _STEPS = {"batch_trials": 32, "clip": 0.0, "bf16": False}
 PAPER = {
@@ -76,3 +78,9 @@ class FitConfig(Options):
     expectation_weight: float = option(0.0, least=0, most=1e6, help="forecast: weight of the expected forecast's squared error beside eq. 4")
     gain_weight: float = option(0.0, least=0, most=1e6, help="activation: weight of the levels of the gain beside the label")
     decode: str = option("auto", "text", known=("auto", *DECODINGS), help="forecast: how codes become a forecast; auto: what does best on validation")
+
+
+def check_device(device):
+    """Raise QfError where `device` is no name of a device that computes; whether there is one here is for `pick_device` to say."""
+    if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d{1,3})?", str(device)):
+        raise QfError(f"device: expected auto, cpu, cuda, cuda:1 and so on, or mps, found {shown(str(device))}.")

@@ -18,9 +18,10 @@ from .checkpoint import digest
 from .device import pick_device, told_memory
 from .forecaster import check_rate, check_split, check_unseen, origin, seen_frames
 from .loop import batches, forked, run
+from .notes import refuse
 from .options import LoopConfig, PretrainConfig
 from .reference import constant_scores, told
-from .saving import check_sizes, fill, read_model, refuse, write_model
+from .saving import check_sizes, fill, read_model, write_model
 from .schema import AUTOENCODER
 
 

@@ -8,7 +8,6 @@ last, the weights take their usual name. A reader takes the file whose hash conf
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -18,23 +17,9 @@ from safetensors.torch import save as save_tensors
 from .._files import atomic_path, sweep, write_text
 from ..errors import DamagedFileError, QfError
 from . import schema
+from .notes import AGAIN, FORMAT, check_folder, read_bytes, read_note, refusal, refuse
 
-FORMAT = 1
 WEIGHTS = "model.safetensors"
-AGAIN = "Save or train the model again."
-
-
-def check_folder(folder):
-    """`folder` as a Path.
-
-    Raises
-    ------
-    QfError
-        If it is neither a text nor a path.
-    """
-    if not isinstance(folder, str | os.PathLike) or "\0" in os.fspath(folder):
-        raise QfError(f"folder: expected the path of a saved model's folder, found {schema.shown(folder)}.")
-    return Path(folder)
 
 
 def write_model(folder, kind, config, module):
@@ -71,33 +56,6 @@ def write_model(folder, kind, config, module):
         raise QfError(f"could not write {folder / WEIGHTS}: {e.strerror or e}. The model is whole all the same; save it again.") from e
 
 
-def read_note(folder):
-    """The content of config.json of a saved model.
-
-    Raises
-    ------
-    QfError
-        If it is no saved model, or can't be read.
-    DamagedFileError
-        If it is no JSON, or a value of it is not what it should be.
-    """
-    file = check_folder(folder) / "config.json"
-    data = _bytes(file)
-    try:
-        note = _parsed(data)
-        if not isinstance(note, dict):
-            raise ValueError(f"expected a mapping, found {schema.shown(note)}")
-        for key, check in schema.ABOUT.items():
-            if key not in note:
-                raise schema.Unfit(key, "a value", "none")
-            check(note[key], key)
-    except (ValueError, RecursionError, schema.Unfit) as e:
-        raise DamagedFileError(f"{file}: can't be read ({' '.join(str(e).split())[:200]}). {AGAIN}") from e
-    if note["format"] > FORMAT:
-        raise QfError(f"{file}: expected format at most {FORMAT}, found {note['format']}. Update the toolkit.")
-    return note
-
-
 def read_model(folder, kind, check):
     """(config, tensors) of a saved model.
 
@@ -121,63 +79,13 @@ def read_model(folder, kind, check):
     try:
         check({k: v for k, v in note.items() if k not in schema.ABOUT}, "")
     except schema.Unfit as e:
-        raise _refused(folder / "config.json", e) from e
+        raise refusal(folder / "config.json", e) from e
     waiting = folder / f"model-{note['weights']}.safetensors"
     for path, missing in ((waiting, None), (folder / WEIGHTS, QfError)):
-        data = _bytes(path, missing)
+        data = read_bytes(path, missing)
         if data is not None and _hash(data) == note["weights"]:
             return note, _tensors(path, data)
     raise DamagedFileError(f"{folder / WEIGHTS}: is cut short or altered, or belongs to another config.json. {AGAIN}")
-
-
-def _refused(file, unfit):
-    if unfit.version:
-        return QfError(f"{file}: holds settings of another version of qf_toolkit ({unfit}). Train the model again, or use the version that saved it.")
-    return DamagedFileError(f"{file}: {unfit}. {AGAIN}")
-
-
-def refuse(folder, where, expected, found):
-    """Raise DamagedFileError of a value in config.json."""
-    raise _refused(Path(folder) / "config.json", schema.Unfit(where, expected, schema.shown(found)))
-
-
-def run_settings(folder):
-    """The options of the command line that a saved model was trained with, or None where it was trained from Python.
-
-    Models saved before config.json held them have a run.json beside it.
-    """
-    folder, note = check_folder(folder), read_note(folder)
-    file, run = (folder / "config.json", note.get("run")) if "run" in note else (folder / "run.json", None)
-    try:
-        if "run" not in note and (data := _bytes(file, missing=None)) is not None:
-            run = _parsed(data)
-        if run is not None:
-            schema.RUN(run, "run")
-    except schema.Unfit as e:
-        raise _refused(file, e) from e
-    except (ValueError, RecursionError) as e:
-        if isinstance(e, QfError):
-            raise
-        raise DamagedFileError(f"{file}: can't be read ({' '.join(str(e).split())[:80]}). Train the model again into that folder.") from e
-    return None if run is None else run["settings"]
-
-
-def _bytes(path, missing=QfError):
-    """What a file holds; None or the error named where there is none."""
-    try:
-        if path.is_file():
-            return path.read_bytes()
-    except OSError as e:
-        raise QfError(f"{path}: can't be read ({e.strerror or e}). Give yourself permission to read it.") from e
-    if missing is None:
-        return None
-    raise missing(f"{path.parent}: expected a saved model, found no {path.name}. Give the folder that `save` or `qf pretrain --out` wrote.")
-
-
-def _parsed(data):
-    note = json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_each_once)
-    json.dumps(note, ensure_ascii=False).encode()  # half a surrogate is no text
-    return note
 
 
 def _tensors(path, data):
@@ -190,18 +98,6 @@ def _tensors(path, data):
         if not name.endswith(".start") and not torch.isfinite(value).all():
             raise DamagedFileError(f"{path}: {name[:80]} holds numbers that no weights can have (NaN or infinite). {AGAIN}")
     return tensors
-
-
-def _no_number(text):
-    raise ValueError(f"{text} is no finite number")
-
-
-def _each_once(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [k for k, _ in pairs]
-        raise ValueError(f"key {next(k for i, k in enumerate(names) if k in names[:i])[:60]!r} stands there twice")
-    return found
 
 
 def check_sizes(folder, tensors, where, config):
@@ -219,12 +115,13 @@ def check_sizes(folder, tensors, where, config):
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     book, patch, place = (shapes.get(n, ()) for n in ("quantizer.codebook", "to_patch.weight", "decoder_position"))
     layers = sum(k.startswith("decoder.blocks.") and k.endswith(".norm1.weight") for k in shapes)
-    if len(book) == len(patch) == len(place) == 2:
-        sizes = {"codes": book[0], "width": book[1], "patch_frames": patch[0], "layers": layers, "patches": place[0]}
-        for name, size in sizes.items():
-            if getattr(config, name) != size:
-                name, at = ("n_baseline", config.n_baseline) if name == "patches" else (name, getattr(config, name))
-                refuse(folder, f"{where}.{name}", f"what fits the weights ({size})", at)
+    if not len(book) == len(patch) == len(place) == 2:
+        refuse(folder, where, "the settings of an auto-encoder beside its weights", "other weights")
+    sizes = {"codes": book[0], "width": book[1], "patch_frames": patch[0], "layers": layers, "patches": place[0]}
+    for name, size in sizes.items():
+        if getattr(config, name) != size:
+            name, at = ("n_baseline", config.n_baseline) if name == "patches" else (name, getattr(config, name))
+            refuse(folder, f"{where}.{name}", f"what fits the weights ({size})", at)
 
 
 def fill(folder, module, tensors):

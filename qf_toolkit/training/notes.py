@@ -1,0 +1,114 @@
+"""config.json of a saved model: read and checked. Without torch, so that the command line knows at once what a folder holds."""
+
+import json
+import os
+from pathlib import Path
+
+from ..errors import DamagedFileError, QfError
+from . import schema
+
+FORMAT = 1
+AGAIN = "Save or train the model again."
+
+
+def check_folder(folder):
+    """`folder` as a Path.
+
+    Raises
+    ------
+    QfError
+        If it is neither a text nor a path.
+    """
+    if not isinstance(folder, str | os.PathLike) or "\0" in os.fspath(folder):
+        raise QfError(f"folder: expected the path of a saved model's folder, found {schema.shown(folder)}.")
+    return Path(folder)
+
+
+def read_note(folder):
+    """The content of config.json of a saved model.
+
+    Raises
+    ------
+    QfError
+        If it is no saved model, or can't be read.
+    DamagedFileError
+        If it is no JSON, or a value of it is not what it should be.
+    """
+    file = check_folder(folder) / "config.json"
+    data = read_bytes(file)
+    try:
+        note = _parsed(data)
+        if not isinstance(note, dict):
+            raise ValueError(f"expected a mapping, found {schema.shown(note)}")
+        for key, check in schema.ABOUT.items():
+            if key not in note:
+                raise schema.Unfit(key, "a value", "none")
+            check(note[key], key)
+    except (ValueError, RecursionError, schema.Unfit) as e:
+        raise DamagedFileError(f"{file}: can't be read ({' '.join(str(e).split())[:200]}). {AGAIN}") from e
+    if note["format"] > FORMAT:
+        raise QfError(f"{file}: expected format at most {FORMAT}, found {note['format']}. Update the toolkit.")
+    return note
+
+
+def run_settings(folder):
+    """The options of the command line that a saved model was trained with, or None where it was trained from Python.
+
+    Models saved before config.json held them have a run.json beside it.
+    """
+    folder, note = check_folder(folder), read_note(folder)
+    file, run = (folder / "config.json", note.get("run")) if "run" in note else (folder / "run.json", None)
+    try:
+        if "run" not in note and (data := read_bytes(file, missing=None)) is not None:
+            run = _parsed(data)
+        if run is not None:
+            schema.RUN(run, "run")
+    except schema.Unfit as e:
+        raise refusal(file, e) from e
+    except (ValueError, RecursionError) as e:
+        if isinstance(e, QfError):
+            raise
+        raise DamagedFileError(f"{file}: can't be read ({' '.join(str(e).split())[:80]}). Train the model again into that folder.") from e
+    return None if run is None else run["settings"]
+
+
+def refuse(folder, where, expected, found):
+    """Raise DamagedFileError of a value in config.json."""
+    raise refusal(Path(folder) / "config.json", schema.Unfit(where, expected, schema.shown(found)))
+
+
+def refusal(file, unfit):
+    """The error of an `Unfit` in config.json."""
+    if unfit.version:
+        return QfError(f"{file}: holds settings of another version of qf_toolkit ({unfit}). Train the model again, or use the version that saved it.")
+    return DamagedFileError(f"{file}: {unfit}. {AGAIN}")
+
+
+def read_bytes(path, missing=QfError):
+    """What a file holds; None or the error named where there is none."""
+    try:
+        if path.is_file():
+            return path.read_bytes()
+    except OSError as e:
+        raise QfError(f"{path}: can't be read ({e.strerror or e}). Give yourself permission to read it.") from e
+    if missing is None:
+        return None
+    raise missing(f"{path.parent}: expected a saved model, found no {path.name}. Give the folder that `save` or `qf pretrain --out` wrote.")
+
+
+def _parsed(data):
+    note = json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_each_once)
+    json.dumps(note, ensure_ascii=False).encode()  # half a surrogate is no text
+    return note
+
+
+def _no_number(text):
+    raise ValueError(f"{text} is no finite number")
+
+
+def _each_once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [k for k, _ in pairs]
+        raise ValueError(f"key {next(k for i, k in enumerate(names) if k in names[:i])[:60]!r} stands there twice")
+    return found

@@ -25,7 +25,7 @@ def alter(kind, case, rng):
         how = _among_files
     try:
         return f"{name}: {how(path, rng)}"
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as e:  # HDF5 refuses some: altered bytes take its place
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError) as e:  # HDF5 refuses some: altered bytes take its place
         return f"{name}: {_bytes(path, rng)} ({type(e).__name__} before)"
 
 

@@ -111,8 +111,15 @@ def part_name(name):
 
 
 def what_is(path):
-    """What there is at `path` that is no regular file, in words."""
-    kinds = {"is_dir": "a folder", "is_fifo": "a pipe", "is_socket": "a socket", "is_char_device": "a device", "is_block_device": "a device"}
+    """What there is at `path`, in words."""
+    kinds = {
+        "is_file": "a file",
+        "is_dir": "a folder",
+        "is_fifo": "a pipe",
+        "is_socket": "a socket",
+        "is_char_device": "a device",
+        "is_block_device": "a device",
+    }
     return next((words for kind, words in kinds.items() if getattr(path, kind)()), "something else")
 
 

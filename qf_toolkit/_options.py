@@ -127,7 +127,7 @@ def build_parser(readers, run):
     p.add_argument("--model", nargs="+", default=[], metavar="DIR", help="one or several; the first one's window and split are used (none: the naive rows alone)")
     p.add_argument("--out", metavar="CSV", help="write the table, and beside it a .json that says where it comes from")
     p.add_argument("--figures", metavar="DIR", help="write forecasts beside the truth, svg and png")
-    p.add_argument("--samples", type=int, default=0, metavar="N", help="draws of each forecast, for crps and coverage_90 (0: none)")
+    p.add_argument("--samples", dest="n_samples", type=int, default=0, metavar="N", help="draws of each forecast, for crps and coverage_90 (0: none)")
     p.add_argument("--bootstrap", action="store_true", help="how sure each difference to the naive rows is: animals, sessions and blocks of trials are drawn")
     p.add_argument("--ceiling", action="store_true", help="add the best possible forecast (simulated data alone)")
     add_overwrite(p)

@@ -60,11 +60,10 @@ def _check_place(path, kind, option):
     """A file takes the place of a file, a folder that of a folder, below folders that can be written."""
     wanted = "a file" if kind == "file" else "a folder"
     if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
-        found = "a file" if path.is_file() else what_is(path)
-        raise QfError(f"{option}: expected {wanted} to write, found {found}, {path}. Give another.")
+        raise QfError(f"{option}: expected {wanted} to write, found {what_is(path)}, {path}. Give another.")
     there = path if path.is_dir() else next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir():
-        raise QfError(f"{option}: expected {wanted} below a folder, found {path} below the file {there}. Give another.")
+        raise QfError(f"{option}: expected {wanted} below a folder, found {path} below {what_is(there)}. Give another.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise QfError(f"{option}: expected a place that you can write to, found that {there} is read-only for you. Choose another.")
 

@@ -262,7 +262,7 @@ def _evaluate(args):
         out=args.out,
         figures=args.figures,
         ceiling=args.ceiling,
-        n_samples=args.samples,
+        n_samples=args.n_samples,
         bootstrap=args.bootstrap,
         progress=not args.quiet,
     )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -123,6 +124,8 @@ def commands(trained, out):
         "pretrain": ["pretrain", store, "--out", out, *QUICK],
         "fit": ["fit", store, "--pretrained", base, "--out", out, "--epochs", "1", "--quiet"],
         "forecast": ["forecast", store, "--model", model, "--out", out, "--quiet"],
+        "evaluate": ["evaluate", store, "--model", model, "--out", out, "--quiet"],
+        "evaluate --figures": ["evaluate", store, "--model", model, "--figures", out, "--quiet"],
         "demo": ["demo", "--out", out, "--size", "tiny", "--quiet"],
         "figures": ["figures", "--out", out, "--quiet"],
         "simulate": ["simulate", out, "--neurons", "2"],
@@ -131,7 +134,7 @@ def commands(trained, out):
 
 
 @posix
-@pytest.mark.parametrize("command", ["pretrain", "fit", "forecast", "demo", "figures", "simulate", "import"])
+@pytest.mark.parametrize("command", list(commands(Path(), "")))
 @pytest.mark.parametrize("what", ["pipe", "device", "link to a pipe", "below a file"])
 def test_devices_and_pipes_are_no_outputs(trained, tmp_path, capsys, command, what):
     place = tmp_path / "out"
@@ -148,7 +151,7 @@ def test_devices_and_pipes_are_no_outputs(trained, tmp_path, capsys, command, wh
         if what.startswith("link"):
             place.symlink_to(tmp_path / "fifo")
     before = tree(tmp_path)
-    words = {"device": "a device", "below a file": "below the file"}.get(what, "a pipe")
+    words = {"device": "a device", "below a file": "below a file"}.get(what, "a pipe")
     assert words in refused(capsys, *commands(trained, str(place))[command])
     assert tree(tmp_path) == before
 
@@ -161,7 +164,7 @@ def test_the_library_replaces_no_pipe(tmp_path):
     assert (tmp_path / "f").is_fifo()
 
 
-@pytest.mark.parametrize("command", ["pretrain", "fit", "forecast", "demo", "figures"])
+@pytest.mark.parametrize("command", ["pretrain", "fit", "forecast", "evaluate", "evaluate --figures", "demo", "figures"])
 @pytest.mark.parametrize("link", [False, True])
 def test_nothing_is_written_into_a_store(trained, tmp_path, capsys, command, link):
     before = tree(trained)
@@ -169,7 +172,9 @@ def test_nothing_is_written_into_a_store(trained, tmp_path, capsys, command, lin
     if link:
         (tmp_path / "link").symlink_to(store)
         store = tmp_path / "link"
-    places = [store / "mouse__one.nc", store / "new.nc"] if command == "forecast" else [store]
+    places = {"forecast": [store / "mouse__one.nc", store / "new.nc"], "evaluate": [store / "mouse__one.nc", store / "table.csv"]}.get(
+        command, [store]
+    )
     for place in places:
         assert "store" in refused(capsys, *commands(trained, str(place))[command])
     assert tree(trained) == before
@@ -235,6 +240,32 @@ def test_tables_are_known_by_their_sidecar(tmp_path):
     with pytest.raises(QfError, match=r"t\.json"):  # it would be written over with the table
         claim_output(table)
     assert claim_output(table, overwrite=True) == table
+
+
+@pytest.mark.parametrize("what", ["table", "figure"])
+def test_what_was_stopped_between_two_files_is_still_known(tmp_path, monkeypatch, what):
+    import matplotlib.figure
+
+    from qf_toolkit.evaluation.table import write_table
+    from qf_toolkit.plots.style import save_figure
+
+    replace, calls = os.replace, []
+
+    def stop_at_the_second(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        if what == "table":
+            write_table(pd.DataFrame({"mse": [1.0]}), tmp_path / "t.csv")
+        else:
+            save_figure(matplotlib.figure.Figure(), tmp_path / "t")
+    assert len(list(tmp_path.iterdir())) == 1
+    for name in ("t.csv", "t.svg", "t.png"):
+        assert claim_output(tmp_path / name) == tmp_path / name
 
 
 def test_places_that_can_not_be_written_are_told(tmp_path, monkeypatch):

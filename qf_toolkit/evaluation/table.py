@@ -299,8 +299,6 @@ def write_table(table, path):
     if path.suffix == ".json":
         raise QfError(f"out: expected a name for a table, table.csv for example, found {path.name}, the name of what is written beside it.")
     text = table.to_csv()
-    with atomic_path(path) as tmp:
-        tmp.write_text(text, encoding="utf-8", newline="")
     note = {
         "table": path.name,
         "blake2b": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
@@ -310,7 +308,9 @@ def write_table(table, path):
     }
     note |= {"qf_toolkit": note["versions"]["qf_toolkit"], "made": datetime.now(UTC).isoformat(timespec="seconds")}
     sidecar = path.with_suffix(".json")
-    write_text(sidecar, json.dumps(note, indent=2, default=_plain) + "\n")
+    write_text(sidecar, json.dumps(note, indent=2, default=_plain) + "\n")  # first: by it the table is known as ours, also after a kill
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding="utf-8", newline="")
     return [path, sidecar]
 
 

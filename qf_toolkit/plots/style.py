@@ -126,16 +126,15 @@ def save_figure(fig, stem, formats=("svg", "png"), **facts):
     QfError
         If the disk is full or the folder can't be written.
     """
-    paths = []
-    for kind in [formats] if isinstance(formats, str) else formats:
-        path = Path(f"{stem}.{kind}")
+    paths = [Path(f"{stem}.{kind}") for kind in ([formats] if isinstance(formats, str) else formats)]
+    note = {"figure": [p.name for p in paths], **facts, **provenance(fig)}
+    write_text(Path(f"{stem}.json"), json.dumps(note, indent=2, default=str) + "\n")  # first: by it the files are known as ours, also after a kill
+    for path in paths:
+        kind = path.suffix[1:]
         # no date inside, so that the same figure is the same file
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         with atomic_path(path) as tmp, style():
             fig.savefig(tmp, format=kind, metadata=metadata)
-        paths.append(path)
-    note = {"figure": [p.name for p in paths], **facts, **provenance(fig)}
-    write_text(Path(f"{stem}.json"), json.dumps(note, indent=2, default=str) + "\n")
     return paths
 
 

@@ -4,20 +4,25 @@ SIZE ?= full
 DATA ?= simulated
 DEMO ?= demo
 FIGURES ?= figures
+KILLS ?= 200
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOG := .venv/install.log
 ALLEN_LOG := .venv/allen.log
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 ALLEN := { $(PIP) -e '.[allen]' && $(PIP) --no-deps allensdk; } >$(ALLEN_LOG) 2>&1
+MINUTES ?= 10
+SEED ?= 0
 
-.PHONY: demo figures test test-slow browser-test bench-widgets lint clean setup allen help
+.PHONY: demo figures test test-slow kill-test fuzz browser-test bench-widgets lint clean setup allen help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       simulate, train, forecast, evaluate: the table and the figures in $(DEMO)/ (SIZE=full|small|tiny)"
 	@echo "make demo DATA=allen   the same from Visual Coding files of a simulated mouse, with all four stimuli"
 	@echo "make test       the tests          make test-slow  the long ones, too"
+	@echo "make kill-test  commands killed with -9 and started again, KILLS=200 of them (about 15 minutes)"
+	@echo "make fuzz       altered files through the command line, for MINUTES=10 with SEED=0; failing ones are kept in build/fuzz"
 	@echo "make figures    run the notebooks, collect their figures in $(FIGURES)/index.html (about ten minutes)"
 	@echo "make browser-test   the widgets in JupyterLab and Chromium     make bench-widgets  how long their updates take"
 	@echo "make lint       ruff and pyright"
@@ -54,6 +59,12 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -n 2
+
+kill-test: $(STAMP)
+	@$(BIN)/python tests/robustness/kill.py --kills $(KILLS)
+
+fuzz: $(STAMP)
+	@$(BIN)/python tests/robustness/fuzz.py --minutes $(MINUTES) --seed $(SEED) --keep build/fuzz
 
 # apart from the tests: it needs Node.js and Chromium, and installs playwright-core (and as root on Debian Chromium)
 browser-test: $(STAMP)

@@ -36,6 +36,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import qf_toolkit as qf
+from qf_toolkit.plots.chosen import choose_observations
 from qf_toolkit.plots.forecasts import figure_forecasts, plot_forecast
 from qf_toolkit.plots.style import save_figure, style
 from qf_toolkit.plots.tables import figure_printed_table
@@ -95,7 +96,8 @@ forecaster = qf.fit_forecaster(autoencoder, split, epochs=40, expectation_weight
 
 # %% [markdown]
 # ## Forecasts beside the truth
-# **What to see:** half of the windows are the most active ones, half are drawn at random, so that you see the ordinary as well. Below them is the mean
+# **What to see:** half of the windows are of the most forecastable neurons, those whose response to a condition repeats from trial to trial in the data the model
+# was fitted on; half are drawn at random, so that you see the ordinary as well. Below them is the mean
 # over all test trials of a condition: there the noise averages out, and what is left is the response that can be forecast. A single trial holds much
 # that nobody can know beforehand.
 
@@ -104,7 +106,7 @@ forecasts = {"QuantFormer": forecaster.predict(split.test)}
 forecasts["QuantFormer"]
 
 # %%
-fig = figure_forecasts(split.test, forecasts)
+fig = figure_forecasts(split.test, forecasts, chosen=choose_observations(split.test, fitting=split.fitting))
 keep(
     fig,
     "forecasts",

@@ -35,8 +35,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.naive import RidgeOwn, StimulusMean
+from qf_toolkit.evaluation.compare import per_neuron_scores
+from qf_toolkit.evaluation.naive import StimulusMean
+from qf_toolkit.evaluation.ridge import RidgeOwn
+from qf_toolkit.evaluation.scored import score
+from qf_toolkit.plots.chosen import choose_observations
 from qf_toolkit.plots.forecasts import figure_examples, figure_forecasts, figure_stimuli
+from qf_toolkit.plots.scores import plot_gain_over, plot_neuron_scores
 from qf_toolkit.plots.style import credit, palette, save_figure, style
 from qf_toolkit.plots.tables import figure_printed_table
 
@@ -116,11 +121,14 @@ for name in study.stimuli:
 
 # %% [markdown]
 # ## Means over trials
+# The first row is of the neurons whose response repeats most from trial to trial in the data the models were fitted on, the second is drawn at random.
+#
 # **What to see:** the last row. Averaged over the trials of a condition the noise goes, and the stimulus mean, which knows nothing of the baseline, is hard to
 # beat: what a model can add is what the baseline tells of the state the neuron is in.
 
 # %%
-fig = figure_forecasts(splits[stimulus].test, forecasts[stimulus], seed=SEED)
+chosen = choose_observations(splits[stimulus].test, fitting=splits[stimulus].fitting, seed=SEED)
+fig = figure_forecasts(splits[stimulus].test, forecasts[stimulus], seed=SEED, chosen=chosen)
 keep(
     fig,
     "means",
@@ -134,7 +142,10 @@ keep(
 # for everybody, since its ceiling is.
 
 # %%
-tables = {name: qf.evaluate(forecasters[name], splits[name], ceiling=splits[name].test.simulated) for name in study.stimuli}
+scored = {
+    name: score(forecasters[name], splits[name], ceiling=splits[name].test.simulated) for name in study.stimuli
+}  # each session is forecast once
+tables = {name: qf.evaluate(scored[name], splits[name]) for name in study.stimuli}
 for name, table in tables.items():
     print(f"\n{name}\n{qf.show(table)}")
 
@@ -186,11 +197,29 @@ keep(
 
 # %% [markdown]
 # ## How sure is the difference?
-# Differences to the naive rows, over neurons, with 95 % intervals of a paired bootstrap. An interval that holds zero is no difference.
+# Differences to the naive rows, with 95 % intervals of a paired bootstrap over animals, sessions and blocks of trials. An interval that holds zero is no difference.
 
 # %%
 for name in study.stimuli:
-    print(f"\n{name}\n{qf.compare([study.forecaster(name)], splits[name]).to_string(float_format='{:.3g}'.format)}")
+    print(f"\n{name}\n{qf.show(qf.compare(scored[name], splits[name]))}")
+
+# %% [markdown]
+# ## Neuron by neuron
+# **What to see:** left, each point is a neuron. The rows overlap: neurons differ much more than forecasters do. So compare within each neuron, right: below the diagonal
+# QuantFormer's error is the lower one.
+
+# %%
+scores = per_neuron_scores(scored[stimulus])
+with style():
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 2.7), width_ratios=[1.5, 1])
+    plot_neuron_scores(scores, ax=axes[0])
+    plot_gain_over(scores, "QuantFormer", "ridge, own trace", ax=axes[1])
+keep(
+    fig,
+    "neurons",
+    f"Neuron by neuron: {stimulus.replace('_', ' ')}",
+    "Squared error of every neuron under each forecaster, and QuantFormer's over that of a ridge regression",
+)
 
 # %% [markdown]
 # What this doesn't show: other mice, other days, other models (`08` is kept for the comparison with the paper's competitors). In fast mode the models are small

@@ -33,11 +33,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.naive import FrequencyClassifier
+from qf_toolkit.evaluation.frequency import FrequencyClassifier
 from qf_toolkit.plots.style import credit, palette, save_figure, style
-from qf_toolkit.plots.tables import figure_printed_table
+from qf_toolkit.plots.tables import figure_printed_table, plot_classification
 
 
 def keep(fig, name, title, alt):
@@ -86,6 +87,20 @@ for name, table in tables.items():
         f"Scores of the classifier and of the frequency of activation on {name.replace('_', ' ')}",
     )
     plt.show()
+
+# %% [markdown]
+# All stimuli in one picture. **What to see:** precision is low for everybody where activations are rare; compare rows of one stimulus, not stimuli.
+
+# %%
+with style():
+    fig, ax = plt.subplots(figsize=(5.0, 0.36 * sum(map(len, tables.values())) + 0.9))
+    every = pd.concat(
+        [table.rename(index=lambda row, name=name: f"{name.replace('_', ' ')}: {row.removeprefix('. ')}") for name, table in tables.items()]
+    )
+    every.attrs = {}
+    plot_classification(every, ax=ax)
+    credit(ax, *tables.values())
+keep(fig, "scores", "Scores of the classifiers", "Scores of the classifier and of naive rules on each stimulus, as a heat map with numbers")
 
 # %% [markdown]
 # ## Are the probabilities right?

@@ -35,6 +35,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import xarray as xr
 
 import qf_toolkit as qf
@@ -160,11 +161,12 @@ shares = pd.DataFrame(
 with style():
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.4))
     for ax, values, label in ((axes[0], 100 * shares, "share by rollout (%)"), (axes[1], changed, "change of probability (points)")):
-        width = 0.8 / len(values.columns)
-        for i, name in enumerate(values.columns):
-            ax.bar(np.arange(3) + i * width, values[name], width, color=palette()[i % 7], label=name.replace("_", " "))
-        ax.set(xticks=np.arange(3) + 0.4 - width / 2, xticklabels=values.index, ylabel=label)
+        long = values.rename(columns=lambda name: name.replace("_", " ")).melt(var_name="stimulus", ignore_index=False).reset_index(names="input")
+        sns.barplot(long, x="input", y="value", hue="stimulus", palette=palette()[: values.shape[1]], saturation=1, ax=ax)
+        ax.set(xlabel="", ylabel=label)
     handles, labels = axes[0].get_legend_handles_labels()
+    for ax in axes:
+        ax.get_legend().remove()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     credit(fig, *parts)
 keep(

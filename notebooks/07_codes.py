@@ -38,6 +38,7 @@ import pandas as pd
 import qf_toolkit as qf
 from qf_toolkit.interpret.codes import codebook, reconstruction_error, run_lengths, swaps, transitions
 from qf_toolkit.interpret.embedding import tsne
+from qf_toolkit.plots.clusters import figure_code_contexts
 from qf_toolkit.plots.codes import figure_codebook, figure_context, figure_quantisation, plot_transitions
 from qf_toolkit.plots.style import credit, save_figure, style
 from qf_toolkit.plots.training import plot_code_usage
@@ -134,6 +135,19 @@ keep(
     "fig-A-9c_context",
     f"Figure A-9 c: code {peak} inside bursts of others",
     "Decoded patch of one code in several bursts, and the change of every code in every burst",
+)
+
+# %% [markdown]
+# Sorted by likeness: **what to see** are blocks. Rows of a block are codes that their neighbours bend alike; columns of a block are neighbours that bend alike. The grey strip is
+# the level of each code, dark is high.
+
+# %%
+fig = figure_code_contexts(swapped, book)
+keep(
+    fig,
+    "contexts",
+    "Codes and their neighbours, sorted by likeness",
+    "Cluster map of the change of every code in every burst, with the level of each code",
 )
 
 # %%

@@ -37,6 +37,7 @@ import numpy as np
 import pandas as pd
 
 import qf_toolkit as qf
+from qf_toolkit.plots.chosen import choose_observations
 from qf_toolkit.plots.forecasts import figure_forecasts
 from qf_toolkit.plots.style import credit, save_figure, style
 from qf_toolkit.plots.tables import figure_printed_table
@@ -163,7 +164,8 @@ forecaster = study.forecaster(stimulus)
 split
 
 # %%
-fig = figure_forecasts(split.test, {"QuantFormer": forecaster.predict(split.test)}, seed=SEED)
+chosen = choose_observations(split.test, fitting=split.fitting, seed=SEED)  # half forecastable, half at random
+fig = figure_forecasts(split.test, {"QuantFormer": forecaster.predict(split.test)}, seed=SEED, chosen=chosen)
 keep(fig, "forecasts", "Forecasts of the made-up recording", "Single test windows and means of conditions, measured and forecast")
 
 # %% [markdown]

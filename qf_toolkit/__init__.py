@@ -6,6 +6,7 @@ Names are imported when first used, so that `import qf_toolkit` is quick and nee
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._version import __version__
 from .errors import QfError
 
 if TYPE_CHECKING:  # for editors and the type checker
@@ -28,7 +29,6 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .training.response import fit_forecaster
     from .training.saving import load
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AllenCache",

@@ -14,10 +14,21 @@ from pathlib import Path
 
 from .errors import QfError
 
-# nodes of a cluster often differ in the last letter alone: the digest keeps them apart where the name is cut
-HOST = re.sub(r"\W+", "_", socket.gethostname(), flags=re.ASCII)[:16] + f"_{zlib.crc32(socket.gethostname().encode()):08x}"
+
+def _host():
+    """A name for whatever hands out process ids here: this machine since it was started, or this container on it."""
+    known = [socket.gethostname()]
+    for read in (lambda: os.readlink("/proc/self/ns/pid"), lambda: Path("/proc/sys/kernel/random/boot_id").read_text()):
+        with contextlib.suppress(OSError):  # Linux alone has them
+            known.append(read())
+    # nodes of a cluster often differ in the last letter alone, containers not even there: the digest keeps them apart
+    return re.sub(r"\W+", "_", known[0], flags=re.ASCII)[:16] + f"_{zlib.crc32(' '.join(known).encode()):08x}"
+
+
+HOST = _host()
 A_DAY = 24 * 3600
-_PART = re.compile(r"\.(?P<host>\w+)-(?P<pid>\d{1,9})\.\w+\.part$", re.ASCII)
+_PART = re.compile(r"\.(?P<host>\w+)-(?P<pid>\d{1,9})(\.(?P<start>\d+))?\.\w+\.part$", re.ASCII)
+_swept = set()
 
 
 @contextlib.contextmanager
@@ -39,16 +50,18 @@ def atomic_path(path, exclusive=False):
     Raises
     ------
     QfError
-        If the disk is full or the folder can't be written.
+        If the disk is full, the folder can't be written, or `path` is a device, a pipe or another thing that is no file.
     FileExistsError
         If `exclusive` and there is a file at `path` when the block ends.
     """
     path = Path(path)
     tmp = None
     try:
+        if path.exists() and not path.is_file():
+            raise QfError(f"{path}: expected a file to write, found {what_is(path)}. Nothing was changed there. Choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # who writes it is in its name, for `sweep`; cut, since names end at 255 bytes
-        fd, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.{HOST}-{os.getpid()}.", suffix=".part", dir=path.parent)
+        _sweep_once(path.parent)
+        fd, name = tempfile.mkstemp(**part_name(path.name), dir=path.parent)
         os.close(fd)
         tmp = Path(name)
         yield tmp
@@ -91,28 +104,63 @@ def _put(tmp, path):
             raise
 
 
+def part_name(name):
+    """Prefix and suffix of a temporary file or folder that becomes `name`, as `tempfile` takes them: who writes it stands in it, for `sweep`."""
+    short = name.encode()[:40].decode(errors="ignore")  # names end at 255 bytes
+    return {"prefix": f".{short}.{HOST}-{os.getpid()}.{(_state(os.getpid()) or (0, 0))[1]}.", "suffix": ".part"}
+
+
+def what_is(path):
+    """What there is at `path` that is no regular file, in words."""
+    kinds = {"is_dir": "a folder", "is_fifo": "a pipe", "is_socket": "a socket", "is_char_device": "a device", "is_block_device": "a device"}
+    return next((words for kind, words in kinds.items() if getattr(path, kind)()), "something else")
+
+
 def sweep(folder):
     """Remove what killed processes left half-written in `folder`: the temporary files of `atomic_path`.
 
-    Those of a living process stay; so do, for a day, those of other machines, which can't be asked.
+    Those of a living process stay; so do, for a day, those of other machines, other containers and before a restart, which can't be asked for.
     """
     for part in Path(folder).glob(".*.part"):
         named = _PART.search(part.name)
         with contextlib.suppress(OSError):
-            if named and (time.time() - part.stat().st_mtime > A_DAY or _is_orphan(named)):
-                part.unlink()
+            if named and _is_orphan(part, named):
+                if part.is_dir() and not part.is_symlink():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
 
 
-def _is_orphan(named):
+def _sweep_once(folder):
+    """Sweep a folder the first time that this process writes there."""
+    key = (os.getpid(), str(folder.resolve()))
+    if key not in _swept:
+        _swept.add(key)
+        sweep(folder)
+
+
+def _is_orphan(part, named):
     if named["host"] != HOST or sys.platform == "win32":  # there, os.kill(pid, 0) is Ctrl-C
-        return False
+        return time.time() - part.stat().st_mtime > A_DAY
+    pid = int(named["pid"])
     try:
-        os.kill(int(named["pid"]), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except OSError:  # it lives, under another user
         pass
-    return False
+    state, start = _state(pid) or ("", named["start"])
+    # a killed process that nobody has waited for keeps its number; a number given anew has another start
+    return state in ("Z", "X") or (named["start"] is not None and start != named["start"])
+
+
+def _state(pid):
+    """State and start (clock ticks since the machine started) of a process, as text; None where that can't be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except (OSError, IndexError):
+        return None
 
 
 def write_text(path, text):
@@ -127,11 +175,9 @@ def write_netcdf(ds, path):
         fill_netcdf(ds, tmp)
 
 
-def fill_netcdf(ds, tmp):
-    """Write a Dataset into the temporary file of `atomic_path`."""
-    # HDF5 crashes the interpreter at its exit when the disk fills up under an open file: see before that there is room
-    room = ds.nbytes + ds.nbytes // 50 + sum(v.size * 64 for v in ds.variables.values() if v.dtype.kind in "OU") + (1 << 18)
-    with open(tmp, "wb") as f:
+def reserve(tmp, room):
+    """See that the file `tmp` may grow to `room` bytes; raises OSError where it can't."""
+    with open(tmp, "ab") as f:
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(f.fileno(), 0, room)
@@ -140,6 +186,13 @@ def fill_netcdf(ds, tmp):
                     raise
         elif shutil.disk_usage(tmp.parent).free < room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fill_netcdf(ds, tmp):
+    """Write a Dataset into the temporary file of `atomic_path`."""
+    # HDF5 crashes the interpreter at its exit when the disk fills up under an open file: see before that there is room
+    room = ds.nbytes + ds.nbytes // 50 + sum(v.size * 64 for v in ds.variables.values() if v.dtype.kind in "OU") + (1 << 18)
+    reserve(tmp, room)
     with contextlib.ExitStack() as alone:
         if "dask" in sys.modules:  # in a worker, or beside a client, xarray would ask the cluster for a lock on this file
             import dask.config

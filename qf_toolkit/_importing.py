@@ -4,16 +4,18 @@ import os
 import sys
 from pathlib import Path
 
+from ._outputs import claim_output
 from .errors import QfError
 
 READERS = {
-    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched"},
-    "allen": {"subject", "session", "traces"},
+    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched", "allow_external"},
+    "allen": {"subject", "session", "traces", "allow_external"},
     "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "iscell", "neuropil", "plane"},
     "arrays": {"rate_hz", "signal", "trials", "condition_columns", "subject", "session", "key", "orientation", "matched"},
 }
 ALLEN = ("container", "types", "area", "cre_line", "depth_um")  # which sessions, of all that a cache lists
 CACHE = ("manifest", "cache", "url")
+RANGES = {"rate_hz": (0.001, 100_000, "frames a second"), "neuropil": (0, 10, "a factor")}  # what no source can make good
 
 
 def import_recordings(args):
@@ -33,7 +35,11 @@ def import_recordings(args):
         if "rate_hz" not in options:
             raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30.")
         options.setdefault("signal", "fluorescence")
+    for name, (low, high, what) in RANGES.items():
+        if name in options and not low <= options[name] <= high:
+            raise QfError(f"{_flag(name)}: expected {what} from {low:g} to {high:g}, found {options[name]:g}.")
     # what is wrong with the command is told before anything is downloaded
+    claim_output(args.store, "store", option="--store")
     check_how(args.workers, args.scheduler)
     sources, failed = _allen_sources(args) if args.kind == "allen" else (_plain_sources(args), [])
     _check_one_name(args, len(sources))

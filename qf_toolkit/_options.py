@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 
 from . import __version__
+from ._parsing import Parser, flags
 from .models.config import QuantFormerConfig
 from .training.options import FitConfig, LoopConfig, PretrainConfig, check_device
 
@@ -32,13 +33,14 @@ def build_parser(readers, run):
     -------
     argparse.ArgumentParser
     """
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="qf", description="Forecast neural activity from two-photon calcium recordings.", formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  qf simulate store\n  qf pretrain store --out runs/base\n"
         "  qf fit store --pretrained runs/base --task forecast --out runs/forecast\n  qf evaluate store --model runs/forecast --out table.csv",
     )
     top.add_argument("--version", action="version", version=f"qf {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = []
 
     def command(name, text, example):
         p = commands.add_parser(
@@ -46,6 +48,7 @@ def build_parser(readers, run):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         p.set_defaults(run=run[name])
+        parsers.append(p)
         p.add_argument("--quiet", action="store_true", help="no progress bars")
         return p
 
@@ -82,6 +85,7 @@ def build_parser(readers, run):
     p.add_argument("--key", help="arrays: name of the array inside an .npz file")
     p.add_argument("--matched", action="store_true", default=None, help="nwb, arrays: a cell of that name is the same cell in every session")
     p.add_argument("--overwrite", action="store_true", help="replace sessions that are in the store")
+    p.add_argument("--allow-external", action="store_true", default=None, help="nwb, allen: read data that a file keeps in other files (none)")
     g = _add_allen(p, "Visual Coding sessions: by their containers (downloaded once, then kept), from an existing cache, or from loose files.")
     g.add_argument("--files", nargs="+", metavar="PATH", help="session files (NWB 1.0) or folders of them; no cache, no network")
     g.add_argument("--traces", choices=("corrected", "raw", "demixed", "dff"), help="which traces (corrected for neuropil)")
@@ -97,7 +101,7 @@ def build_parser(readers, run):
 
     p = command("pretrain", "train the auto-encoder on the training part", "qf pretrain data/store --out runs/base --f0 1 --epochs 20")
     p.add_argument("store", metavar="STORE")
-    p.add_argument("--out", required=True, metavar="MODEL_DIR")
+    _add_model_out(p)
     _add_window(p)
     _add_training(p, "pretrain", epochs=50, lr=1e-4)
 
@@ -105,7 +109,7 @@ def build_parser(readers, run):
     p.add_argument("store", metavar="STORE")
     p.add_argument("--pretrained", required=True, metavar="DIR", help="what `qf pretrain` saved")
     p.add_argument("--task", choices=("forecast", "activation"), default="forecast")
-    p.add_argument("--out", required=True, metavar="MODEL_DIR")
+    _add_model_out(p)
     _add_window(p)
     _add_training(p, "fit", epochs=100, lr=1e-3)
 
@@ -115,16 +119,18 @@ def build_parser(readers, run):
     p.add_argument("--out", required=True, metavar="FILE", help="netCDF; of several sessions a file each, in a folder of that name")
     p.add_argument("--part", choices=("test", "validation", "train", "all"), default="test")
     p.add_argument("--decode", choices=("soft", "argmax", "sample"), help="how codes become traces; the model's own where left out")
+    add_overwrite(p)
     _add_window(p)
 
     p = command("evaluate", "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast")
     p.add_argument("store", metavar="STORE")
-    p.add_argument("--model", required=True, nargs="+", metavar="DIR", help="one or several; the first one's window and split are used")
-    p.add_argument("--out", metavar="CSV", help="write the table")
+    p.add_argument("--model", nargs="+", default=[], metavar="DIR", help="one or several; the first one's window and split are used (none: the naive rows alone)")
+    p.add_argument("--out", metavar="CSV", help="write the table, and beside it a .json that says where it comes from")
     p.add_argument("--figures", metavar="DIR", help="write forecasts beside the truth, svg and png")
     p.add_argument("--samples", type=int, default=0, metavar="N", help="draws of each forecast, for crps and coverage_90 (0: none)")
-    p.add_argument("--bootstrap", action="store_true", help="how sure each difference to the naive rows is, over neurons")
+    p.add_argument("--bootstrap", action="store_true", help="how sure each difference to the naive rows is: animals, sessions and blocks of trials are drawn")
     p.add_argument("--ceiling", action="store_true", help="add the best possible forecast (simulated data alone)")
+    add_overwrite(p)
     _add_window(p)
 
     p = command("demo", "simulate, train, forecast and evaluate, in some minutes", "qf demo --out demo --size small")
@@ -144,7 +150,19 @@ def build_parser(readers, run):
     p.add_argument("--notebooks", default="notebooks", metavar="DIR", help="folder of the .ipynb files (notebooks)")
     p.add_argument("--only", nargs="+", metavar="NAME", help="beginnings of their names, 06 07 say; the others' figures stay on the page")
     p.add_argument("--seed", type=int, default=0)
+    for p in parsers:
+        p.set_defaults(flags=flags(p))
     return top
+
+
+def _add_model_out(p):
+    p.add_argument("--out", required=True, metavar="MODEL_DIR", help="folder; the same command again goes on there")
+    add_overwrite(p)
+
+
+def add_overwrite(p):
+    """Add `--overwrite` to a command whose outputs `claim_output` checks."""
+    p.add_argument("--overwrite", action="store_true", help="write also where there is something that qf did not write")
 
 
 def _add_allen(p, text):

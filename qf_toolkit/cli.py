@@ -3,16 +3,21 @@
 Exit codes: 0 well, 1 some of several recordings could not be imported or notebooks failed, 2 bad input or use, 130 stopped with Ctrl-C.
 """
 
-import os
+import errno
+import gc
 import sys
 import warnings
 from pathlib import Path
 
 from . import __version__
+from ._console import console
 from ._files import write_netcdf
-from ._importing import READERS, import_recordings, list_allen
+from ._importing import READERS, import_recordings, list_allen, options_given
+from ._info import print_store, show_info
 from ._options import build_parser, training_options
-from .errors import DamagedFileError, QfError
+from ._outputs import claim_output
+from ._parsing import as_typed
+from .errors import QfError
 
 # what `pretrain` takes where an option is left out; `fit`, `forecast` and `evaluate` take what the model was trained with
 TRIALS = {
@@ -20,6 +25,8 @@ TRIALS = {
     "baseline_s": 3.0, "response_s": 2.0, "f0_s": None, "score_s": None, "signal": "dff", "active_rule": "gain", "active_gain": 0.10,
 }  # fmt: skip
 SPLIT = {"split": "blocks", "test": None, "validation": 0.15, "gap_s": None}
+FITS = {"forecast": "forecaster", "activation": "classifier"}  # what each task makes
+PRINT = ("info", "allen")  # commands whose result is what they print
 
 
 def main(argv=None):
@@ -35,31 +42,40 @@ def main(argv=None):
     int
         The exit code.
     """
-    args = build_parser(READERS, RUN).parse_args(argv)
-    with warnings.catch_warnings():
+    with console() as out, warnings.catch_warnings():
+        args = build_parser(READERS, RUN).parse_args(argv)
         # a library's notes to its programmers are none of the user's business; all others are one line each
         for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", kind)
         warnings.showwarning = _one_line
-        try:
-            code = args.run(args)
-            sys.stdout.flush()
-            return code or 0
-        except KeyboardInterrupt:
-            print("qf: stopped; the same command again goes on from the last checkpoint, where there is one.", file=sys.stderr)
-            return 130
-        except BrokenPipeError:
-            # whoever read our output has closed it (`qf info | head`): nobody is left to tell
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except (QfError, OSError) as error:
-            print(f"qf: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-        except ModuleNotFoundError as error:
-            print(
-                f"qf: {error.name} is not installed. Install it: pip install 'qf_toolkit[nwb]' (pynwb) or pip install {error.name}", file=sys.stderr
-            )
-            return 2
+        code = _run(args)
+        if code:
+            gc.collect()  # what a library can't close after the error, it fails to close while `console` listens
+        out.flush()
+        # whoever read our output may close it (`qf info | head`), or not have wanted it; else it is missed
+        if code == 0 and out.lost is not None and (out.lost.errno != errno.EPIPE and (out.lost.errno != errno.EBADF or args.command in PRINT)):
+            return _say_error(f"standard output: could not be written ({out.lost.strerror}). What the command saved is whole.")
+        return code
+
+
+def _run(args):
+    """Run a command; what a user can cause becomes one line. Returns the exit code."""
+    try:
+        return args.run(args) or 0
+    except KeyboardInterrupt:
+        print("qf: stopped; the same command again goes on from the last checkpoint, where there is one.", file=sys.stderr)
+        return 130
+    except (QfError, OSError) as error:
+        return _say_error(as_typed(str(error), args))
+    except MemoryError:
+        return _say_error("memory: expected enough for this, found too little. Take fewer neurons, sessions or samples at a time.")
+    except ModuleNotFoundError as error:
+        return _say_error(f"{error.name} is not installed. Install it: pip install 'qf_toolkit[nwb]' (pynwb) or pip install {error.name}")
+
+
+def _say_error(text):
+    print(f"qf: {' '.join(text.split())}", file=sys.stderr)
+    return 2
 
 
 def _one_line(message, category, filename, lineno, file=None, line=None):
@@ -71,64 +87,16 @@ def _one_line(message, category, filename, lineno, file=None, line=None):
 
 def _simulate(args):
     from .recordings.simulate import simulate
-
-    sizes = {
-        n: getattr(args, n) for n in ("n_neurons", "repeats", "directions", "temporal_frequencies", "image_repeats") if getattr(args, n) is not None
-    }
-    store = simulate(args.store, sessions=tuple(args.sessions), seed=args.seed, subject=args.subject, **sizes)
-    _print_store(store)
-
-
-def _info(args):
-    from .recordings.session import epoch_table
     from .recordings.store import Store
 
-    store = Store(args.store)
-    if args.session is None:
-        return _print_store(store)
-    info = store.info(args.session)
-    for name, value in info.items():
-        if name == "flagged":
-            value = ", ".join(f"{n} {why}" for why, n in value.items()) or "none"
-        print(f"{name:16} {value}")
-    rows = store.index
-    rows = rows[rows["session"] == args.session]
-    if len(rows):
-        print()
-        table = rows.groupby("stimulus").agg(trials=("trial", "size"), conditions=("condition", "nunique"), blocks=("block", "nunique"))
-        print(table.to_string())
-    epochs = epoch_table(store.header(args.session))
-    without = epochs[~epochs["stimulus"].isin(rows["stimulus"])]
-    if len(without):
-        print("\nstretches without trials (frames, the last one excluded)")
-        print(without.to_string(index=False))
-    return 0
-
-
-def _print_store(store):
-    import pandas as pd
-
-    rows, damaged = [], []
-    for key in sorted(store.keys()):
-        try:
-            info = store.info(key)
-            flagged = ", ".join(f"{n} {why}" for why, n in info["flagged"].items()) or "-"
-            rows.append([key, info["neurons"], info["minutes"], f"{info['rate_hz']:.4g}", info["signal"], info["trials"], flagged])
-        except (DamagedFileError, QfError) as error:
-            damaged.append(error)
-    if rows:
-        print(pd.DataFrame(rows, columns=["session", "neurons", "minutes", "Hz", "signal", "trials", "flagged"]).to_string(index=False))
-    elif not damaged:
-        print(f"{store.path} holds no session yet.")
-    for error in damaged:
-        print(f"qf: {error}", file=sys.stderr)
-    if damaged:
-        return 2
-    index = store.index
-    if len(index):
-        table = index.groupby("stimulus").agg(sessions=("session", "nunique"), trials=("trial", "size"), conditions=("condition", "nunique"))
-        print(f"\n{table.to_string()}")
-    return 0
+    sizes = options_given(args, ("n_neurons", "repeats", "directions", "temporal_frequencies", "image_repeats"))
+    path = claim_output(args.store, "store", option="STORE")
+    known = Store(path).keys() if path.is_dir() else []
+    store = simulate(path, sessions=tuple(args.sessions), seed=args.seed, subject=args.subject, **sizes)
+    for key in dict.fromkeys(f"{args.subject}/{letter}" for letter in args.sessions):
+        if key in known:
+            print(f"{key} is there already, of the same options: kept.")
+    return print_store(store)
 
 
 # ---------------------------------------------------------------- models
@@ -167,9 +135,7 @@ def make_split(store, settings):
         return split_chronological(trials, 1 / 3 if test is None else test, validation, settings["gap_s"])
     if settings["gap_s"] is not None:
         raise QfError("--gap: expected only with --split chronological; blocks are apart as recorded. Leave it out.")
-    if test is not None and test != int(test):
-        raise QfError(f"--test: expected the position of a block with --split blocks, found {test:g}. Give a whole number, -1 is the last.")
-    return split_blocks(trials, -1 if test is None else int(test), validation)
+    return split_blocks(trials, -1 if test is None else test, validation)
 
 
 def _run_of(folder, store):
@@ -215,6 +181,7 @@ def _pretrain(args):
     from .training.pretrain import pretrain
 
     device = pick_device(args.device)
+    claim_output(args.out, "autoencoder", overwrite=args.overwrite, store=args.store)
     settings = _settings(args, {**TRIALS, **SPLIT})
     split = make_split(args.store, settings)
     print(split)
@@ -230,6 +197,7 @@ def _fit(args):
 
     if (kind := read_note(args.pretrained)["kind"]) != "autoencoder":
         raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {kind} in {args.pretrained}. Give the model it was fitted on.")
+    claim_output(args.out, FITS[args.task], overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
     from .training.activation import fit_classifier
     from .training.response import fit_forecaster
     from .training.saving import load
@@ -243,7 +211,7 @@ def _fit(args):
 
 
 def _forecast(args):
-    from .recordings.store import _file_name
+    from .recordings.store import Store
     from .training.pretrain import Autoencoder
     from .training.response import QuantFormerForecaster
     from .training.saving import load
@@ -261,14 +229,16 @@ def _forecast(args):
     model.prepare(trials)  # whatever doesn't fit is told before the first file
     out, parts = Path(args.out), trials.by_session()
     folder = out.with_suffix("") if out.suffix == ".nc" else out
-    for part in _progress(parts, args, "forecast", "session"):
-        file = out if len(parts) == 1 else folder / _file_name(part.sessions[0])
+    store = Store(args.store)
+    files = [out] if len(parts) == 1 else [folder / store.file(part.sessions[0]).name for part in parts]
+    files = [claim_output(file, overwrite=args.overwrite, store=args.store) for file in files]
+    for part, file in zip(_progress(parts, args, "forecast", "session"), files, strict=True):
         write_netcdf(model.predict(part), file)
     print(f"{len(trials)} trials forecast: {out if len(parts) == 1 else f'{len(parts)} files in {folder}'}")
 
 
 def _evaluate(args):
-    from .demo import report
+    from .demo import report, report_files
     from .training.pretrain import Autoencoder
     from .training.saving import load
 
@@ -280,7 +250,11 @@ def _evaluate(args):
     for folder, model, row in zip(args.model, models, rows, strict=True):
         if rows.count(row) > 1:
             model.name = f"{model.name} ({folder})"
-    split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store)))
+    for option, files in report_files(models, args.out, args.figures, args.bootstrap).items():
+        for file in files:
+            claim_output(file, option=option, overwrite=args.overwrite, store=args.store)
+    # without a model, the naive rows alone in the windows that `qf pretrain` would take
+    split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store) if args.model else {**TRIALS, **SPLIT}))
     print(split)
     report(
         models,
@@ -297,12 +271,14 @@ def _evaluate(args):
 def _demo(args):
     from .demo import demo
 
+    claim_output(args.out, "folder")
     demo(args.out, size=args.size, seed=args.seed, device=args.device, progress=not args.quiet, data=args.data)
 
 
 def _figures(args):
     from .figures import INDEX, make_figures
 
+    claim_output(args.out, "folder")
     what = {name: getattr(args, name) for name in ("notebooks", "study", "store", "fast", "seed", "only")}
     runs = make_figures(args.out, progress=not args.quiet, **what)
     n = sum(len(run.figures) for run in runs)
@@ -320,7 +296,7 @@ RUN = {
     "simulate": _simulate,
     "import": import_recordings,
     "allen": list_allen,
-    "info": _info,
+    "info": show_info,
     "pretrain": _pretrain,
     "fit": _fit,
     "forecast": _forecast,

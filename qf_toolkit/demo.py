@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from . import __version__
-from ._files import atomic_path, write_text
+from ._files import sweep, write_text
 from .errors import QfError
 
 # full: at most 5 minutes on 2 CPU cores; small: what .ci/run does, under 2; tiny: for the tests
@@ -61,6 +61,8 @@ ALLEN = {
 }  # fmt: skip
 STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")
 MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")
+# every table it may write, and what says where each is from
+TABLES = tuple(f"{name}{which}{end}" for name in ("table", *STIMULI) for which in ("", "_activation", "_differences") for end in (".csv", ".json"))
 MARK = "demo.json"
 
 
@@ -92,7 +94,6 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         If the folder holds something else, or can't be written; with data="allen" if allensdk is missing.
     """
     from .recordings.simulate import simulate
-    from .recordings.store import Store
     from .training.activation import fit_classifier
     from .training.pretrain import pretrain
     from .training.response import fit_forecaster
@@ -101,6 +102,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
     if data not in ("simulated", "allen"):
         raise QfError(f"data: expected simulated or allen, found {data!r}.")
+    check_seed(seed)
     out, plan = Path(out), (ALLEN if data == "allen" else SIZES)[size]
     _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "data": data, "plan": plan})
     common = {"seed": seed, "progress": progress}
@@ -108,9 +110,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
         return _finished(out, _demo_allen(out, plan, device, common))
 
     print(f"1. a simulated mouse sees drifting gratings (size {size}, seed {seed})")
-    store = Store(out / "store", create=True)
-    if "sim1/A" not in store:
-        store = simulate(out / "store", sessions=("A",), seed=seed, **plan["simulate"])
+    store = simulate(out / "store", sessions=("A",), seed=seed, **plan["simulate"])
     split = _split(store)
     print(f"   {split.train}\n   {split}")
     print("2. pre-training: the auto-encoder learns a code book of activity patterns")
@@ -201,32 +201,48 @@ def _split(store):
     return split_blocks(store.trials(stimulus="drifting_gratings", condition=known, baseline_s=3.0, response_s=2.0, f0_s=1.0))
 
 
+def check_seed(seed):
+    """Refuse a seed that the generators of numpy or torch don't take."""
+    if not 0 <= seed < 2**32:
+        raise QfError(f"seed: expected from 0 to {2**32 - 1}, found {seed}.")
+
+
 def _prepare(out, settings):
     """An interrupted demo of the same settings is gone on with; a finished or other one makes room; anything else is left alone."""
     mark = out / MARK
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not mark.is_file()):
+    try:
+        known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    except ValueError:
+        known = None
+    is_demo = isinstance(known, dict) and {"qf_toolkit", "plan"} <= known.keys()
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_demo):
         raise QfError(f"{out}: expected a new folder or that of a former demo, found something else. Choose another with --out.")
-    if mark.is_file():
-        if mark.read_text(encoding="utf-8") == json.dumps(settings, indent=2) + "\n":
+    if is_demo:
+        for folder in (out, *(p for p in out.rglob("*") if p.is_dir())):
+            sweep(folder)
+        if known == json.loads(json.dumps(settings)):
             print("going on with the interrupted demo")
             return
         for name in MADE:
             shutil.rmtree(out / name, ignore_errors=True)
-        for table in out.glob("*.csv"):
-            table.unlink()
+        for name in TABLES:
+            (out / name).unlink(missing_ok=True)
     write_text(mark, json.dumps(settings, indent=2) + "\n")
 
 
+FIGURES = ("forecasts", "mse", "explained")
+
+
 def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False, progress=False):
-    """Evaluate models on the test part: print the tables, write them and the figures.
+    """Evaluate models on the test part: print the tables, write them and the figures. Each session is forecast once by each row.
 
     Parameters
     ----------
-    models : list of QuantFormerForecaster and QuantFormerClassifier
-        Each kind gets a table of its own, with the naive rows.
+    models : list of Forecaster and classifiers of activation
+        Each task gets a table of its own, with the naive rows; without any model there is that of the forecasts, with the naive rows alone.
     split : Split
     out : str or Path, optional
-        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`.
+        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`. Each has a `.json` that says where it comes from.
     figures : str or Path, optional
         Folder.
     ceiling : bool
@@ -234,7 +250,7 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     n_samples : int
         Draws a forecast for crps and coverage; 0 for none.
     bootstrap : bool
-        Add how sure each difference to the naive rows is, over neurons; its CSV is beside `out`, `*_differences.csv`.
+        Add how sure each difference to the naive rows is, over animals, sessions and blocks of trials; its CSV is beside `out`, `*_differences.csv`.
     progress : bool
         Show a bar while the sessions are scored.
 
@@ -242,32 +258,36 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     -------
     list of Path
         What was written.
-    """
-    from .evaluation.compare import compare
-    from .evaluation.table import evaluate, evaluate_classifier, show
-    from .training.activation import QuantFormerClassifier
 
-    classifiers = [m for m in models if isinstance(m, QuantFormerClassifier)]
-    forecasters = [m for m in models if not isinstance(m, QuantFormerClassifier)]
-    if figures is not None and not forecasters:
+    Raises
+    ------
+    QfError
+        If figures are asked for, and there are classifiers alone.
+    """
+    from .evaluation.compare import compare, show_differences
+    from .evaluation.scored import score
+    from .evaluation.table import evaluate, evaluate_classifier, show
+
+    forecasters, classifiers = _by_task(models)
+    if figures is not None and classifiers and not forecasters:
         raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
     paths = []
-    if forecasters:
-        table = evaluate(forecasters, split, naive=True, ceiling=ceiling, n_samples=n_samples, progress=progress)
+    if forecasters or not classifiers:
+        chosen, keep = _shown(split) if figures is not None else ([], None)
+        scored = score(forecasters, split, ceiling=ceiling, n_samples=n_samples, keep=keep, progress=progress)
+        table = evaluate(scored, split)
         print(show(table))
-        paths += _write_table(table, out)
-        if bootstrap:
-            differences = compare(forecasters, split)
-            print(
-                f"\nbetter than the naive rows by (mean over neurons, 95 % interval of a paired bootstrap)\n{differences.to_string(float_format='{:.4g}'.format)}"
-            )
-            paths += _write_table(differences, _beside(out, "differences"))
+        paths += _written(table, out)
+        if bootstrap and forecasters:
+            differences = compare(scored, split)
+            print(f"\n{show_differences(differences)}")
+            paths += _written(differences, _beside(out, "differences"))
         if figures is not None:
-            paths += _figures(forecasters, split, table, Path(figures))
+            paths += _figures(scored, split, table, chosen, Path(figures))
     if classifiers:
         table = evaluate_classifier(classifiers, split)
         print(f"\n{show(table)}")
-        paths += _write_table(table, _beside(out, "activation") if forecasters else out)
+        paths += _written(table, _beside(out, "activation") if forecasters else out)
     if paths:
         print("\nwritten:")
         for path in paths:
@@ -275,19 +295,42 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     return paths
 
 
+def _by_task(models):
+    """The forecasters and the classifiers among some models."""
+    classifiers = [m for m in models if hasattr(m, "predict_probability")]
+    return [m for m in models if m not in classifiers], classifiers
+
+
+def report_files(models, out, figures, bootstrap):
+    """The files that `report` may write, by the option that asks for them; arguments as those of `report`."""
+    forecasters, classifiers = _by_task(models)
+    tables = [out] if out is not None else []
+    if tables and forecasters:
+        tables += [_beside(out, name) for name, wanted in (("differences", bootstrap), ("activation", classifiers)) if wanted]
+    pictures = [] if figures is None else [Path(figures) / f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
+    return {"--out": tables, "--figures": pictures}
+
+
 def _beside(out, name):
     return None if out is None else Path(out).with_name(f"{Path(out).stem}_{name}.csv")
 
 
-def _write_table(table, path):
-    if path is None:
-        return []
-    with atomic_path(path) as tmp:
-        table.to_csv(tmp)
-    return [Path(path)]
+def _written(table, path):
+    """Where a table was written, if it was to be: the path of its CSV."""
+    from .evaluation.table import write_table
+
+    return [] if path is None else write_table(table, path)[:1]
 
 
-def _figures(forecasters, split, table, folder):
+def _shown(split):
+    """The observations that a figure of forecasts shows, and of what forecasts must be kept for it."""
+    from .plots.chosen import choose_observations, wanted_of
+
+    chosen = choose_observations(split.test, fitting=split.fitting)
+    return chosen, wanted_of(chosen)
+
+
+def _figures(scored, split, table, chosen, folder):
     import matplotlib as mpl
 
     # drawn to files: a screen is neither needed nor opened
@@ -298,9 +341,10 @@ def _figures(forecasters, split, table, folder):
     from .plots.style import save_figure
     from .plots.tables import figure_table
 
-    shown = {m.name: m.predict(split.test) for m in forecasters}
+    best = min(scored.naive, key=lambda name: table.loc[name, "mse_ratio"])  # the naive row that is hardest to beat
     paths = []
-    figs = {"forecasts": figure_forecasts(split.test, shown), "mse": figure_table(table, "mse")}
+    figs = {"forecasts": figure_forecasts(split.test, {name: scored.kept[name] for name in (*scored.models, best)}, chosen=chosen)}
+    figs["mse"] = figure_table(table, "mse")
     if "E" in table and table["E"].notna().any():
         figs["explained"] = figure_table(table, "E")
     for name, fig in figs.items():

@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from . import __version__
-from ._files import A_DAY, write_text
+from ._files import part_name, sweep, write_text
+from .demo import check_seed
 from .errors import QfError
 
 INDEX, NOTE = "index.html", "index.json"
@@ -85,6 +86,7 @@ def make_figures(out="figures", *, notebooks="notebooks", study=None, store=None
     QfError
         If papermill is not installed, there is no such notebook, the study is of other settings, or the disk is full.
     """
+    check_seed(seed)
     try:
         import ipykernel  # noqa: F401
         import papermill  # noqa: F401
@@ -102,11 +104,9 @@ def make_figures(out="figures", *, notebooks="notebooks", study=None, store=None
     parameters = {"FAST": fast, "STORE": store and str(store), "STUDY": str(study), "SEED": seed}
     made = {"size": size, "seed": seed, "store": parameters["STORE"], "qf_toolkit": __version__}
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(".run-*"):  # by a run that was killed
-        if time.time() - left.stat().st_mtime > A_DAY:
-            shutil.rmtree(left, ignore_errors=True)
+    sweep(out)
     runs = []
-    with _threads(1 if fast else None), tempfile.TemporaryDirectory(prefix=".run-", dir=out, ignore_cleanup_errors=True) as staging:
+    with _threads(1 if fast else None), tempfile.TemporaryDirectory(**part_name("run"), dir=out, ignore_cleanup_errors=True) as staging:
         for path in chosen:
             runs.append(_run(path, Path(staging), parameters))
             runs[-1].made = {**made, "time": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ._files import write_text
-from .demo import STIMULI, _epochs, _well_shown
+from .demo import STIMULI, _epochs, _well_shown, check_seed
 from .errors import DamagedFileError, QfError, UnknownKeyError, did_you_mean
 
 STAGES = ("autoencoder", "forecaster", "classifier")
@@ -83,6 +83,7 @@ class Study:
 
         self.folder, self.fast, self.seed, self.device, self.progress = Path(folder), bool(fast), int(seed), device, progress
         self.plan = _plan(SIZES["fast" if fast else "full"], plan or {})
+        check_seed(self.seed)
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._whole, self._made = None, {}
         if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / MARK).is_file()):
@@ -123,10 +124,10 @@ class Study:
             from .recordings.store import Store
 
             store = Store(self.folder / "store", create=True)
-            for letter in SIMULATED:  # one by one: after an interruption the rest is recorded
+            for letter in SIMULATED:  # what is there already is kept
                 if f"sim1/{letter}" not in store:
                     self._say(f"recording session {letter} of a simulated mouse")
-                    simulate(store.path, sessions=(letter,), seed=self.seed, **self.plan["simulate"])
+                simulate(store.path, sessions=(letter,), seed=self.seed, **self.plan["simulate"])
             self._store = store
         return self._store
 
@@ -194,10 +195,19 @@ class Study:
         return replace(self._whole, **parts)
 
     def path(self, stage, stimulus=None):
-        """The folder of a model: stage autoencoder, forecaster or classifier."""
+        """The folder of a model: stage autoencoder, forecaster or classifier.
+
+        Raises
+        ------
+        QfError
+            If there is no such stage, or no folder can be called like the stimulus.
+        """
         if stage not in STAGES:
             raise QfError(f"stage: expected one of {', '.join(STAGES)}, found {stage!r}.")
-        return self.folder / stage / (quote(stimulus, safe=" +-") if stimulus else "")
+        name = quote(stimulus, safe=" +-") if stimulus else ""
+        if name in (".", "..") or len(name) > 255:
+            raise QfError(f"stimulus: expected a name of at most 255 letters that a folder can have, found {stimulus[:60]!r}. Rename it at import.")
+        return self.folder / stage / name
 
     def settings(self, stage, stimulus=None):
         """What a stage is called with.

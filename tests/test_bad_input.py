@@ -352,8 +352,8 @@ def test_settings_out_of_range(trained, tmp_path, capsys):
     wrong = {"--device": "gpu", "--heads": "0", "--layers": "0", "--width": "-8", "--seed": "99999999999999999", "--patience": "-1", "--lr": "0"}
     for option, value in {**wrong, "--replace-below": "0.5"}.items():
         line = refused(capsys, *base, option, value)
-        assert option[2:] in line.replace("_", "-") and (value in line or "found 0" in line), line
-    assert "gap_s" in refused(capsys, *base, "--split", "chronological", "--gap", "-1")
+        assert line.startswith(f"qf: {option}: ") and (value in line or "found 0" in line), line
+    assert "--gap" in refused(capsys, *base, "--split", "chronological", "--gap", "-1")
     assert not (tmp_path / "m" / "config.json").exists()
 
 

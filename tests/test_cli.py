@@ -71,6 +71,46 @@ def test_info_lists_sessions_and_trials(store, capsys):
     assert "GCaMP6f" in capsys.readouterr().out
 
 
+def lines_of(capsys, *argv):
+    """What `qf info` prints, none of it wider than 100 columns."""
+    assert main(["info", *map(str, argv)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    return lines
+
+
+def test_info_counts_conditions_columns_and_behaviour(tmp_path, capsys):
+    session = toy_session(0, n_conditions=3, stimuli=("dots", "bars", "dots")).assign_attrs(ignored_columns="start_time (a time), notes (text)")
+    session = session.assign(running_speed=("running_time", np.zeros(50, np.float32))).assign_coords(running_time=np.arange(50) / 20)
+    session["running_speed"].attrs["units"] = "cm/s"
+    qf.Store(tmp_path / "store", create=True).add(session)
+    capsys.readouterr()
+    text = "\n".join(lines_of(capsys, tmp_path / "store"))
+    assert "dots: 30 trials of 2 conditions in 1 session\n  orientation=0: 15; orientation=90: 15" in text
+    text = "\n".join(lines_of(capsys, tmp_path / "store", "mouse/one"))
+    assert "columns kept     orientation\n" in text and "columns left out start_time (a time), notes (text)\n" in text
+    assert "behaviour kept   running_speed, 20 Hz, cm/s (50 running_time)\n" in text
+    assert "bars: 15 trials of 1 conditions in 3 blocks\n  orientation=45: 15" in text
+
+
+def test_info_sums_up_many_conditions_and_long_names(tmp_path, capsys):
+    sizes = {"n_neurons": 1, "images": 30, "orientations": 2, "spatial_frequencies": 1, "phases": 1, "image_repeats": 2, "noise_frames": 200}
+    store = qf.simulate(tmp_path / "store", sessions="BC", gap_s=0.5, subject="a very long name of a mouse " * 4, **sizes)
+    text = "\n".join(lines_of(capsys, store.path))
+    assert "natural_scenes: 62 trials of 31 conditions in 1 session\n  31 conditions 2 times; from blank to image=29" in text
+    assert "200 conditions 1 time; from frame=0 to frame=199" in text
+    lines_of(capsys, store.path, store.keys()[0])
+
+
+def test_a_simulation_goes_on_and_says_so(tmp_path, capsys):
+    argv = ["simulate", str(tmp_path / "s"), *SIM]
+    assert main(argv) == 0 and "kept" not in capsys.readouterr().out
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nc")}
+    assert main([*argv, "--sessions", "A"]) == 0 and "sim1/A is there already, of the same options: kept." in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nc")} == before
+    assert "made with seed 0, found 4" in refused(capsys, *argv, "--seed", "4")
+
+
 def test_unknown_session_and_store_are_one_line(store, tmp_path, capsys):
     assert "did you mean sim1/A" in refused(capsys, "info", store, "sim1/B")
     assert "qf import" in refused(capsys, "info", tmp_path / "nowhere")
@@ -84,10 +124,6 @@ def test_damaged_file_is_named_and_the_others_are_shown(tmp_path, capsys):
     assert main(["info", str(path)]) == 2
     shown = capsys.readouterr()
     assert "sim1/A" in shown.out and "sim1__cut.nc" in shown.err
-
-
-def test_simulate_twice_is_refused(store, capsys):
-    assert "sim1/A" in refused(capsys, "simulate", store, *SIM)
 
 
 def arrays(tmp_path, name="F.npy"):

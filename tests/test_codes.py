@@ -603,19 +603,19 @@ def test_matrices_are_what_was_counted(study):
     mean = found["context_dependence"].values.mean(-1)
     _, ax = plt.subplots()
     assert draw.plot_context_dependence(found, ax=ax) is ax
-    np.testing.assert_allclose(ax.images[0].get_array(), mean)
+    np.testing.assert_allclose(ax.collections[0].get_array(), mean)
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("code", "burst it is put in (code)")
     order = np.random.default_rng(0).permutation(K)
     _, ax = plt.subplots()
     draw.plot_context_dependence(found, order=order, ax=ax)
-    np.testing.assert_allclose(ax.images[0].get_array(), mean[np.ix_(order, order)])
+    np.testing.assert_allclose(ax.collections[0].get_array(), mean[np.ix_(order, order)])
     assert [t.get_text() for t in ax.get_yticklabels()] == [str(k) for k in order]
     with pytest.raises(QfError, match="order: expected each code"):
         draw.plot_context_dependence(found, order=[0, 0, 1], ax=ax)
     following = transitions(model.codes(trials.by_session()[0]), K + 1)  # nothing follows the last
     _, ax = plt.subplots()
     draw.plot_transitions(following, ax=ax)
-    shown = ax.images[0].get_array()
+    shown = ax.collections[0].get_array()
     assert shown.mask[K].all()
     np.testing.assert_allclose(shown.filled(np.nan), following["probability"])
 
@@ -646,7 +646,7 @@ def test_a_code_is_shown_in_bursts_from_the_least_to_the_most_telling(study):
         np.testing.assert_array_equal(lines["the burst itself"], found["decoded"].sel(context=context, code=context, place=4))
     matrix = next(ax for ax in fig.axes if ax.get_ylabel() == "code")
     mark = next(p for p in matrix.patches if p.get_gid() == "code")
-    assert mark.get_y() == 5.5 and mark.get_height() == 1
+    assert mark.get_y() == 6 and mark.get_height() == 1
     fig = draw.figure_context(found, 6, contexts=np.array([1, 2]))
     assert [ax.get_title().split(":")[0] for ax in fig.axes if ax.get_title().startswith("burst")] == ["burst of 1", "burst of 2"]
     for wrong in ({"code": K}, {"code": 6, "place": 2}, {"code": 6, "contexts": [99]}):

@@ -18,9 +18,11 @@ from matplotlib.colors import to_hex
 
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.evaluation.compare import compare
-from qf_toolkit.evaluation.naive import CopyLast, naive_forecasters
+from qf_toolkit.evaluation.naive import CopyLast
+from qf_toolkit.evaluation.rows import naive_forecasters
 from qf_toolkit.evaluation.table import evaluate
-from qf_toolkit.plots.forecasts import STIMULI, _choose, _looks, figure_examples, figure_forecasts, figure_stimuli, plot_forecast
+from qf_toolkit.plots.chosen import choose_most_active
+from qf_toolkit.plots.forecasts import STIMULI, _looks, figure_examples, figure_forecasts, figure_stimuli, plot_forecast
 from qf_toolkit.plots.style import palette, save_figure, style
 from qf_toolkit.plots.tables import figure_printed_table, figure_table
 from qf_toolkit.plots.training import figure_training, plot_code_usage, plot_history
@@ -51,6 +53,10 @@ def forecasts_of(trials, names=("QuantFormer",)):
             parts.append(f)
         out[name] = (parts[0] if len(parts) == 1 else xr.concat(parts, "trial", join="outer")).assign_attrs(forecaster=name)
     return out
+
+
+def picked(trials, n, seed):
+    return [(s.kind, s.session, s.trial, s.neuron) for s in choose_most_active(trials, n, seed)]
 
 
 def lines_of(ax):
@@ -144,19 +150,19 @@ def test_the_most_active_are_so_and_have_a_whole_baseline():
     for (neuron, trial), value in by_hand.items():
         best[neuron] = max(best.get(neuron, (-np.inf, 0)), (value, trial))
     expected = sorted(((value, neuron, trial) for neuron, (value, trial) in best.items()), reverse=True)
-    chosen = _choose(trials, 7, 0)
+    chosen = picked(trials, 7, 0)
     assert [c[0] for c in chosen] == ["most active"] * 4 + ["random"] * 3
     assert [(neuron, trial) for _, _, trial, neuron in chosen[:4]] == [(neuron, trial) for _, neuron, trial in expected[:4]]
     assert all((neuron, trial) in by_hand for _, _, trial, neuron in chosen)
-    assert spoiled_one not in [(neuron, trial) for seed in range(5) for _, _, trial, neuron in _choose(trials, 300, seed)]
+    assert spoiled_one not in [(neuron, trial) for seed in range(5) for _, _, trial, neuron in picked(trials, 300, seed)]
 
 
 @given(n=st.integers(1, 60), seed=st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_nothing_is_chosen_twice_and_all_sessions_are_drawn_from(n, seed):
     trials = CHOSEN_FROM
-    chosen = _choose(trials, n, seed)
-    assert chosen == _choose(trials, n, seed)
+    chosen = picked(trials, n, seed)
+    assert chosen == picked(trials, n, seed)
     total = sum(len(p) * len(p.neurons) for p in trials.by_session())
     assert len(chosen) == len({c[1:] for c in chosen}) == min(n, total)
     for _, session, trial, neuron in chosen:
@@ -175,7 +181,7 @@ def test_examples_show_what_was_chosen_half_of_it_most_active():
     trials = cut([toy_session(0), toy_session(1, session="two")])
     forecasts = forecasts_of(trials, NAMES[:3])
     fig = figure_examples(trials, forecasts, n=6, seed=3)
-    chosen = _choose(trials, 6, 3)
+    chosen = picked(trials, 6, 3)
     assert len(panels(fig)) == 6
     for ax, (kind, session, trial, neuron) in zip(panels(fig), chosen, strict=True):
         assert ax.get_title().startswith(f"{kind}: {neuron}, trial {trial}\n")
@@ -227,7 +233,7 @@ def test_stimuli_stand_in_the_order_of_the_paper(n):
         row, column = where.rowspan.start, where.colspan.start
         stimulus = STIMULI[places.index((row // n, column))]
         trials = cut(session, stimulus, score_s="paper")
-        kind, _, trial, neuron = _choose(trials, n, 1)[row % n]
+        kind, _, trial, neuron = picked(trials, n, 1)[row % n]
         orientation = 45 * STIMULI.index(stimulus)
         assert ax.get_title() == f"{stimulus.replace('_', ' ')}, {kind}\n{neuron}, trial {trial}: ori={orientation}"
         truth = trials.dataset()["dff"].sel(trial=trial, neuron=neuron).values

@@ -209,14 +209,14 @@ def test_overwriting_names_two_sources_of_one_key(tmp_path):
 
 def test_a_store_is_first_come_first_served_at_the_last_moment_too(tmp_path, monkeypatch):
     one, two = (read_seed(s, key="r") for s in seeds(tmp_path, "a", "b"))
-    mine, rival, netcdf = Store(tmp_path / "store", create=True), Store(tmp_path / "store"), store.fill_netcdf
+    mine, rival, write = Store(tmp_path / "store", create=True), Store(tmp_path / "store"), store.write_session
 
     def slow(session, path):
-        monkeypatch.setattr(store, "fill_netcdf", netcdf)
+        monkeypatch.setattr(store, "write_session", write)
         rival.add(two)
-        return netcdf(session, path)
+        return write(session, path)
 
-    monkeypatch.setattr(store, "fill_netcdf", slow)
+    monkeypatch.setattr(store, "write_session", slow)
     with pytest.raises(QfError, match="m/r is in .* already"):
         mine.add(one)
     assert mine["m/r"].identical(two) and [p.name for p in mine.path.iterdir()] == ["m__r.nc"]

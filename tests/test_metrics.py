@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from scipy.stats import pearsonr
-from sklearn.metrics import balanced_accuracy_score, f1_score, mean_absolute_error, mean_squared_error, precision_score, recall_score
+from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from qf_toolkit.errors import QfError
 from qf_toolkit.evaluation import metrics as m
@@ -136,38 +136,27 @@ def test_ssim_quirk_and_formula():
     assert m.ssim_global(x, y, reference_bias=False) == pytest.approx(want)
 
 
-def test_classification_against_sklearn():
-    rng = np.random.default_rng(6)
-    a, p = rng.random(300) < 0.2, rng.random(300) < 0.4
-    s = m.classification_scores(a, p)
-    for name, score in (("balanced_accuracy", balanced_accuracy_score), ("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
-        assert s[name] == pytest.approx(score(a, p))
-    assert s["active_fraction"] == a.mean()
-    assert np.isnan(m.classification_scores(np.zeros(5, bool), p[:5])["balanced_accuracy"])
+def test_the_central_interval_covers_its_level():
+    rng = np.random.default_rng(9)
+    for n in (19, 64, 100):
+        samples, new = rng.normal(size=(n, 20_000)), rng.normal(size=20_000)
+        low, high = m.central_interval(samples, 0.9)
+        assert ((new >= low) & (new <= high)).mean() == pytest.approx(0.9, abs=0.01)
+    with pytest.raises(QfError, match="between 0 and 1"):
+        m.central_interval(samples, 1.0)
 
 
-def test_choose_threshold_is_the_best_of_all():
-    rng = np.random.default_rng(7)
-    a = rng.random(200) < 0.15
-    p = np.round(np.clip(0.2 * a + rng.normal(0.2, 0.15, 200), 0, 1), 2)
-    best = max(balanced_accuracy_score(a, p >= t) for t in np.unique(p))
-    assert balanced_accuracy_score(a, p >= m.choose_threshold(p, a)) == pytest.approx(best)
-    assert m.choose_threshold(p, np.zeros(200, bool)) == 0.5
-
-
-def test_paired_bootstrap():
-    rng = np.random.default_rng(8)
-    b = rng.normal(size=400)
-    a = b + rng.normal(0.5, 1, 400)
-    a[3] = np.nan
-    mean, low, high = m.paired_bootstrap(a, b, n=4000)
-    d = (a - b)[np.isfinite(a)]
-    assert mean == pytest.approx(d.mean())
-    half = 1.96 * d.std(ddof=1) / np.sqrt(len(d))
-    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.015)
-    assert m.paired_bootstrap(a, b, n=4000) == (mean, low, high)
-    with pytest.raises(QfError, match="none"):
-        m.paired_bootstrap(np.full(3, np.nan), b[:3])
+def test_jump_by_loop():
+    rng = np.random.default_rng(10)
+    x, used = rng.normal(size=(4, 3, 20)), rng.random((4, 3)) < 0.7
+    border, inside = [], []
+    for trial, neuron in np.argwhere(used):
+        for t in range(1, 20):
+            (border if t % 6 == 0 else inside).append(abs(x[trial, neuron, t] - x[trial, neuron, t - 1]))
+    assert m.jump(x, 6, used) == pytest.approx(np.mean(border) / np.mean(inside))
+    steps = np.repeat(np.arange(3.0), 6)[None, None] + np.tile(np.arange(6) * 0.01, 3)
+    assert m.jump(steps, 6) == pytest.approx((1 - 0.05) / 0.01)
+    assert np.isnan(m.jump(x, 20)) and np.isnan(m.jump(np.ones((2, 2, 20)), 6)) and np.isnan(m.jump(x, 6, np.zeros((4, 3), bool)))
 
 
 def test_shapes_are_checked(arrays):

@@ -7,8 +7,9 @@ from helpers import toy_session
 from sklearn.linear_model import Ridge
 
 from qf_toolkit.errors import LeakageError, QfError, UnknownKeyError
-from qf_toolkit.evaluation import naive, table
+from qf_toolkit.evaluation import frequency, naive, rows, table
 from qf_toolkit.evaluation.compare import compare, per_neuron_scores
+from qf_toolkit.evaluation.ridge import PENALTIES, RidgePopulation
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training.forecaster import Forecaster
@@ -23,7 +24,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def fitted(split):
-    return {f.name: f.fit(split) for f in naive.naive_forecasters()}
+    return {f.name: f.fit(split) for f in rows.naive_forecasters()}
 
 
 def _values(trials, start=None, stop=None):
@@ -74,13 +75,13 @@ def test_ridge_own_against_sklearn(split, fitted):
         return np.concatenate([x[:, i, :30], ridge._one_hot(list(ds["condition"].values))], 1) * ridge.scale[i], x[:, i, 30:]
 
     errors = []
-    for penalty in naive.PENALTIES:
+    for penalty in PENALTIES:
         error = 0
         for i in range(6):
             xv, yv = design(split.validation, i)
             error += ((Ridge(alpha=penalty).fit(*design(split.train, i)).predict(xv) - yv) ** 2).sum()
         errors.append(error)
-    assert ridge.penalty == naive.PENALTIES[int(np.argmin(errors))]
+    assert ridge.penalty == PENALTIES[int(np.argmin(errors))]
     assert np.diff(ridge.errors) == pytest.approx(np.diff(errors), abs=1e-6)
     out = ridge.predict(split.test)["forecast"].values
     for i in range(6):
@@ -95,7 +96,7 @@ def test_ridge_population_against_sklearn(gap):
             traces[2, 300:330] = np.nan
 
     s = split_blocks(cut(toy_session(2, change=change)))
-    ridge = naive.RidgePopulation().fit(s)
+    ridge = RidgePopulation().fit(s)
     (population,) = ridge.populations.values()
 
     def design(trials):
@@ -108,8 +109,7 @@ def test_ridge_population_against_sklearn(gap):
     (xt, yt, wt), (xv, yv, wv), (xf, yf, wf), (xe, _, _) = map(design, (s.train, s.validation, s.fitting, s.test))
     assert (not wf.all()) == gap
     errors = [
-        sum(((Ridge(alpha=p).fit(xt[wt[:, i]], yt[wt[:, i], i]).predict(xv) - yv[:, i])[wv[:, i]] ** 2).sum() for i in range(6))
-        for p in naive.PENALTIES
+        sum(((Ridge(alpha=p).fit(xt[wt[:, i]], yt[wt[:, i], i]).predict(xv) - yv[:, i])[wv[:, i]] ** 2).sum() for i in range(6)) for p in PENALTIES
     ]
     assert population["errors"] == pytest.approx(errors, rel=1e-5)
     out = ridge.predict(s.test)["forecast"].values
@@ -129,7 +129,7 @@ def test_nan_stretch_leaves_only_its_observations_out():
     out = naive.StimulusMean().fit(s).predict(s.test)["forecast"]
     condition = str(out["condition"].values[0])
     assert np.allclose(out[0, 1], x[(ds["condition"].values == condition) & whole[:, 1], 1].mean(0), atol=1e-5)
-    for f in naive.naive_forecasters():
+    for f in rows.naive_forecasters():
         assert np.isfinite(f.fit(s).predict(s.test)["forecast"]).all()
 
 
@@ -158,7 +158,7 @@ def test_altered_test_block_does_not_change_what_is_learnt(split, fitted):
 
     other = split_blocks(cut(toy_session(0, change=change)))
     assert list(other.test.table["condition"]) != list(split.test.table["condition"])
-    for f in naive.naive_forecasters():
+    for f in rows.naive_forecasters():
         again = f.fit(other).predict(split.test)["forecast"]
         assert np.array_equal(again, fitted[f.name].predict(split.test)["forecast"]), f.name
 
@@ -195,7 +195,7 @@ def test_zscore_uses_the_training_scale():
 
 
 def test_frequency_classifier(split):
-    f = naive.FrequencyClassifier(shrinkage=3).fit(split)
+    f = frequency.FrequencyClassifier(shrinkage=3).fit(split)
     p, ds = f.predict_probability(split.test), split.fitting.dataset()
     condition = split.test.table["condition"][0]
     a = ds["active"].values
@@ -209,7 +209,7 @@ def test_frequency_falls_back_to_category_then_neuron():
     s = split_blocks(cut(toy_session(1, stimuli=("gratings", "scenes"))))
     new = s.test.subset(np.arange(3))
     new.table["condition"] = ["scenes/orientation=999", "noise/frame=3", "scenes/orientation=45"]
-    p, ds = naive.FrequencyClassifier(shrinkage=3).fit(s).predict_probability(new), s.fitting.dataset()
+    p, ds = frequency.FrequencyClassifier(shrinkage=3).fit(s).predict_probability(new), s.fitting.dataset()
     a = ds["active"].values
     own = (a.sum(0) + 1) / (len(a) + 2)
     for i, here in enumerate((ds["stimulus"] == "scenes", ds["stimulus"] == "none", ds["condition"] == "scenes/orientation=45")):
@@ -343,20 +343,20 @@ def test_the_ratio_counts_every_session_once():
 
 
 def test_evaluate_classifier(split):
-    class Always(naive.FrequencyClassifier):
+    class Always(frequency.FrequencyClassifier):
         name = "oracle"
 
         def predict_probability(self, trials):
             return trials.dataset()["active"].astype(float)
 
     t = table.evaluate_classifier(Always().fit(split), split)
-    assert list(t.index) == ["oracle", "frequency of activation"]
+    assert list(t.index) == ["oracle", "frequency of activation", "response level over F0", "frequency over F0"]
     assert t.loc["oracle", "balanced_accuracy"] == 1 and t.loc["oracle", "f1"] == 1
     assert 0.5 < t.loc["frequency of activation", "balanced_accuracy"] < 1
     assert "frequency of activation" in table.show(t)
     with pytest.raises(LeakageError):
         table.evaluate_classifier(
-            naive.FrequencyClassifier().fit(split_blocks(split.train, test=0)).fit(split_blocks(cut(toy_session(0)), test=0)), split
+            frequency.FrequencyClassifier().fit(split_blocks(split.train, test=0)).fit(split_blocks(cut(toy_session(0)), test=0)), split
         )
 
 

@@ -4,6 +4,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
+from itertools import combinations, pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 from qf_toolkit.errors import UnknownKeyError
 from qf_toolkit.plots.forecasts import figure_forecasts, plot_forecast
 from qf_toolkit.plots.style import save_figure, style
-from qf_toolkit.plots.tables import figure_table
+from qf_toolkit.plots.tables import figure_printed_table, figure_table
 from qf_toolkit.recordings.session import new_session
 from qf_toolkit.recordings.trials import cut
 
@@ -139,3 +141,59 @@ def test_table_is_drawn_row_by_row():
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["model", "copy last"]
     with pytest.raises(UnknownKeyError, match="mse"):
         figure_table(table, "msee")
+
+
+def heads(fig):
+    texts = [t for t in fig.axes[0].texts if t.get_fontsize() == 8]
+    top = min(t.get_position()[1] for t in texts)
+    return [t.get_text() for t in sorted(texts, key=lambda t: t.get_position()[0]) if t.get_position()[1] == top]
+
+
+def bold(fig, column):
+    texts = sorted((t for t in fig.axes[0].texts if t.get_fontsize() == 8), key=lambda t: t.get_position()[1])
+    fig.canvas.draw()
+    lines = [list(g) for g in np.array_split(np.array(texts, object), len({t.get_position()[1] for t in texts}))]
+    return [sorted(line, key=lambda t: t.get_window_extent().x0)[column].get_weight() == "bold" for line in lines[1:]]
+
+
+def test_a_jump_is_best_nearest_to_1_and_a_brier_score_where_it_is_low():
+    table = pd.DataFrame({"jump": [5.3, 1.2, 0.7], "brier": [0.06, 0.05, 0.09], "auroc": [0.7, 0.8, 0.6], "average_precision": [0.3, 0.2, 0.1]})
+    fig = figure_printed_table(table)
+    assert heads(fig)[1:] == ["jump → 1", "brier ↓", "auroc ↑", "average_precision ↑"]
+    assert [bold(fig, j) for j in (1, 2, 3, 4)] == [[False, True, False], [False, True, False], [False, True, False], [True, False, False]]
+
+
+def test_scores_with_intervals_keep_their_best_and_their_arrow():
+    table = pd.DataFrame({"auroc": [0.7, 0.8], "auroc_from": [0.6, 0.75], "auroc_to": [0.75, 0.85]}, index=["a", "b"])
+    fig = figure_printed_table(table)
+    assert heads(fig)[1:] == ["auroc ↑", "from", "to"] and bold(fig, 1) == [False, True]
+    assert "From, to: the 95 % interval." in " ".join(t.get_text() for t in fig.axes[0].texts)
+    ax = figure_table(table, "auroc").axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [0.7, 0.8]
+    (lines,) = ax.collections
+    np.testing.assert_allclose([segment[:, 0] for segment in lines.get_segments()], table[["auroc_from", "auroc_to"]])
+
+
+def test_differences_say_of_how_many_animals_and_sessions():
+    index = pd.MultiIndex.from_tuples([("QuantFormer", "copy last"), ("QuantFormer", "training mean")], names=["forecaster", "than"])
+    table = pd.DataFrame({"mse_lower": [0.02, 0.01], "mse_lower_from": [0.01, -0.01], "mse_lower_to": [0.03, 0.02]}, index=index)
+    table.attrs = {"n_animals": 3, "n_sessions": 7, "simulated": 1}
+    fig = figure_printed_table(table)
+    notes = " ".join(t.get_text() for t in fig.axes[0].texts if t.get_fontsize() < 8)
+    assert notes.startswith("7 sessions, 3 animals. By how much the forecaster is better, with the 95 % interval (from, to)")
+    assert bold(fig, 2) == [True, False] and heads(fig)[2:] == ["mse_lower", "from", "to"]
+    assert [t.get_text() for t in figure_table(table, "mse_lower").axes[0].get_yticklabels()] == [
+        "QuantFormer than copy last", "QuantFormer than training mean",
+    ]  # fmt: skip
+
+
+def test_wide_tables_do_not_overlap():
+    rng = np.random.default_rng(0)
+    columns = ["mse", "mse_ratio", "mae", "r", "E", "jump", "crps", "coverage_90", "paper_mse", "auroc", "average_precision", "brier"]
+    fig = figure_printed_table(pd.DataFrame(rng.uniform(0.001, 2, (4, 12)), list("abcd"), columns))
+    fig.canvas.draw()
+    texts = [t for t in fig.axes[0].texts if t.get_text()]
+    boxes = [t.get_window_extent() for t in texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    edges = sorted({t.get_position()[1] for t in texts})
+    assert all(b - a > 8 for a, b in pairwise(edges))

@@ -17,9 +17,11 @@ from qf_toolkit.cli import main
 from qf_toolkit.errors import QfError
 from qf_toolkit.evaluation import metrics
 from qf_toolkit.evaluation.compare import compare, per_neuron_scores
-from qf_toolkit.evaluation.naive import ContextMean, FrequencyClassifier, StimulusMean, Zero, scored, scored_whole
+from qf_toolkit.evaluation.frequency import FrequencyClassifier
+from qf_toolkit.evaluation.naive import ContextMean, StimulusMean, Zero, scored, scored_whole
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier
-from qf_toolkit.plots.forecasts import _choose, figure_forecasts, plot_forecast
+from qf_toolkit.plots.chosen import Shown, choose_most_active, choose_observations
+from qf_toolkit.plots.forecasts import figure_forecasts, plot_forecast
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.store import Store
 from qf_toolkit.recordings.trials import cut
@@ -227,7 +229,7 @@ def test_conditions_shown_once_get_the_mean_over_their_stimulus(closed):
     trials = cut(mixed(once), "static_gratings", score_s="paper")
     fig = figure_forecasts(trials, {}, n=4)
     below = [ax for ax in fig.axes if ax.get_title().startswith("mean of")]
-    chosen = [neuron for kind, _, _, neuron in _choose(trials, 4, 0) if kind == "most active"]
+    chosen = [one.neuron for one in choose_observations(trials, n=4) if one.kind != "random"]
     assert len(below) == len(chosen) == 2
     mean = trials.dataset()["dff"].mean("trial")
     for ax, neuron in zip(below, chosen, strict=True):
@@ -244,9 +246,9 @@ def test_the_most_active_are_so_in_their_own_window():
         traces[0, trials["onset_frame"][drifting] + np.arange(20)] = 180  # long and weaker
 
     trials = cut(mixed(change), score_s="paper")
-    strongest = _choose(trials, 2, 0)[0]
+    strongest = choose_most_active(trials, 2, 0)[0]
     expected = trials.table.index[trials.table["stimulus"] == "static_gratings"][4]
-    assert strongest == ("most active", "mouse/one", int(trials.table["trial"][expected]), "mouse/one/0")
+    assert strongest == Shown("most active", "mouse/one", int(trials.table["trial"][expected]), "mouse/one/0")
 
 
 # ---------------------------------------------------------------- sessions of different features, and the command line

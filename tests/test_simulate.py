@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qf_toolkit.errors import QfError, UnknownKeyError
+from qf_toolkit.recordings import simulate as simulation
 from qf_toolkit.recordings.simulate import SUBTRACTED, Physiology, conditional_mean, load_truth, simulate
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.store import Store
@@ -178,6 +179,100 @@ def test_seconds_of_one_neuron_work(tmp_path):
     assert made.keys() == ["sim1/A", "sim1/B", "sim1/C"]
     assert made.info("sim1/A")["minutes"] * 60 < 15 and made.info("sim1/C")["minutes"] * 60 < 8
     assert {"drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise"} == set(made.index["stimulus"])
+
+
+def stopped(monkeypatch, name, at, call):
+    """Run `call` until the function `name` of simulate.py is called for the `at`-th time."""
+    original, calls = getattr(simulation, name), []
+
+    def stop(*args, **options):
+        calls.append(name)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    with monkeypatch.context() as m:
+        m.setattr(simulation, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
+@pytest.mark.parametrize(("name", "at"), [("record", 2), ("_save_truth", 1), ("_save_truth", 2), ("_save_truth", 3)])
+def test_a_stopped_simulation_goes_on_to_the_same_bits(store, tmp_path, monkeypatch, name, at):
+    path = tmp_path / "s"
+    stopped(monkeypatch, name, at, lambda: simulate(path, sessions="ABC", seed=1, **SMALL))
+    there = {p: p.stat().st_mtime_ns for p in path.rglob("*.nc")}
+    again = simulate(path, sessions="ABC", seed=1, **SMALL)
+    assert {p: p.stat().st_mtime_ns for p in there} == there  # what is there is kept
+    for key in sorted(store.keys()):
+        assert again[key].identical(store[key])
+        with load_truth(again, key) as ours, load_truth(store, key) as theirs:
+            assert ours.identical(theirs)
+
+
+def test_a_truth_without_its_session_is_completed(store, tmp_path):
+    path = tmp_path / "s"
+    (path / "truth").mkdir(parents=True)
+    (path / "truth" / "sim1__A.nc").write_bytes((store.path / "truth" / "sim1__B.nc").read_bytes())  # as good as any: of nothing that is there
+    made = simulate(path, sessions="A", seed=1, **SMALL)
+    with load_truth(made, "sim1/A") as ours, load_truth(store, "sim1/A") as theirs:
+        assert ours.identical(theirs)
+    (path / "truth" / "sim1__A.nc").write_bytes(b"cut short")
+    with load_truth(simulate(path, sessions="A", seed=1, **SMALL), "sim1/A") as ours, load_truth(store, "sim1/A") as theirs:
+        assert ours.identical(theirs)
+
+
+def test_of_two_at_once_with_other_seeds_one_is_kept_whole(tmp_path, monkeypatch):
+    path, record = tmp_path / "s", simulation.record
+    settings = {**SMALL, "sessions": "A"}
+
+    def overtaken(*args, **options):
+        with monkeypatch.context() as m:
+            m.setattr(simulation, "record", record)
+            simulate(path, seed=2, **settings)  # another process starts and ends meanwhile
+        return record(*args, **options)
+
+    monkeypatch.setattr(simulation, "record", overtaken)
+    with pytest.raises(QfError, match="already, made with seed 2, found 1"):
+        simulate(path, seed=1, **settings)
+    made, alone = Store(path), simulate(tmp_path / "alone", seed=2, **settings)
+    with load_truth(made, "sim1/A") as ours, load_truth(alone, "sim1/A") as theirs:
+        assert ours.identical(theirs) and made["sim1/A"].identical(alone["sim1/A"])
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"seed": 2}, "made with seed 1, found 2"),
+        ({"n_neurons": 3}, "made with n_neurons 8, found 3"),
+        ({"physiology": LINEAR}, "made with physiology other values, found these"),
+    ],
+)
+def test_a_session_of_other_arguments_is_refused_by_what_differs(store, other, words):
+    before = {p: p.read_bytes() for p in store.path.rglob("*.nc")}
+    with pytest.raises(QfError, match=words):
+        simulate(store.path, sessions="A", **{"seed": 1, **SMALL, **other})
+    assert {p: p.read_bytes() for p in store.path.rglob("*.nc")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n_neurons": 10**8}, "n_neurons: expected a whole number from 1 to 10000"),
+        ({"n_neurons": float("nan")}, "n_neurons"),
+        ({"repeats": "3"}, "repeats"),
+        ({"n_neurons": 10**4, "repeats": 10**5}, "neurons x frames"),
+        ({"gap_s": float("inf")}, "gap_s"),
+        ({"rate_hz": float("nan")}, "rate_hz"),
+        ({"seed": 2**70}, "seed: expected from 0 to 4294967295"),
+        ({"subject": "a/b"}, "subject"),
+        ({"subject": "鼠" * 100}, "subject"),
+    ],
+)
+def test_arguments_out_of_range_leave_no_store(tmp_path, options, words):
+    with pytest.raises(QfError, match=words):
+        simulate(tmp_path / "s", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_use_is_told(store, tmp_path):

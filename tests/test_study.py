@@ -180,6 +180,33 @@ def test_unknown_stimulus_stage_and_plan_are_named(toy_study, toy_store, tmp_pat
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("stimulus", [".", "..", "x" * 300, "鼠" * 100])
+def test_a_stimulus_that_leads_out_of_the_folder_is_refused(toy_study, stimulus):
+    with pytest.raises(QfError, match="stimulus: expected a name"):
+        toy_study.path("forecaster", stimulus)
+    inside = toy_study.path("forecaster", "../../up").resolve()
+    assert inside.parent == toy_study.folder.resolve() / "forecaster"
+
+
+def test_a_demo_makes_room_by_what_it_made_alone(tmp_path):
+    from qf_toolkit.demo import _prepare
+
+    out = tmp_path / "demo"
+    _prepare(out, {"qf_toolkit": "0", "plan": {"epochs": 1}, "seed": 0})
+    mine = [out / "mine.csv", out / "store.txt", out / "table_mine.csv"]
+    made = [out / "table.csv", out / "table.json", out / "natural_scenes_activation.csv", out / "store" / "sim1__A.nc"]
+    for path in mine + made:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    _prepare(out, {"qf_toolkit": "0", "plan": {"epochs": 2}, "seed": 0})
+    assert [p.exists() for p in mine] == [True] * 3 and not any(p.exists() for p in made)
+    for other in ("{}", "[]", "no json", '{"qf_toolkit": 1}'):  # another program's
+        (out / "demo.json").write_text(other)
+        with pytest.raises(QfError, match="something else"):
+            _prepare(out, {"qf_toolkit": "0", "plan": {}, "seed": 0})
+    assert all(p.exists() for p in mine)
+
+
 @pytest.mark.parametrize(
     ("session", "patch_frames"),
     [

@@ -12,6 +12,9 @@ from ..training.forecaster import Forecaster
 class SimulatorCeiling(Forecaster):
     """The best forecast there is for simulated data: the expected fluorescence given everything up to the onset, by Monte Carlo on the simulator.
 
+    The mean of `n_samples` is off the expectation by their variance / n_samples, which `predict` estimates for every frame. `evaluate` takes it off
+    the row's squared error, so that the error of the expectation itself remains and E is measured against that.
+
     Parameters
     ----------
     n_samples : int
@@ -29,7 +32,7 @@ class SimulatorCeiling(Forecaster):
         return self  # nothing to learn
 
     def predict(self, trials):
-        """See `Forecaster.predict`.
+        """See `Forecaster.predict`; beside `forecast` there is `monte_carlo` (trial, neuron, time), the expected square of its sampling error.
 
         Raises
         ------
@@ -50,23 +53,24 @@ class SimulatorCeiling(Forecaster):
                 )
             n_baseline, n_response, n_f0 = part.window.frames(float(ds.attrs["rate_hz"]))
             rows, onsets = part.rows[session], part.table["onset_frame"].to_numpy()
-            expected = np.asarray(conditional_mean(part.source, session, onsets, n_response, self.n_samples, self.seed))[:, rows]
+            found = conditional_mean(part.source, session, onsets, n_response, self.n_samples, self.seed, with_error=True)
+            expected, error = (x[:, rows] for x in found)
             traces, floor = as_fluorescence(ds)
             baseline = gather(traces, rows, onsets - n_baseline, n_baseline)
             f0 = baseline[..., n_baseline - n_f0 :].mean(-1)
             usable = np.isfinite(baseline).all(-1) & (f0 > floor[rows])
             if part.window.signal == "zscore":
                 mean, sd = part.scale_of(session)
-                forecast = (expected - mean[:, None]) / sd[:, None]
+                forecast, error = (expected - mean[:, None]) / sd[:, None], error / sd[:, None] ** 2
             else:
                 safe = np.where(usable, f0, 1.0)[..., None]
-                forecast = (expected - safe) / safe
+                forecast, error = (expected - safe) / safe, error / safe**2
             coords = {
                 "trial": part.table["trial"].to_numpy() if len(trials.sessions) == 1 else [f"{session}/{t}" for t in part.table["trial"]],
                 "neuron": np.array(part.neurons_of(session), dtype=object),
                 "time": np.arange(n_response) / float(ds.attrs["rate_hz"]),
             }
-            values = np.where(usable[..., None], forecast, np.nan).astype(np.float32)
-            parts.append(xr.Dataset({"forecast": (("trial", "neuron", "time"), values)}, coords))
+            values = {name: np.where(usable[..., None], x, np.nan).astype(np.float32) for name, x in (("forecast", forecast), ("monte_carlo", error))}
+            parts.append(xr.Dataset({name: (("trial", "neuron", "time"), x) for name, x in values.items()}, coords))
         out = parts[0] if len(parts) == 1 else xr.concat(parts, "trial", join="outer")
         return out.assign_attrs(forecaster=self.name, signal=trials.window.signal)

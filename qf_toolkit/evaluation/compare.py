@@ -1,22 +1,24 @@
-"""By how much one forecaster is better than another, and how sure that is: paired over neurons."""
+"""By how much one forecaster is better than another, and how sure that is: paired, over animals, sessions and blocks of trials."""
 
+import numpy as np
 import pandas as pd
 
-from ..errors import QfError, UnknownKeyError
 from ..training.forecaster import origin
 from . import metrics
-from .naive import naive_forecasters
-from .table import _forecast, _models, _named, _truth
+from .scored import Scored, forecast_of, models_of, named, score, truth_of
+from .significance import DRAWS, intervals, levels, macro_means
+
+COLUMNS = ("ratio_lower", "r_higher", "mse_lower")
 
 
-def per_neuron_scores(forecasters, trials):
-    """mse and r of every neuron, for a bootstrap over neurons (`metrics.paired_bootstrap`).
+def per_neuron_scores(forecasters, trials=None):
+    """mse and r of every neuron, to look at how they are spread; neurons of a session are no independent witnesses.
 
     Parameters
     ----------
-    forecasters : Forecaster, list or dict, as in `evaluate`
+    forecasters : Forecaster, list or dict, as in `evaluate`; or a Scored, of which nothing is forecast again
     trials : Trials
-        Unseen ones: the test part.
+        Unseen ones: the test part. Not needed with a Scored.
 
     Returns
     -------
@@ -28,29 +30,36 @@ def per_neuron_scores(forecasters, trials):
     LeakageError
         As `evaluate`.
     """
-    rows = _named(forecasters)
+    if isinstance(forecasters, Scored):
+        of_rows = forecasters.neurons
+        out = pd.DataFrame({(metric, name): found[metric] for metric in ("mse", "r") for name, found in of_rows.items()})
+        out.attrs = {n: forecasters.facts[n] for n in ("data", "simulated", "models", "seeds")}
+        return out
+    rows = named(forecasters)
     for forecaster in rows.values():
         forecaster.check_unseen(trials)
     tables = []
     for part in trials.by_session():
-        truth, mask, _ = _truth(part)
+        truth, mask, _ = truth_of(part)
         index = pd.MultiIndex.from_product([part.sessions, part.neurons_of(part.sessions[0])], names=["session", "neuron"])
-        forecasts = {name: _forecast(f, part, truth, mask) for name, f in rows.items()}
+        forecasts = {name: forecast_of(f, part, truth, mask)[0] for name, f in rows.items()}
         columns = {
-            (metric, name): score(forecast, truth, mask, per_neuron=True)
-            for metric, score in (("mse", metrics.mse), ("r", metrics.pearson))
+            (metric, name): of(forecast, truth, mask, per_neuron=True)
+            for metric, of in (("mse", metrics.mse), ("r", metrics.pearson))
             for name, forecast in forecasts.items()
         }
         tables.append(pd.DataFrame(columns, index=index))
-    return pd.concat(tables)
+    out = pd.concat(tables)
+    out.attrs = {**origin(trials), **models_of(rows)}
+    return out
 
 
 def compare(forecasters, split, *, seed=0):
-    """By how much each forecaster beats each naive row on the test part, with a paired bootstrap over neurons.
+    """By how much each forecaster beats each naive row on the test part, with a 95 % interval.
 
     Parameters
     ----------
-    forecasters : Forecaster, list or dict, as in `evaluate`
+    forecasters : Forecaster, list or dict, as in `evaluate`; or a Scored, of which nothing is forecast again
     split : Split
     seed : int
         Of the bootstrap.
@@ -58,9 +67,10 @@ def compare(forecasters, split, *, seed=0):
     Returns
     -------
     pandas.DataFrame
-        A row a pair (forecaster, than). Columns: mse_lower, r_higher (means over neurons, positive where the forecaster is better), each with
-        the ends of its 95 % interval, *_from and *_to. A neuron counts once in each session it was recorded in. attrs: not_applicable, the rows
-        that can't be made on this split, and why.
+        A row a pair (forecaster, than). Columns: ratio_lower, r_higher and mse_lower, the differences of the table's columns mse_ratio, r and mse
+        (means over sessions, positive where the forecaster is better), each with the ends of its interval, *_from and *_to: a bootstrap that draws
+        animals, sessions and blocks of trials, paired (see `significance`). attrs: n_animals, n_sessions, n_blocks, n_trials, and not_applicable,
+        the rows that can't be made on this split, and why.
 
     Raises
     ------
@@ -69,25 +79,79 @@ def compare(forecasters, split, *, seed=0):
     QfError
         If a forecaster has the name of a naive row.
     """
-    mine = _named(forecasters)
-    naive, missing = {}, {}
-    for row in naive_forecasters():
-        if row.name in mine:
-            raise QfError(f"{row.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name.")
-        try:
-            row.fit(split).predict(split.test)
-            naive[row.name] = row
-        except UnknownKeyError as error:
-            missing[row.name] = str(error)
-    scores = per_neuron_scores({**mine, **naive}, split.test)
-    rows = {}
-    for name in mine:
-        for other in naive:
-            row = rows[name, other] = {}
-            for column, metric, sign in (("mse_lower", "mse", -1), ("r_higher", "r", 1)):
-                better = sign * scores[metric][name], sign * scores[metric][other]
-                row[column], row[f"{column}_from"], row[f"{column}_to"] = metrics.paired_bootstrap(*(b.to_numpy() for b in better), seed=seed)
-    out = pd.DataFrame(rows).T
-    out.index.names = ["forecaster", "than"]
-    out.attrs = {"not_applicable": missing, **origin(split.test), **_models({**mine, **naive}), "draw_seed": seed}
+    scored = forecasters if isinstance(forecasters, Scored) else score(forecasters, split)
+    pairs = [(name, other) for name in scored.models for other in scored.naive]
+    out = pd.DataFrame(index=pd.MultiIndex.from_tuples(pairs, names=["forecaster", "than"]))
+    facts = scored.facts
+    out.attrs = {
+        **{n: facts[n] for n in ("data", "simulated", "models", "seeds", "split", "not_applicable") if n in facts},
+        **levels(scored.units, facts["n_trials"]), "draws": DRAWS, "draw_seed": seed,
+    }  # fmt: skip
+    if not pairs:
+        return out.assign(**{f"{c}{end}": pd.Series(dtype=float) for c in COLUMNS for end in ("", "_from", "_to")})
+    units = scored.units
+    for column, sums, below, sign in (
+        ("ratio_lower", scored.squared, units["reference"], -1),
+        ("r_higher", scored.r, units["windows"], 1),
+        ("mse_lower", scored.squared, units["frames"], -1),
+    ):
+        better = np.stack([sign * (sums[name] - sums[other]) for name, other in pairs], 1)
+        below = below.to_numpy(np.float64)[:, None]
+        of = lambda counts, better=better, below=below: macro_means(units, better, below, counts)  # noqa: E731
+        out[column] = of(np.ones((1, len(units)), np.int32))[0]
+        out[f"{column}_from"], out[f"{column}_to"] = intervals(units, of, seed=seed)
     return out
+
+
+def marks(differences):
+    """What the differences of `compare` allow to say of each forecaster.
+
+    Parameters
+    ----------
+    differences : pandas.DataFrame
+        What `compare` returned.
+
+    Returns
+    -------
+    dict
+        {column of the table: {forecaster: "+" (better than every naive row, each interval above 0) or "-" (worse than one, its interval below 0)}},
+        of mse, mse_ratio and r; nothing where neither holds.
+    """
+    found = {}
+    for column, difference in (("mse", "mse_lower"), ("mse_ratio", "ratio_lower"), ("r", "r_higher")):
+        for name, rows in differences.groupby(level=0, sort=False):
+            if (rows[f"{difference}_from"] > 0).all():
+                found.setdefault(column, {})[name] = "+"
+            elif (rows[f"{difference}_to"] < 0).any():
+                found.setdefault(column, {})[name] = "-"
+    return found
+
+
+def show_differences(differences):
+    """The differences of `compare` as text, at most 100 columns wide: each with its interval, and * where that excludes 0."""
+    a = differences.attrs
+    lines = [f"95 % intervals, drawn over {_counted(a)}.", "Positive: better. *: the interval excludes 0."]
+    if a["n_animals"] == 1:
+        lines.append("Of one animal they say nothing of others.")
+    for name, rows in differences.groupby(level=0, sort=False):
+        shown = pd.DataFrame(
+            {c: [_interval(*v) for v in rows[[c, f"{c}_from", f"{c}_to"]].to_numpy()] for c in COLUMNS}, [t[:24] for _, t in rows.index]
+        )
+        lines += ["", f"{shortened(name, 90)} against", shown.to_string()]
+    lines += ["", "ratio_lower: of mse_ratio, r_higher: of r, mse_lower: of mse"]
+    return "\n".join([*lines, *(f"not applicable: {name} ({why})" for name, why in a["not_applicable"].items())])
+
+
+def shortened(name, most):
+    """A name of at most `most` characters, its middle left out."""
+    return name if len(name) <= most else f"{name[: (most - 3) // 2]}...{name[-((most - 2) // 2) :]}"
+
+
+def _counted(a):
+    words = {"n_animals": "animal", "n_sessions": "session", "n_blocks": "block"}
+    parts = [f"{a[n]} {word}{'s' * (a[n] != 1)}" for n, word in words.items()]
+    return f"{', '.join(parts)} of {a['n_trials']} trials"
+
+
+def _interval(value, low, high):
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]{'*' if low > 0 or high < 0 else ' '}"

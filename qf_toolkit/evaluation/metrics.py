@@ -1,4 +1,4 @@
-"""Scores of forecasts and classifications, in two named families: ours, and the paper's as its tables define them (quirks included).
+"""Scores of forecasts, in two named families: ours, and the paper's as its tables define them (quirks included).
 
 Arrays are `forecast`, `truth` and `mask`, shape (trial, neuron, time); a window is one (trial, neuron). `mask` is False where a frame must not
 count. All sums run in float64.
@@ -9,7 +9,6 @@ of each: every window is then taken for as long as its own, and all count alike.
 """
 
 import numpy as np
-from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support
 
 from ..errors import QfError
 
@@ -107,10 +106,11 @@ def pearson(forecast, truth, mask=None, per_neuron=False):
     -------
     float, or array (neuron,) under `per_neuron`; NaN where no window counts
     """
-    return _window_mean(window_r(forecast, truth, mask), per_neuron)
+    return mean_of_windows(window_r(forecast, truth, mask), per_neuron)
 
 
-def _window_mean(values, per_neuron=False):
+def mean_of_windows(values, per_neuron=False):
+    """Mean of a score of each window, (trial, neuron), over those that have one; an array (neuron,) under `per_neuron`."""
     counts = ~np.isnan(values)
     axis = 0 if per_neuron else None
     n = counts.sum(axis)
@@ -150,11 +150,81 @@ def crps_samples(samples, truth, mask=None):
     return float(error.mean())
 
 
-def coverage(samples, truth, level=0.9, mask=None):
-    """Share of the frames inside the central interval of the samples; a calibrated forecast scores `level`.
+def central_interval(samples, level=0.9):
+    """Ends of the central interval of an ensemble, which holds a share `level` of what the ensemble is drawn from.
 
     Quantiles at k / (S + 1) (Weibull), with which exchangeable samples cover exactly `level`; below about 2 / (1 - level) samples (20 for 90 %)
     the interval ends at the extreme samples and covers less.
+
+    Parameters
+    ----------
+    samples : array, shape (sample, ...)
+    level : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    low, high : arrays, shape (...)
+
+    Raises
+    ------
+    QfError
+        If `level` is not between 0 and 1.
+
+    Examples
+    --------
+    >>> low, high = central_interval(np.arange(1.0, 20.0), 0.9)
+    >>> float(low), float(high)
+    (1.0, 19.0)
+    """
+    if not 0 < level < 1:
+        raise QfError(f"level: expected a share between 0 and 1, found {level}.")
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
+    return low, high
+
+
+def jump(traces, patch_frames, used=None):
+    """How much larger the steps of a trace are at the borders of patches than inside them: mean |step| at the borders over mean |step| inside.
+
+    A trace without seams scores about 1.
+
+    Parameters
+    ----------
+    traces : array, shape (trial, neuron, time)
+        From the onset on, where a patch begins.
+    patch_frames : int
+    used : bool array, shape (trial, neuron), optional
+        Windows that count.
+
+    Returns
+    -------
+    float
+        NaN where there is no border, or no step inside.
+
+    Examples
+    --------
+    >>> jump(np.array([[[0.0, 1.0, 3.0, 4.0]]]), 2)
+    2.0
+    """
+    steps = np.abs(np.diff(np.asarray(traces, np.float64), axis=-1))
+    if used is not None:
+        steps = steps[used]
+    border = np.arange(1, steps.shape[-1] + 1) % patch_frames == 0
+    inside = steps[..., ~border]
+    if not border.any() or not inside.size or not inside.mean() > 0:
+        return float("nan")
+    return float(steps[..., border].mean() / inside.mean())
+
+
+def nan_mean(values):
+    """Mean of the numbers among some values; NaN where there is none."""
+    values = np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    return float(values[known].mean()) if known.any() else float("nan")
+
+
+def coverage(samples, truth, level=0.9, mask=None):
+    """Share of the frames inside the central interval of the samples, see `central_interval`; a calibrated forecast scores `level`.
 
     Parameters
     ----------
@@ -168,13 +238,11 @@ def coverage(samples, truth, level=0.9, mask=None):
     -------
     float
     """
-    if not 0 < level < 1:
-        raise QfError(f"level: expected a share between 0 and 1, found {level}.")
     samples, truth = np.asarray(samples), np.asarray(truth)
     mask = np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
     if not mask.any():
         return float("nan")
-    low, high = np.quantile(samples[:, mask], [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
+    low, high = central_interval(samples[:, mask], level)
     y = truth[mask]
     return float(((y >= low) & (y <= high)).mean())
 
@@ -257,7 +325,7 @@ def corr_abs(forecast, truth, mask=None, n_score=None):
     _, t, mask = _arrays(forecast, truth, mask)
     own = np.arange(t.shape[-1]) < (t.shape[-1] if n_score is None else np.asarray(n_score)[:, None, None])
     r = window_r(forecast, truth, mask & own)
-    return _window_mean(np.where((mask | ~own).all(-1), np.abs(r), np.nan))
+    return mean_of_windows(np.where((mask | ~own).all(-1), np.abs(r), np.nan))
 
 
 def ssim_global(forecast, truth, mask=None, n_score=None, reference_bias=True, data_range=1.0):
@@ -293,96 +361,3 @@ def _ssim(f, t, reference_bias, data_range):
     luminance = (2 * mf * mt + c1) / (mf**2 + mt**2 + c1)
     structure = (2 * covariance + c2) / (f.var(-1, ddof=1) + t.var(-1, ddof=1) + c2)
     return luminance * structure
-
-
-# --- classification ---
-
-
-def classification_scores(active, predicted):
-    """Balanced accuracy, precision, recall and F1 of the class "active", and the fraction of active observations.
-
-    Parameters
-    ----------
-    active, predicted : bool array, any one shape
-
-    Returns
-    -------
-    dict of float
-        balanced_accuracy NaN where only one class is there; precision 0 where nothing is predicted active.
-    """
-    active, predicted = np.asarray(active, bool).ravel(), np.asarray(predicted, bool).ravel()
-    if active.shape != predicted.shape:
-        raise QfError(f"predicted: expected {active.size} labels, found {predicted.size}.")
-    both = active.any() and not active.all()
-    precision, recall, f1, _ = precision_recall_fscore_support(active, predicted, labels=[True], average="macro", zero_division=0)
-    return {
-        "balanced_accuracy": float(balanced_accuracy_score(active, predicted)) if both else float("nan"),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
-        "active_fraction": float(active.mean()) if active.size else float("nan"),
-    }
-
-
-def choose_threshold(probability, active):
-    """The threshold with the greatest balanced accuracy; choose it on the validation part only.
-
-    Parameters
-    ----------
-    probability : float array, any shape
-    active : bool array, same shape
-
-    Returns
-    -------
-    float
-        Predict active where probability >= threshold; midway between two observed probabilities, 0.5 where only one class is there.
-    """
-    p, a = np.asarray(probability, np.float64).ravel(), np.asarray(active, bool).ravel()
-    if p.shape != a.shape:
-        raise QfError(f"active: expected {p.size} labels, found {a.size}.")
-    if not a.any() or a.all():
-        return 0.5
-    levels, at = np.unique(p, return_inverse=True)
-    hits = np.bincount(at, weights=a, minlength=len(levels))
-    alarms = np.bincount(at, weights=~a, minlength=len(levels))
-    # predicting active from level i on: recall and false alarms are sums over the levels at or above it
-    recall, false = hits[::-1].cumsum()[::-1] / a.sum(), alarms[::-1].cumsum()[::-1] / (~a).sum()
-    best = int(np.argmax(recall - false))
-    return float(levels[best] if best == 0 else (levels[best - 1] + levels[best]) / 2)
-
-
-def paired_bootstrap(a, b, n=10_000, seed=0):
-    """Mean of a - b over neurons and its 95 % bootstrap interval (percentiles), neurons drawn with replacement.
-
-    Parameters
-    ----------
-    a, b : float array, shape (neuron,)
-        A score of two forecasters for the same neurons; a neuron with a NaN in either is left out.
-    n : int
-        Draws.
-    seed : int
-
-    Returns
-    -------
-    (mean, low, high) : tuple of float
-
-    Raises
-    ------
-    QfError
-        If the shapes differ or no neuron has both scores.
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape or a.ndim != 1:
-        raise QfError(f"paired_bootstrap: expected two arrays (neuron,) of one length, found {a.shape} and {b.shape}.")
-    difference = (a - b)[np.isfinite(a - b)]
-    if not difference.size:
-        raise QfError("paired_bootstrap: expected a neuron with both scores, found none. Score both forecasters on the same trials.")
-    rng = np.random.default_rng(seed)
-    size = len(difference)
-    means = np.concatenate([difference[rng.integers(0, size, (k, size))].mean(1) for k in _chunks(n, 500)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(difference.mean()), float(low), float(high)
-
-
-def _chunks(total, most):
-    return [most] * (total // most) + ([total % most] if total % most else [])

@@ -5,18 +5,29 @@ one large recording does not speak for all. mse, mae, crps and coverage pool fra
 (score_s="paper"), the longer one weighs more. r and the paper's family pool windows, one a (trial, neuron), each counting once.
 """
 
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
-from ..errors import QfError, UnknownKeyError
-from ..training.forecaster import origin
+from .._files import atomic_path, write_text
+from .._version import versions
+from ..errors import QfError
+from ..recordings.splits import check_split
 from . import metrics
+from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
 from .ceiling import SimulatorCeiling
-from .naive import ContextMean, FrequencyClassifier, Zero, naive_forecasters, scored, scored_whole
+from .compare import compare, marks, shortened, show_differences
+from .naive import scored_whole
+from .rows import naive_classifiers
+from .scored import Scored, facts_of, named, score
+from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 
-MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
-COVERAGE = 0.9
+WIDTH = 100  # columns of a printed table
+RANKED_WORK = 100_000_000  # observations x draws for the intervals of auroc and average precision, which are sums over all ranks
 
 
 def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0, ceiling_samples=64, progress=False):
@@ -25,17 +36,18 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     Parameters
     ----------
     forecasters : Forecaster, list of Forecaster, or dict of str to Forecaster
-        Fitted on `split` (its train and validation parts); a dict gives the rows their names. [] scores the naive rows alone.
+        Fitted on `split` (its train and validation parts); a dict gives the rows their names. [] scores the naive rows alone. Or a Scored, of which
+        nothing is forecast again.
     split : Split
     naive : bool
         Fit and score the six naive rows, too.
     ceiling : bool
         For simulated stores: add the row of the simulator's truth and the column E, the explained share of the explainable error (from the mean
-        squared errors averaged over sessions).
+        squared errors averaged over sessions). That row's mse and mse_ratio, and so E, are without the truth's own Monte Carlo error.
     n_samples : int
         Samples a forecast for crps and coverage_90; 0 for none.
     seed : int
-        Of the samples and the ceiling's Monte Carlo.
+        Of the samples, the ceiling's Monte Carlo and the bootstrap.
     ceiling_samples : int
     progress : bool
         Show a bar over sessions and rows, on a terminal.
@@ -44,9 +56,11 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     -------
     pandas.DataFrame
         A row a forecaster. Columns: mse, mse_ratio (to the mean of the context, session by session), mae, r (signed, silent windows left out), E, crps, coverage_90,
+        jump (steps at the borders of patches over steps inside them, 1 without seams; rows without patches at those of the first row that has some),
         then the paper's family: paper_mse and paper_smape on normalised signals, paper_corr (mean of abs r), paper_ssim (of the signal itself).
-        A deterministic forecast's crps is its mae. attrs: n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent, left out
-        of r), unusable (observations left out), active_fraction, simulated, split, not_applicable {row: why it could not be made}.
+        A deterministic forecast's crps is its mae. attrs: n_animals, n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent,
+        left out of r), unusable (observations left out), active_fraction, truth_jump, simulated, split, not_applicable {row: why it could not be
+        made}, notes (what a row had to do without), marks (see `compare.marks`).
 
     Raises
     ------
@@ -55,178 +69,39 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     QfError
         If a forecaster returns NaN where the truth can be scored, two rows share a name, or nothing can be scored.
     """
-    rows = _named(forecasters)
-    for forecaster in rows.values():
-        forecaster.check_unseen(split.test)
-    extra = [*(naive_forecasters() if naive else []), *([SimulatorCeiling(ceiling_samples, seed)] if ceiling else [])]
-    for forecaster in extra:
-        if forecaster.name in rows:
-            raise QfError(
-                f"{forecaster.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name, or naive=False."
-            )
-        rows[forecaster.name] = forecaster.fit(split)
-        forecaster.check_unseen(split.test)
-    context_mean, zero = ContextMean().fit(split), Zero().fit(split)
-
-    scores = {name: [] for name in rows}
-    zero_mse = []
-    missing, facts = {}, {"n_trials": 0, "n_sessions": 0, "n_observations": 0, "constant_truth_windows": 0, "unusable": 0}
-    active, neurons = 0, set()
-    parts = split.test.by_session()
-    bar = tqdm(total=len(parts) * len(rows), desc="evaluate", unit="row", disable=None if progress else True, leave=False)
-    for part in parts:
-        truth, mask, ds = _truth(part)
-        used = mask.any(-1)
-        facts["unusable"] += int((~used).sum())
-        if not used.any():
-            continue
-        facts["n_sessions"] += 1
-        facts["n_trials"] += len(part)
-        facts["n_observations"] += int(used.sum())
-        facts["constant_truth_windows"] += int(metrics.constant_windows(truth, mask).sum())
-        active += int((ds["active"].values & used).sum())
-        neurons.update(part.neurons)
-        reference_mse = metrics.mse(_forecast(context_mean, part, truth, mask), truth, mask)
-        if ceiling:  # E needs the error of the constant forecast, no other column does
-            zero_mse.append(metrics.mse(_forecast(zero, part, truth, mask), truth, mask))
-        for name, forecaster in rows.items():
-            bar.update()
-            if name in missing:
-                continue
-            try:
-                scores[name].append(_score(forecaster, part, truth, mask, ds["n_score"].values, reference_mse, n_samples, seed))
-            except UnknownKeyError as error:
-                # a naive row that knows the training neurons alone can't be made when a subject is left out: the table says so instead of a number
-                if forecaster not in extra:
-                    raise
-                missing[name] = str(error)
-    bar.close()
-    if not facts["n_sessions"]:
-        raise QfError(
-            "evaluate: expected observations to score in the test part, found none with a whole baseline. Look at the recording with `qf info`."
-        )
-    table = pd.DataFrame({n: {} if n in missing else pd.DataFrame(s).mean(skipna=True).to_dict() for n, s in scores.items()}).T
-    if ceiling:
+    options = {"naive": naive, "ceiling": ceiling, "n_samples": n_samples, "seed": seed, "ceiling_samples": ceiling_samples, "progress": progress}
+    scored = forecasters if isinstance(forecasters, Scored) else score(forecasters, split, **options)
+    table = pd.DataFrame({name: pd.DataFrame(scored.sessions.get(name, [])).mean(skipna=True).to_dict() for name in scored.rows}).T
+    if scored.zero_mse:
         best = table.loc[SimulatorCeiling.name, "mse"]
-        table.insert(4, "E", [metrics.explained_share(m, np.mean(zero_mse), best) for m in table["mse"]])
+        table.insert(4, "E", [metrics.explained_share(m, np.mean(scored.zero_mse), best) for m in table["mse"]])
     table.index.name = "forecaster"
-    table.attrs = {
-        **facts, "n_neurons": len(neurons), "active_fraction": active / facts["n_observations"], **origin(split.test),
-        **_models(rows), "split": split.rule, "not_applicable": missing, "naive": [f.name for f in extra],
-    }  # fmt: skip
+    found = marks(compare(scored, split, seed=seed)) if scored.models and scored.naive else {}
+    table.attrs = {**scored.facts, **({"draws": n_samples, "draw_seed": seed} if n_samples else {}), "marks": found}
     return table
 
 
-def _named(forecasters):
-    if isinstance(forecasters, dict):
-        return dict(forecasters)
-    if not isinstance(forecasters, list | tuple):
-        forecasters = [forecasters]
-    rows = {f.name: f for f in forecasters}
-    if len(rows) < len(forecasters):
-        raise QfError("forecasters: expected a name each, found one twice. Pass a dict of name to forecaster.")
-    return rows
+def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
+    """Score classifiers of activation on the test part, beside the naive ones.
 
-
-def _models(rows):
-    """Of the rows that have some: hashes of what they learnt, and the seeds of their trainings, by name."""
-    found = {name: row.digest() for name, row in rows.items() if hasattr(row, "digest")}
-    seeds = {name: row.seed for name, row in rows.items() if getattr(row, "seed", None) is not None}
-    return {"models": {name: value for name, value in found.items() if value}, "seeds": seeds}
-
-
-def _truth(part):
-    """The scored part of the response, (trial, neuron, n_score), 0 where missing; its mask; the dataset."""
-    ds = part.dataset()
-    n, k = ds.attrs["n_baseline"], ds.attrs["n_score"]
-    return np.nan_to_num(ds[part.window.signal].values[..., n : n + k]), scored(ds), ds
-
-
-def _forecast(forecaster, part, truth, mask):
-    """The forecast of one session on the scored frames.
-
-    Raises
-    ------
-    QfError
-        If it lacks frames, or is NaN where the truth can be scored: another row would then be judged on other observations.
-    """
-    forecast = _in_units_of(part, forecaster, forecaster.predict(part)["forecast"].transpose("trial", "neuron", "time").values)
-    k = truth.shape[-1]
-    if forecast.shape[:2] != truth.shape[:2] or forecast.shape[-1] < k:
-        raise QfError(f"{forecaster.name}: expected a forecast of at least {truth.shape}, found {forecast.shape}. Forecast score_s seconds at least.")
-    forecast = forecast[..., :k]
-    missing = mask & ~np.isfinite(forecast)
-    if missing.any():
-        raise QfError(
-            f"{forecaster.name}: expected a number for every scored frame, found {int(missing.sum())} NaN or infinite of {int(mask.sum())} "
-            f"in {part.sessions[0]}. Look for diverged training or zero scales."
-        )
-    return np.where(mask, forecast, 0.0)
-
-
-def _in_units_of(part, forecaster, values):
-    """Forecasts (..., neuron, time) in the units of the truth: a model trained on another split has z-scores of its own."""
-    if part.window.signal != "zscore":
-        return values
-    session = part.sessions[0]
-    (mean, sd), (their_mean, their_sd) = part.scale_of(session), forecaster.prepare(part).scale_of(session)
-    if np.array_equal(mean, their_mean) and np.array_equal(sd, their_sd):
-        return values
-    return (values * their_sd[:, None] + their_mean[:, None] - mean[:, None]) / sd[:, None]
-
-
-def _score(forecaster, part, truth, mask, n_score, reference_mse, n_samples, seed):
-    forecast = _forecast(forecaster, part, truth, mask)
-    mse = metrics.mse(forecast, truth, mask)
-    out = {"mse": mse, "mse_ratio": mse / reference_mse, "mae": metrics.mae(forecast, truth, mask), "r": metrics.pearson(forecast, truth, mask)}
-    out["crps"], out["coverage_90"] = out["mae"], float("nan")
-    if forecaster.probabilistic:
-        out["crps"] = float("nan")
-        if n_samples > 0:
-            out["crps"], out["coverage_90"] = _sampled(forecaster, part, truth, mask, n_samples, seed)
-    return {
-        **out,
-        "paper_mse": metrics.paper_mse(forecast, truth, mask, n_score),
-        "paper_smape": metrics.paper_smape(forecast, truth, mask, n_score),
-        "paper_corr": metrics.corr_abs(forecast, truth, mask, n_score),
-        "paper_ssim": metrics.ssim_global(forecast, truth, mask, n_score),
-    }
-
-
-def _sampled(forecaster, part, truth, mask, n_samples, seed):
-    """crps and coverage, a handful of trials at a time so that the samples fit into memory."""
-    k = truth.shape[-1]
-    rate = float(part.source.header(part.sessions[0]).attrs["rate_hz"])
-    step = max(1, MOST_SAMPLED // (n_samples * truth.shape[1] * part.window.frames(rate)[1]))
-    crps = covered = n = 0
-    for i, start in enumerate(range(0, len(part), step)):
-        rows = np.arange(start, min(start + step, len(part)))
-        samples = forecaster.sample(part.subset(rows), n_samples, seed + i)["samples"].transpose("sample", "trial", "neuron", "time").values[..., :k]
-        samples = _in_units_of(part, forecaster, samples)
-        count = int(mask[rows].sum())
-        if count:
-            crps += count * metrics.crps_samples(samples, truth[rows], mask[rows])
-            covered += count * metrics.coverage(samples, truth[rows], COVERAGE, mask[rows])
-            n += count
-    return crps / n, covered / n
-
-
-def evaluate_classifier(classifier, split, shrinkage=2.0):
-    """Score a classifier of activation on the test part, beside how often the neuron was active for the condition in training.
-
-    Probabilities are pooled over sessions; each row's threshold is the one with the best balanced accuracy on the validation part.
+    Probabilities are pooled over sessions; each row's threshold is the one with the best balanced accuracy on the validation part. Where that holds
+    one class alone, it is the share of active observations in training, the best for probabilities that are right; attrs["notes"] says so.
 
     Parameters
     ----------
     classifier : object, or list of objects, with `name`, `check_unseen(trials)` and `predict_probability(trials)` (trial, neuron)
     split : Split
     shrinkage : float
-        Of the frequency row; see `FrequencyClassifier`. For its threshold it is fitted on the training part alone.
+        Of the frequencies; see `FrequencyClassifier`. For their thresholds the naive rows are fitted on the training part alone.
+    seed : int
+        Of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        Rows: the classifiers, then the frequency of activation. Columns: balanced_accuracy, precision, recall, f1, threshold, active_fraction.
+        Rows: the classifiers, then the naive ones. Columns: balanced_accuracy, auroc, average_precision and brier, each with the ends of its 95 %
+        interval, *_from and *_to (animals, sessions and blocks of trials are drawn, see `significance`), precision, recall, f1, threshold,
+        active_fraction.
 
     Raises
     ------
@@ -235,50 +110,104 @@ def evaluate_classifier(classifier, split, shrinkage=2.0):
     QfError
         If a probability is NaN where the label is known.
     """
-    rows = _named(classifier)
+    check_split(split)
+    rows = named(classifier, task="activation")
     for c in rows.values():
         c.check_unseen(split.test)
-    frequency = FrequencyClassifier(shrinkage)
-    if frequency.name in rows:
-        raise QfError(f"{frequency.name!r}: expected a name of its own, found that of the built-in row. Pass a dict with another name.")
-    table, facts = {}, {}
-    for name, c in {**rows, frequency.name: frequency}.items():
-        # counted on validation, too, the frequencies would know the labels that the threshold is chosen on
-        chooser = FrequencyClassifier(shrinkage).fit_on(split.train) if c is frequency else c
-        threshold = metrics.choose_threshold(*_probabilities(chooser, split.validation))
-        if c is frequency:
+    naive = naive_classifiers(shrinkage)
+    for row in naive:
+        if row.name in rows:
+            raise QfError(f"{row.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name.")
+    table, drawn, units, facts, notes = {}, {}, None, {}, []
+    for name, c in {**rows, **{row.name: row for row in naive}}.items():
+        # counted on validation, too, a naive row would know the labels that its threshold is chosen on
+        chooser = c.fit_on(split.train) if c in naive else c
+        probability, active = _probabilities(chooser, split.validation)[:2]
+        if active.any() and not active.all():
+            threshold = choose_threshold(probability, active)
+        else:
+            threshold = _active_share(split.train)
+            notes = ["thresholds: validation holds one class alone; each is the share of active observations in training."]
+        if c in naive:
             c.fit(split)
             c.check_unseen(split.test)
-        probability, active = _probabilities(c, split.test)
-        score = metrics.classification_scores(active, probability >= threshold)
-        fraction = score.pop("active_fraction")
-        table[name] = {**score, "threshold": threshold, "active_fraction": fraction}
+        probability, active, block, units = _probabilities(c, split.test)
+        found = classification_scores(active, probability >= threshold)
+        fraction = found.pop("active_fraction")
+        drawn[name] = Drawn(active, probability, threshold, block, len(units))
+        found = {"balanced_accuracy": found.pop("balanced_accuracy"), **probability_scores(active, probability), **found}
+        table[name] = {**found, "threshold": threshold, "active_fraction": fraction}
         facts = {"n_observations": int(active.size), "active_fraction": fraction}
-    out = pd.DataFrame(table).T
+    out = _with_intervals(pd.DataFrame(table).T, drawn, units, facts["n_observations"], seed)
     out.index.name = "classifier"
+    facts |= facts_of({**rows, **{row.name: row for row in naive}}, split, {}, [row.name for row in naive])
+    better = _classifier_marks(drawn, list(rows), [row.name for row in naive], units, seed)
     out.attrs = {
-        **facts, "n_trials": len(split.test), "n_neurons": len(split.test.neurons), "n_sessions": len(split.test.sessions),
-        **origin(split.test), **_models(rows), "split": split.rule, "naive": [frequency.name],
+        **levels(units, len(split.test)), **facts, "n_neurons": len(split.test.neurons), "interval_draws": DRAWS, "draw_seed": seed,
+        "notes": [*notes, *facts["notes"]], "marks": {"balanced_accuracy": better},
     }  # fmt: skip
     return out
 
 
+def _active_share(trials):
+    """Share of the observations that can be scored which are active; 0.5 where they are all alike."""
+    parts = [part.dataset() for part in trials.by_session()]
+    active = np.concatenate([ds["active"].values[scored_whole(ds)] for ds in parts])
+    return float(active.mean()) if active.any() and not active.all() else 0.5
+
+
 def _probabilities(classifier, trials):
-    """Probability and label of every observation that can be scored, flat, over all sessions."""
-    probabilities, labels = [], []
+    """Probability, label and block of every observation that can be scored, flat, over all sessions; and the table of blocks."""
+    probabilities, labels, blocks, units, n = [], [], [], [], 0
     for part in trials.by_session():
         ds = part.dataset()
         known = scored_whole(ds)
         p = classifier.predict_probability(part).transpose("trial", "neuron").values[known]
         if not np.isfinite(p).all():
             raise QfError(f"{classifier.name}: expected a probability for every observation, found {int((~np.isfinite(p)).sum())} NaN of {p.size}.")
+        block = blocks_of(len(part))
         probabilities.append(p)
         labels.append(ds["active"].values[known])
-    return np.concatenate(probabilities), np.concatenate(labels)
+        blocks.append((n + np.repeat(block, known.shape[1]).reshape(known.shape))[known])
+        n += block[-1] + 1
+        animal = animal_of(part.source.header(part.sessions[0]))
+        units += [{"animal": animal, "session": part.sessions[0]}] * (block[-1] + 1)
+    return np.concatenate(probabilities), np.concatenate(labels), np.concatenate(blocks), pd.DataFrame(units)
+
+
+def _with_intervals(table, drawn, units, n_observations, seed):
+    """The table with the ends of each score's interval beside it."""
+    ends = {}
+    for name, row in drawn.items():
+        fewer = int(np.clip(RANKED_WORK // max(n_observations, 1), 100, 1000))
+        low, high = (
+            np.concatenate(pair) for pair in zip(intervals(units, row.decided, seed=seed), intervals(units, row.ranked, fewer, seed), strict=True)
+        )
+        ends[name] = {f"{column}{end}": v for end, of in (("_from", low), ("_to", high)) for column, v in zip(Drawn.names, of, strict=True)}
+    ends = pd.DataFrame(ends).T
+    first = ["balanced_accuracy", "auroc", "average_precision", "brier"]
+    order = [f"{c}{end}" for c in first for end in ("", "_from", "_to")]
+    return pd.concat([table, ends], axis=1)[[*order, *(c for c in table if c not in first)]]
+
+
+def _classifier_marks(drawn, models, naive, units, seed):
+    """{classifier: "+" or "-"} by the paired differences in balanced accuracy to the naive rows; see `compare.marks`."""
+    found = {}
+    for name in models:
+        of = lambda counts, name=name: np.stack([(drawn[name].decided(counts) - drawn[n].decided(counts))[:, 0] for n in naive], 1)  # noqa: E731
+        low, high = intervals(units, of, seed=seed)
+        if (low > 0).all():
+            found[name] = "+"
+        elif (high < 0).any():
+            found[name] = "-"
+    return found
+
+
+# ---------------------------------------------------------------- printed and saved
 
 
 def show(table):
-    """A table of `evaluate` or `evaluate_classifier` as text: what it was measured on, the rows, the naive ones marked with a dot.
+    """A table of `evaluate`, `evaluate_classifier` or `compare` as text, at most 100 columns wide.
 
     Parameters
     ----------
@@ -287,15 +216,103 @@ def show(table):
     Returns
     -------
     str
+        What it was measured on, the rows, the naive ones marked with a dot; + and - mark what is surely better than all of these, or worse than one.
     """
+    if list(table.index.names) == ["forecaster", "than"]:
+        return show_differences(table)
     a = table.attrs
     head = [
-        f"{'SIMULATED DATA, ' if a['simulated'] else ''}{a['n_trials']} test trials, {a['n_neurons']} neurons, {a['n_sessions']} session{'s' * (a['n_sessions'] != 1)}, "
-        f"{a['n_observations']} observations, {a['active_fraction']:.1%} active; split {a['split']}"
+        f"{'SIMULATED DATA, ' if a['simulated'] else ''}{_count(a['n_trials'], 'test trial')}, {_count(a['n_neurons'], 'neuron')}, "
+        f"{_count(a['n_sessions'], 'session')}, {_count(a['n_animals'], 'animal')},",
+        f"{a['n_observations']} observations, {a['active_fraction']:.1%} active; split {a['split']}",
     ]
     if "constant_truth_windows" in a:
         head.append(f"left out: {a['unusable']} unusable observations; of r also {a['constant_truth_windows']} silent windows")
-    body = table.dropna(axis=1, how="all").rename(index={n: f". {n}" for n in a["naive"]}).rename_axis(None)
-    lines = body.to_string(float_format=lambda v: f"{v:.4g}", na_rep="-")
-    notes = [f"not applicable: {name} ({why})" for name, why in a.get("not_applicable", {}).items()]
-    return "\n".join([*head, "", lines, "", ". marks the rows every table holds for comparison", *notes])
+    found = a.get("marks", {})
+    text = pd.DataFrame({c: [_cell(table, name, c, found) for name in table.index] for c in table if not c.endswith(("_from", "_to"))})
+    text.index = [f". {n}" if n in a["naive"] else str(n) for n in table.index]
+    text = text.loc[:, table[text.columns].notna().any().to_numpy()]
+    notes = [". marks the rows every table holds for comparison"]
+    if table.index.name == "classifier":
+        notes.append(f"[{LEVEL:.0%} interval], drawn over {_count(a['n_animals'], 'animal')}, their sessions and blocks of trials")
+    if any(found.values()):
+        notes.append(f"+ better than each of these, - worse than one: the {LEVEL:.0%} interval of the difference excludes 0")
+    if "truth_jump" in a:
+        notes.append(f"jump: steps at borders of patches over those inside; what was measured has {a['truth_jump']:.3g}")
+    notes += a.get("notes", [])
+    notes += [f"not applicable: {name} ({why})" for name, why in a.get("not_applicable", {}).items()]
+    return "\n".join([*head, "", *_folded(text), "", *notes])
+
+
+def _count(n, word):
+    return f"{n} {word}{'s' * (n != 1)}"
+
+
+def _cell(table, name, column, found):
+    value = table.loc[name, column]
+    if pd.isna(value):
+        return "-"
+    mark = found.get(column, {}).get(name, "")
+    if f"{column}_from" in table and column in ("balanced_accuracy", "auroc"):
+        return f"{value:.3f} [{table.loc[name, f'{column}_from']:.3f}, {table.loc[name, f'{column}_to']:.3f}]{mark or ' '}"
+    return f"{value:.4g}{mark or ' '}"
+
+
+def _folded(text):
+    """The lines of a table, in as many blocks of columns as the width asks for; the paper's family stands apart."""
+    text.index = [shortened(n, 44) for n in text.index]
+    blocks, room = [], WIDTH - max(map(len, text.index), default=0)
+    used, family = room + 1, None
+    for column in text:
+        wide = 2 + max(len(column), *(len(v) for v in text[column]))
+        if used + wide > room or column.startswith("paper_") != family:
+            blocks.append([])
+            used, family = 0, column.startswith("paper_")
+        blocks[-1].append(column)
+        used += wide
+    lines = []
+    for columns in blocks:
+        lines += [*([""] if lines else []), *text[columns].to_string().splitlines()]
+    return lines
+
+
+def write_table(table, path):
+    """Write a table as CSV, and beside it `<name>.json`: which data, weights, seeds and versions made it, and whether the data was simulated.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What `evaluate`, `evaluate_classifier` or `compare` returned.
+    path : str or Path
+
+    Returns
+    -------
+    list of Path
+        Both files.
+
+    Raises
+    ------
+    QfError
+        If the disk is full, the folder can't be written, or the name ends in .json.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        raise QfError(f"out: expected a name for a table, table.csv for example, found {path.name}, the name of what is written beside it.")
+    text = table.to_csv()
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding="utf-8", newline="")
+    note = {
+        "table": path.name,
+        "blake2b": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
+        **table.attrs,
+        "simulated": bool(table.attrs.get("simulated")),
+        "versions": versions(),
+    }
+    note |= {"qf_toolkit": note["versions"]["qf_toolkit"], "made": datetime.now(UTC).isoformat(timespec="seconds")}
+    sidecar = path.with_suffix(".json")
+    write_text(sidecar, json.dumps(note, indent=2, default=_plain) + "\n")
+    return [path, sidecar]
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else str(value)

@@ -123,19 +123,41 @@ def _describe(x, active, response, condition):
         "mean_response": mean(response),
         "preferred_condition": "" if best is None else str(kinds[best]),
         "preferred_response": np.nan if best is None else float(by_condition[best]),
-        "selectivity": _explained(response, which, (shown & (count > 1))[which]),
+        "selectivity": _selectivity(response, which, (shown & (count > 1))[which]),
     }
 
 
-def _explained(response, which, keep):
-    """Adjusted R2 of the conditions' means, over the observations in `keep`; NaN where they can't tell."""
-    response, which = response[keep], np.unique(which[keep], return_inverse=True)[1]
-    groups, n = which.max(initial=-1) + 1, len(response)
+def _selectivity(response, which, keep):
+    return repeatable_share(response[keep], which[keep]) if len(np.unique(which[keep])) > 1 else np.nan
+
+
+def repeatable_share(response, group):
+    """The share of responses' variance that repeats over the trials of a group, less what chance repeats (adjusted R2 of the groups' means).
+
+    Parameters
+    ----------
+    response : array (trial,) or (trial, time)
+        Numbers of any unit; NaN are left out. With time, the variance is that over trials and time, so that a course that all trials share
+        repeats, too.
+    group : array (trial,)
+        What trials shall have in common, the condition say.
+
+    Returns
+    -------
+    float
+        1 where the group tells all, about 0 (or a little below) where it tells nothing; NaN where no trial repeats another, or nothing varies.
+    """
+    response = np.asarray(response, np.float64).reshape(len(group), -1 if len(group) else 1)
+    known, n_times = np.isfinite(response), response.shape[1]
+    cell = (np.unique(group, return_inverse=True)[1][:, None] * n_times + np.arange(n_times))[known]
+    response = response[known]
+    count = np.bincount(cell)
+    n, cells = len(response), np.count_nonzero(count)
     total = np.square(response - response.mean()).sum() if n else 0.0
-    if groups < 2 or not total > 0:
+    if n == cells or not total > 0:
         return np.nan
-    within = np.square(response - (np.bincount(which, response) / np.bincount(which))[which]).sum()
-    return float(1 - (within / (n - groups)) / (total / (n - 1)))
+    within = np.square(response - (np.bincount(cell, response) / np.maximum(count, 1))[cell]).sum()
+    return float(1 - (within / (n - cells)) / (total / (n - 1)))
 
 
 def nearest_neighbours(tokens, k=5, metric="cosine"):

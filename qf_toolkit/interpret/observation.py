@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..evaluation.metrics import central_interval
 from ..recordings.trials import check_trials
 from ..training.activation import QuantFormerClassifier
 from ..training.forecaster import Forecaster, origin, seen_trials
@@ -212,7 +213,7 @@ class Observer:
                     parts["samples"] = model.sample_arrays(*asked, self.n_samples, self.seed)
             found = {"forecast": parts["forecast"][0, mine]}
             if "samples" in parts:
-                found["low"], found["high"] = np.quantile(parts["samples"][:, 0, mine], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+                found["low"], found["high"] = central_interval(parts["samples"][:, 0, mine], LEVEL)
             if "codes" in parts:
                 found["code"] = parts["codes"][0, mine]
         except QfError as error:

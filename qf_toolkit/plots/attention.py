@@ -3,14 +3,14 @@
 import re
 
 import numpy as np
-from matplotlib import colormaps
+import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..interpret.attention import MASK, readout
 from ..recordings.conditions import category_of
+from .heat import DIFFERENCES, ROOM, colour_bar, heat_map, largest, undrawn
 from .style import axes_or_current, credit, palette, style
 
-SHARES, DIFFERENCES = "viridis", "PuOr_r"
 MOST_PANELS = 24
 LINE = 0.125  # inches a line of 6 pt text takes
 KINDS = ("learned token", "patch before the onset", MASK)
@@ -72,7 +72,8 @@ def plot_rollout_map(data, *, ax=None):
     Returns
     -------
     matplotlib.axes.Axes
-        With a colour bar. The colours end at the largest share that a token has of another: of itself it keeps a half a layer, whatever the model.
+        With a colour bar; percent in the cells where there is room. The colours end at the largest share that a token has of another: of itself
+        it keeps a half a layer, whatever the model.
 
     Raises
     ------
@@ -81,14 +82,13 @@ def plot_rollout_map(data, *, ax=None):
     """
     ax = axes_or_current(ax)
     data = _one(data, ("token", "source"))
-    values = data.values
-    others = values[~np.eye(len(values), dtype=bool)]
-    image = _heat(ax, values, _top(others))
-    _name_sources(ax, data)
-    ax.set_yticks(np.arange(len(values)), _labels(data), fontsize=6)
+    table = pd.DataFrame(data.values, _labels(data), _labels(data))
+    top = largest(data.values[~np.eye(len(table), dtype=bool)])
+    mesh = heat_map(ax, table, top=top, numbers=_percent(table, 0), turn=90)
     ax.set_ylabel("token")
+    ax.set_xlabel(_source_title(data), fontsize=7)
     ax.set_title(f"after layer {data['layer'].item()}" if "layer" in data.coords else "")
-    _bar(image, ax, "share")
+    colour_bar(mesh, [ax], _share_label(table))
     credit(ax, data)
     return ax
 
@@ -124,20 +124,9 @@ def plot_heads(data, *, source="[NEURON]", row=None, ax=None):
     names = [str(s) for s in maps["source"].values]
     if source not in names:
         raise UnknownKeyError(f"source: {source!r} is no token here; {did_you_mean(source, names, most=len(names))}")
-    values = readout(_one(maps, ("layer", "head", "token", "source")), row).isel(source=names.index(source)).values
-    image = _heat(ax, values, _top(values), origin="lower")
-    room = max(values.shape) <= 12
-    if room:
-        for (layer, head), value in np.ndenumerate(values):
-            color = "white" if image.norm(value) < 0.6 else "black"
-            ax.text(head, layer, f"{100 * value:.1f}", ha="center", va="center", fontsize=6, color=color)
-    for axis, name in ((ax.xaxis, "head"), (ax.yaxis, "layer")):
-        number = maps[name].values
-        step = -(-len(number) // 12)
-        axis.set_ticks(np.arange(0, len(number), step), [str(n) for n in number[::step]])
-        axis.set_label_text(name)
-    ax.set_title(f"share of {source} in {_name_of_row(data, row)}")
-    _bar(image, ax, "share" + " (in the cells: %)" * room)
+    table = readout(_one(maps, ("layer", "head", "token", "source")), row).isel(source=names.index(source)).to_pandas()
+    heat_map(ax, table, label=_share_label(table), numbers=_percent(table, 1), upwards=True)
+    ax.set(xlabel="head", ylabel="layer", title=f"share of {source} in {_name_of_row(data, row)}")
     credit(ax, data)
     return ax
 
@@ -174,12 +163,11 @@ def figure_rollout(dataset, *, row=None):
     columns = min(n_groups, 3 if n_groups in (5, 6) else 4)
     rows = -(-n_groups // columns)
     shares = readout(dataset["rollout"], row)
-    top = _top(_of_others(shares, row))
+    top = largest(_of_others(shares, row))
     width, high, low = max(2.0, LINE * n_sources + 0.3), 1.25, max(0.33, 0.125 * n_layers)
     with style():
         fig, axes = plt.subplots(
-            2 * rows, columns, figsize=(width * columns + 1.0, (high + low + 1.0) * rows + 0.65), squeeze=False, sharey="row",
-            height_ratios=[high, low] * rows,
+            2 * rows, columns, figsize=(width * columns + 1.0, (high + low + 1.0) * rows + 0.65), squeeze=False, height_ratios=[high, low] * rows,
         )  # fmt: skip
         for i, group in enumerate(dataset[dim].values):
             above, below = (axes[2 * (i // columns) + k, i % columns] for k in (0, 1))
@@ -188,12 +176,11 @@ def figure_rollout(dataset, *, row=None):
             above.tick_params(axis="x", labelbottom=False)
             above.set_xlabel("")
             above.set_title(f"{_short(str(group))}\n{int(one['observations'])} observations", fontsize=7)
-            image = _heat(below, shares.isel({dim: i}).transpose("layer", "source").values, top, origin="lower")
-            _name_sources(below, shares)
-            if i + columns < n_groups:
-                below.set_xlabel("")
-            below.set_xlim(above.get_xlim())
-            below.set_yticks(np.arange(n_layers), [str(n) for n in dataset["layer"].values], fontsize=6)
+            layers = shares.isel({dim: i}).transpose("layer", "source").to_pandas().set_axis(_labels(shares), axis=1)
+            with undrawn(fig):
+                mesh = heat_map(below, layers, top=top, upwards=True, turn=90)
+            below.set_xlabel(_source_title(shares) if i + columns >= n_groups else "", fontsize=7)
+            below.set_xlim(-0.1, n_sources + 0.1)  # under the bars
             below.set_ylabel("layer", fontsize=7)
         highest = max(ax.get_ylim()[1] for ax in axes[::2].flat if ax.has_data())
         for ax in axes[::2].flat:
@@ -203,7 +190,8 @@ def figure_rollout(dataset, *, row=None):
                 ax.set_axis_off()
         for ax in axes[:, 1:].flat:
             ax.set_ylabel("")
-        _bar(image, axes.ravel().tolist(), "share, layer by layer", shrink=1 / rows, aspect=12, anchor=(0.0, 1.0))
+            ax.tick_params(labelleft=False)
+        colour_bar(mesh, axes.ravel().tolist(), "share, layer by layer", shrink=1 / rows, aspect=12, anchor=(0.0, 1.0))
         handles = dict(zip(*axes[0, 0].get_legend_handles_labels()[::-1], strict=True))
         names = [name for name in (*KINDS, GRADIENT) if name in handles]
         fig.legend([handles[name] for name in names], names, loc="outside lower center", ncols=min(len(names), 2 * columns))
@@ -244,27 +232,25 @@ def figure_rollout_conditions(dataset, *, row=None):
     step = int(np.ceil(LINE / line - 1e-9))
     longest = max(len(_line(k, dim)) for k in keys)
     width, columns = max(1.5, LINE * shares.sizes["source"]), 1 if len(keys) == 1 else 2
-    values = shares.values
-    difference = 100 * (values - np.nanmean(values, 0))
-    top, most = _top(_of_others(shares, row)), _top(np.abs(difference))
+    table = pd.DataFrame(shares.values, [_line(k, dim) for k in keys], _labels(shares))
+    difference = 100 * (table - np.nanmean(table, 0))
+    top, most = largest(_of_others(shares, row)), largest(np.abs(difference))
     size = (columns * width + 0.05 * longest + 0.9, sum(heights) + 0.28 * len(parts) + 1.7)
     with style():
         fig, axes = plt.subplots(len(parts), columns, figsize=size, squeeze=False, height_ratios=heights)
         below = {"location": "bottom", "aspect": 15, "pad": 0.1 / fig.get_figheight()}
-        for here, (name, at) in zip(axes, parts.items(), strict=True):
-            image = _heat(here[0], values[at], top)
-            here[0].set_yticks(np.arange(0, len(at), step), [_line(keys[i], dim) for i in at[::step]], fontsize=6)
+        for left, (here, (name, at)) in enumerate(zip(axes, parts.items(), strict=True), 1 - len(parts)):
+            last = {"turn": 90, "xticklabels": False if left else "auto"}
+            with undrawn(fig):
+                mesh = heat_map(here[0], table.iloc[at], top=top, yticklabels=step, **last)
+                for ax in here[1:]:
+                    other = heat_map(ax, difference.iloc[at], vmin=-most, top=most, cmap=DIFFERENCES, yticklabels=False, **last)
             here[0].set_title(name, loc="left", fontsize=7)
-            for ax in here[1:]:
-                other = _heat(ax, difference[at], most, cmap=DIFFERENCES, bottom=-most)
-                ax.set_yticks([])
-        for ax in axes.flat:
-            ax.set_xticks([])
         for ax in axes[-1]:
-            _name_sources(ax, shares)
-        _bar(image, axes[:, 0].tolist(), f"share in {_name_of_row(dataset, row)}", **below)
+            ax.set_xlabel(_source_title(shares), fontsize=7)
+        colour_bar(mesh, axes[:, 0].tolist(), f"share in {_name_of_row(dataset, row)}", **below)
         if columns == 2:
-            _bar(other, axes[:, 1].tolist(), "difference to the mean (points)", **below)
+            colour_bar(other, axes[:, 1].tolist(), "difference to the mean (points)", **below)
         credit(fig, dataset)
     return fig
 
@@ -304,26 +290,18 @@ def figure_heads(dataset, *, group=None):
     maps = one["attention"].transpose("layer", "head", "token", "source")
     n_layers, n_heads, size = maps.shape[:3]
     side, labels = max(0.9, LINE * min(size, 40)), _labels(maps)
-    top = _top(maps.values)
     with style():
-        fig, axes = plt.subplots(
-            n_layers, n_heads, figsize=(side * n_heads + 1.9, side * n_layers + 1.2), squeeze=False, sharex=True, sharey=True,
-        )  # fmt: skip
+        fig, axes = plt.subplots(n_layers, n_heads, figsize=(side * n_heads + 1.9, side * n_layers + 1.2), squeeze=False)
         for (i, j), ax in np.ndenumerate(axes[::-1]):
-            image = _heat(ax, maps.values[i, j], top, aspect="equal")
+            names = {"xticklabels": "auto" if i == 0 else False, "yticklabels": "auto" if j == 0 else False}
+            with undrawn(fig):
+                mesh = heat_map(ax, pd.DataFrame(maps.values[i, j], labels, labels), top=largest(maps.values), square=True, turn=90, **names)
             if i == n_layers - 1:
                 ax.set_title(f"head {maps['head'].values[j]}", fontsize=7)
             if j == 0:
                 ax.set_ylabel(f"layer {maps['layer'].values[i]}")
-        _name_sources(axes[-1, 0], maps)
-        for ax in axes[-1]:
-            ax.tick_params(axis="x", rotation=90, labelsize=6)
-            ax.set_xlabel("")
-        axes[0, 0].set_yticks(*_thinned(labels), fontsize=6)
-        for ax in axes[:, 0]:
-            ax.tick_params(axis="y", labelsize=6)
         fig.supxlabel(_source_title(maps).replace("\n", " "), fontsize=8)
-        _bar(image, axes.ravel().tolist(), "attention", aspect=25)
+        colour_bar(mesh, axes.ravel().tolist(), "attention", aspect=25)
         fig.suptitle(f"{_short(group)}, {int(one['observations'])} observations", fontsize=8)
         credit(fig, dataset)
     return fig
@@ -369,29 +347,13 @@ def _of_others(shares, row):
     return shares.values[..., shares["source"].values.astype(str) != own]
 
 
-def _top(values):
-    """Where the colours end."""
-    values = values[np.isfinite(values)]
-    return float(values.max()) if values.size and values.max() > 0 else 1.0
+def _percent(table, digits):
+    """What stands in the cells of shares."""
+    return (100 * table).map(f"{{:.{digits}f}}".format)
 
 
-def _heat(ax, values, top, *, origin="upper", aspect="auto", cmap=SHARES, bottom=0.0):
-    # what lies above the scale is grey: it would look like the largest share otherwise
-    shades = colormaps[cmap].with_extremes(over="0.8")
-    image = ax.imshow(values, cmap=shades, vmin=bottom, vmax=top, origin=origin, aspect=aspect, interpolation="nearest")
-    ax.tick_params(length=2)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return image
-
-
-def _bar(image, ax, label, **options):
-    """A colour bar, with an arrow where some values lie above it."""
-    axes = ax if isinstance(ax, list) else [ax]
-    above = any(np.ma.filled(a.images[0].get_array(), 0.0).max() > image.norm.vmax * (1 + 1e-6) for a in axes if a.images)
-    bar = axes[0].get_figure(root=True).colorbar(image, ax=ax, label=label, extend="max" if above else "neither", **options)
-    bar.outline.set_visible(False)
-    return bar
+def _share_label(table):
+    return "share" + " (in the cells: %)" * (max(table.shape) <= ROOM)
 
 
 def _kinds(data):

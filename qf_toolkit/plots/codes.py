@@ -4,12 +4,14 @@ What is drawn on an `ax` is drawn on the current one where it is left out.
 """
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..interpret.codes import reconstruction_error
 from ..recordings.window import SIGNAL_LABELS
 from .forecasts import _pick, _short, _signal
+from .heat import heat_map
 from .style import TRUTH, axes_or_current, credit, palette, style
 
 SWAPPED = "#c1121f"  # the paper's red dashed lines
@@ -172,7 +174,7 @@ def plot_codebook(codebook, embedding, *, normalise=False, colorbar=True, ax=Non
     if not normalise:
         size = _round_down(0.9 * (high - low))
         ax.plot([x, x], [y, y + 0.9 * box[1] * _share(size, 0.0, high - low)], color="0.15", lw=1.2, gid="scale")
-        label += f", {size:g} {_unit(codebook)}; grey lines: 0"
+        label += f", {size:g} {unit_of(codebook)}; grey lines: 0"
     ax.text(x, y - 0.12 * box[1], label, ha="left", va="top", fontsize=6)
     ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
     ax.set_aspect("equal", adjustable="box")
@@ -237,7 +239,7 @@ def plot_swap(swap, *, place=None, ax=None):
         ax.axvline(edges[place - 1], color=SWAPPED, ls="--", lw=1.0, gid="swapped")
     ax.plot(time, swap["before"].values, color="0.5", label=f"before, code {int(swap['sequence'].values[place - 1])} there")
     ax.plot(time, swap["after"].values, color=palette()[0], label=f"after, code {int(edited[place - 1])} there")
-    ax.set(xlabel="time from onset (s)", ylabel=_unit(swap))
+    ax.set(xlabel="time from onset (s)", ylabel=unit_of(swap))
     credit(ax, swap)
     return ax
 
@@ -257,8 +259,8 @@ def plot_context_dependence(swaps, *, order=None, ax=None):
     -------
     matplotlib.axes.Axes
     """
-    values = swaps["context_dependence"].transpose("code", "context", "place").values.mean(-1)
-    ax = _matrix(axes_or_current(ax), values, order, f"RMS change, {_unit(swaps)}")
+    values = swaps["context_dependence"].mean("place").transpose("code", "context").values
+    ax = _matrix(axes_or_current(ax), values, order, label=f"RMS change, {unit_of(swaps)}", numbers=".2f")
     ax.set(xlabel="burst it is put in (code)", ylabel="code")
     credit(ax, swaps)
     return ax
@@ -314,13 +316,13 @@ def figure_context(swaps, code, *, contexts=None, place=None, n=6):
             ax.plot(time, own, color=TRUTH, ls=":", label=f"code {code} in its own burst")
             ax.plot(time, here["decoded"].sel(context=context).values, color=palette()[0], label=f"code {code} in this burst")
             ax.set_title(f"burst of {context}: RMS change {float(here['context_dependence'].sel(context=context)):.2g}", fontsize=7)
-            ax.set(xlabel="time in patch (s)", ylabel=_unit(swaps))
+            ax.set(xlabel="time in patch (s)", ylabel=unit_of(swaps))
         _tidy(axes, len(contexts))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         left.legend(handles, labels, loc="outside upper center", ncols=2, title=f"patch {place}, {float(here['start_s']):.2g} s from the onset")
         matrix = plot_context_dependence(swaps, ax=right.subplots())
         row = swaps["code"].values.tolist().index(code)
-        matrix.axhspan(row - 0.5, row + 0.5, fill=False, ec=SWAPPED, lw=1.0, gid="code")
+        matrix.axhspan(row, row + 1, fill=False, ec=SWAPPED, lw=1.0, gid="code")
     return fig
 
 
@@ -342,15 +344,14 @@ def plot_transitions(transitions, *, order=None, ax=None):
     from matplotlib.colors import PowerNorm
 
     values = transitions["probability"].transpose("code", "next_code").values
-    ax = _matrix(
-        axes_or_current(ax), values, order, "probability (square-root scale)", PowerNorm(0.5, 0, values[np.isfinite(values)].max(initial=1e-6))
-    )
+    norm = PowerNorm(0.5, 0, values[np.isfinite(values)].max(initial=1e-6))
+    ax = _matrix(axes_or_current(ax), values, order, label="probability (square-root scale)", numbers=".2f", norm=norm)
     ax.set(xlabel="next code", ylabel="code")
     credit(ax, transitions)
     return ax
 
 
-def _unit(data):
+def unit_of(data):
     """The unit of decoded windows, from the attrs of what came from a model."""
     whose = {"neuron": "neuron's", "global": "pooled"}[data.attrs["normalise"]]
     return f"{SIGNAL_LABELS[data.attrs['signal']]} / {whose} SD"
@@ -432,23 +433,15 @@ def _levels(codebook):
 def _level_bar(fig, axes, codebook):
     from matplotlib.cm import ScalarMappable
 
-    fig.colorbar(ScalarMappable(*_levels(codebook)), ax=axes, shrink=0.6, label=f"level, {_unit(codebook)}")
+    fig.colorbar(ScalarMappable(*_levels(codebook)), ax=axes, shrink=0.6, label=f"level, {unit_of(codebook)}")
 
 
-def _matrix(ax, values, order, label, norm=None):
+def _matrix(ax, values, order, **options):
     """A square of codes by codes with its colour bar; cells without a value are grey."""
-    import matplotlib as mpl
-
     order = np.arange(len(values)) if order is None else np.asarray(order)
     if sorted(order.tolist()) != list(range(len(values))):
         raise QfError(f"order: expected each code from 0 to {len(values) - 1} once, found {order.tolist()}. Take np.argsort of something per code.")
-    cmap = mpl.colormaps["viridis"].with_extremes(bad="0.9")
-    image = ax.imshow(np.ma.masked_invalid(values[np.ix_(order, order)]), cmap=cmap, norm=norm, vmin=None if norm else 0, interpolation="nearest")
-    every = range(0, len(order), -(-len(order) // 16))
-    ax.set_xticks(every, order[every], fontsize=6)
-    ax.set_yticks(every, order[every], fontsize=6)
-    ax.spines[:].set_visible(False)
-    ax.get_figure().colorbar(image, ax=ax, shrink=0.8, label=label)
+    heat_map(ax, pd.DataFrame(values).iloc[order, order], square=True, **options)
     return ax
 
 

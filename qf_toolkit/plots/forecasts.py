@@ -3,8 +3,7 @@
 import numpy as np
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..evaluation.naive import scored_whole
-from ..recordings.conditions import category_of
+from .chosen import choose_most_active, choose_observations
 from .style import TRUTH, axes_or_current, credit, palette, style
 from .tables import NAIVE
 
@@ -16,7 +15,8 @@ LABEL_INCHES = 1.0  # "simulated data", in the upper right corner
 def plot_forecast(truth, forecasts, trial, neuron, *, ax=None):
     """One neuron around one onset: what was measured, and what was forecast.
 
-    Models take the palette's colours in order; naive forecasters are thinner and take those that are left, dashed where all are taken.
+    Models take the palette's colours in order; naive forecasters are thinner and take those that are left, dashed where all are taken. One that
+    stands alone beside models is grey and dashed, and its label says that it is naive.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def plot_forecast(truth, forecasts, trial, neuron, *, ax=None):
         `trials.dataset()` of one session: `dff` or `zscore` (trial, neuron, time), time in seconds from the onset.
     forecasts : mapping of str to xarray.Dataset
         Name to `predict(trials)`: `forecast` (trial, neuron, time). Where it also holds `low` and `high` (trial, neuron, time), a light band
-        lies between them, for a single trial.
+        lies between them, for a single trial; an attr `level` (0.9, say) names it in the legend.
     trial : int or sequence of int
         Trial of the session; of several the mean is drawn.
     neuron : str
@@ -47,23 +47,26 @@ def plot_forecast(truth, forecasts, trial, neuron, *, ax=None):
     return _draw(ax, truth, forecasts, trial, neuron, _looks(forecasts))
 
 
-def figure_forecasts(trials, forecasts, n=8, seed=0):
+def figure_forecasts(trials, forecasts, n=8, seed=0, chosen=None):
     """Single observations, chosen by rule, over means of conditions.
 
-    The first half are the most active observations of different neurons, the other half are drawn at random, so that the good and the
-    ordinary are both seen. The last row holds the mean over the trials of a condition, for the neurons of the first half; where a condition is
+    The first half are observations of the most forecastable neurons, the other half are drawn at random, so that the good and the ordinary are
+    both seen; see `choose_observations`. The last row holds the mean over the trials of a condition, for the first half; where a condition is
     shown once, over those of its stimulus. A grey band is the part of the response that is scored, where that is not all of it.
 
     Parameters
     ----------
     trials : Trials
         What was forecast, usually `split.test`.
-    forecasts : mapping of str to xarray.Dataset
-        Name to `predict(trials)`.
+    forecasts : mapping of str to xarray.Dataset, or to a mapping of session key to xarray.Dataset
+        Name to `predict(trials)`, or to one forecast a session, which may hold the trials and neurons of `wanted_of(chosen)` alone. Where they
+        have `low` and `high`, a light band lies between them in the panels of single observations.
     n : int
-        Single observations.
+        Single observations, where none are `chosen`.
     seed : int
-        Of the random half.
+        Of the random half, where none are `chosen`; what else is remembered as the seed of the choice.
+    chosen : list of Shown, optional
+        What `choose_observations` returned; it is asked here where left out, and judges neurons by `trials` themselves.
 
     Returns
     -------
@@ -72,17 +75,18 @@ def figure_forecasts(trials, forecasts, n=8, seed=0):
     Raises
     ------
     QfError
-        If there is no observation to show.
+        If there is no observation to show, or a forecast lacks one of its sessions.
     """
-    if n < 2:
-        raise QfError(f"n: expected at least 2 observations to show, found {n}.")
-    chosen = _choose(trials, n, seed)
-    columns = min(4, sum(kind == "most active" for kind, *_ in chosen))
-    rows = -(-len(chosen) // columns)
+    chosen = choose_observations(trials, n=n, seed=seed) if chosen is None else list(chosen)
+    if not chosen:
+        raise QfError("chosen: expected an observation to show, found none. Pass what choose_observations returned.")
+    n_first = sum(one.kind != "random" for one in chosen)
+    columns = min(4, n_first or len(chosen))
+    rows, with_means = -(-len(chosen) // columns), int(any(one.same for one in chosen))
     with style():
-        fig, axes = _grid(rows + 1, columns)
+        fig, axes = _grid(rows + with_means, columns)
         looks = _looks(forecasts)
-        _draw_chosen(axes[:-1].flat, trials, forecasts, chosen, looks, means=axes[-1])
+        _draw_chosen(axes[:rows].flat, trials, forecasts, chosen, looks, means=axes[-1] if with_means else ())
         _finish(fig, axes, looks)
     credit(fig, {"choice_seed": seed})
     return fig
@@ -115,8 +119,8 @@ def figure_examples(trials, forecasts, *, n=12, seed=0):
         If there is no forecast or no observation to show.
     """
     _check(n, forecasts, "forecasts")
-    chosen = _choose(trials, n, seed)
-    n_active = sum(kind == "most active" for kind, *_ in chosen)
+    chosen = choose_most_active(trials, n, seed)
+    n_active = sum(one.kind == "most active" for one in chosen)
     # the halves in rows of their own, where that can be
     columns = min(len(chosen), next((c for c in (4, 3) if n_active % c == 0), 4))
     with style():
@@ -171,7 +175,7 @@ def figure_stimuli(parts, *, n=1, seed=0):
                 found = ", ".join(sorted(trials.table["stimulus"].unique()))
                 raise QfError(f"{name}: expected trials of that stimulus, found those of {found}. Name each part by the stimulus of its trials.")
             block = axes[i // columns * n :][:n, i % columns]
-            _draw_chosen(block, mine, forecasts, _choose(mine, n, seed), looks, title=_title_of_stimulus)
+            _draw_chosen(block, mine, forecasts, choose_most_active(mine, n, seed), looks, title=_title_of_stimulus)
         _finish(fig, axes, looks, every=True)
     credit(fig, {"choice_seed": seed})
     return fig
@@ -198,32 +202,41 @@ def _draw(ax, truth, forecasts, trial, neuron, looks):
     if truth.attrs.get("n_baseline", 0) + n_score < len(time):  # only a part of the response counts
         ax.axvspan(0, n_score * step, color="0.93", zorder=-1, lw=0, label="scored")
     ax.plot(time, measured, color=TRUTH, lw=1.0, zorder=2.5, label="measured")
-    for name, forecast in forecasts.items():
-        mine = _of_session(forecast, truth)
+    drawn = {name: _of_session(forecast, truth, name) for name, forecast in forecasts.items()}
+    for name, mine in drawn.items():
         values = _pick(mine["forecast"], trials, neuron, name)
         _check_onsets(mine, truth, trials, name)
         if len(trials) == 1 and "low" in mine and "high" in mine:
             low, high = (_pick(mine[edge], trials, neuron, name) for edge in ("low", "high"))
-            ax.fill_between(mine["time"].values, low, high, color=looks[name]["color"], alpha=0.2, lw=0, zorder=1)
-        ax.plot(mine["time"].values, values, label=name, **looks[name])
+            look, level = looks[name], f"{mine.attrs['level']:.0%} interval" if "level" in mine.attrs else "interval"
+            ax.fill_between(mine["time"].values, low, high, color=look["color"], alpha=0.2, lw=0, zorder=1, label=f"{look['label']}: {level}")
+        ax.plot(mine["time"].values, values, **looks[name])
     ax.set_xlim(time[0], time[-1] + step)
     ax.set_xlabel("time from onset (s)")
     ax.set_ylabel("dF/F" if signal == "dff" else "z-score")
-    credit(ax, truth, *forecasts.values())
+    credit(ax, truth, *drawn.values())
     return ax
 
 
 def _looks(forecasts):
-    """{name: how its line is drawn}: models in the palette's order; naive rows, which are many, thin and in the colours that are left."""
+    """{name: how its line is drawn}: models in the palette's order; naive rows thin, one alone grey and dashed, several in the colours that are left."""
     colors = palette()[:-1]  # the last, yellow, is too pale for a line on white
-    naive = [n for n, f in forecasts.items() if f.attrs.get("forecaster", n) in NAIVE]
+    naive = [n for n, f in forecasts.items() if _forecaster(f, n) in NAIVE]
     models = [n for n in forecasts if n not in naive]
     left = colors[len(models) :] if len(models) < len(colors) - 1 else colors  # one alone would not do
     looks = {}
     for names, free, look in ((models, colors, {"lw": 1.6, "zorder": 3}), (naive, left, {"lw": 0.9, "zorder": 2})):
         for i, name in enumerate(names):
-            looks[name] = {"color": free[i % len(free)], "ls": DASHES[i // len(free) % len(DASHES)], **look}
+            looks[name] = {"label": name, "color": free[i % len(free)], "ls": DASHES[i // len(free) % len(DASHES)], **look}
+    if len(naive) == 1 and models:
+        looks[naive[0]] |= {"label": f"{naive[0]} (naive)", "color": "0.4", "ls": DASHES[1], "zorder": 2.8}
     return {name: looks[name] for name in forecasts}
+
+
+def _forecaster(forecast, name):
+    """What made a forecast, or one of each session; the name where it doesn't say."""
+    one = forecast if hasattr(forecast, "attrs") else next(iter(forecast.values()), None)
+    return getattr(one, "attrs", {}).get("forecaster", name)
 
 
 def _signal(truth):
@@ -233,11 +246,16 @@ def _signal(truth):
     raise QfError(f"truth: expected a variable dff or zscore, found {sorted(map(str, truth.data_vars))}. Pass trials.dataset().")
 
 
-def _of_session(forecast, truth):
+def _of_session(forecast, truth, name):
     """The part of a forecast over several sessions that belongs to `truth`, its trials numbered as there."""
+    session = truth.attrs["session"]
+    if not hasattr(forecast, "coords"):  # one of each session
+        if session not in forecast:
+            raise UnknownKeyError(f"{name}: expected a forecast of {session}, found none; {did_you_mean(session, forecast)}")
+        forecast = forecast[session]
     if "session" not in forecast.coords or forecast["session"].dims != ("trial",):
         return forecast
-    mine = forecast.isel(trial=np.flatnonzero(forecast["session"].values.astype(str) == truth.attrs["session"]))
+    mine = forecast.isel(trial=np.flatnonzero(forecast["session"].values.astype(str) == session))
     return mine.assign_coords(trial=[int(str(t).rsplit("/", 1)[-1]) for t in mine["trial"].values])
 
 
@@ -268,41 +286,6 @@ def _pick(array, trials, neuron, name):
 # ---------------------------------------------------------------- many panels
 
 
-def _choose(trials, n, seed):
-    """(kind, session, trial, neuron) of n observations: half (rounded up) the most active of different neurons, the others at random.
-
-    Active is who has the largest mean response in the scored part. Only observations with a whole baseline and scored part count.
-    """
-    whole, best = [], {}
-    for session in trials.sessions:
-        truth = trials.dataset(session)
-        response = truth[_signal(truth)].values[..., truth.attrs["n_baseline"] :]
-        inside = np.arange(response.shape[-1]) < truth["n_score"].values[:, None, None]
-        ok = scored_whole(truth)
-        mean = np.where(ok, response.mean(-1, where=inside), -np.inf)
-        whole.append(ok)
-        for k, neuron in enumerate(truth["neuron"].values.astype(str)):
-            t = int(mean[:, k].argmax())
-            if ok[t, k] and (neuron not in best or mean[t, k] > best[neuron][0]):
-                best[neuron] = (mean[t, k], session, int(truth["trial"].values[t]))
-    if not best:
-        raise QfError("trials: expected an observation to show, found none that is valid. Look at the recording with `qf info`.")
-    top = sorted(best.items(), key=lambda item: (-item[1][0], item[0]))[: -(-n // 2)]
-    chosen = [("most active", session, trial, neuron) for neuron, (_, session, trial) in top]
-    taken = {c[1:] for c in chosen}
-    ends = np.cumsum([ok.sum() for ok in whole])
-    # n are enough, also where all of the most active are among them
-    for i in np.random.default_rng(seed).choice(int(ends[-1]), min(n, int(ends[-1])), replace=False):
-        s = int(np.searchsorted(ends, i, side="right"))
-        t, k = np.argwhere(whole[s])[i - ends[s]]  # counted from the session's end
-        session = trials.sessions[s]
-        of_session = trials.table.loc[trials.table["session"] == session, "trial"].to_numpy()
-        one = (session, int(of_session[t]), trials.neurons_of(session)[k])
-        if len(chosen) < n and one not in taken:
-            chosen.append(("random", *one))
-    return chosen
-
-
 def _grid(rows, columns, *, width=2.1, height=1.55, sharex=True):
     import matplotlib.pyplot as plt
 
@@ -311,37 +294,31 @@ def _grid(rows, columns, *, width=2.1, height=1.55, sharex=True):
     return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=sharex)
 
 
-def _title(kind, neuron, trial, condition):
-    return f"{kind}: {_short(neuron)}, trial {trial}\n{_short_condition(condition)}"
+def _title(one, condition):
+    return f"{one.kind}: {_short(one.neuron)}, trial {one.trial}\n{_short_condition(condition)}"
 
 
-def _title_of_stimulus(kind, neuron, trial, condition):
+def _title_of_stimulus(one, condition):
     stimulus, _, features = condition.partition("/")
-    return f"{stimulus.replace('_', ' ')}, {kind}\n{_short(neuron)}, trial {trial}: {_short_condition(features)}"
+    return f"{stimulus.replace('_', ' ')}, {one.kind}\n{_short(one.neuron)}, trial {one.trial}: {_short_condition(features)}"
 
 
 def _draw_chosen(axes, trials, forecasts, chosen, looks, means=(), title=_title):
     """The chosen observations, each on its axes; below the first ones, on `means`, the mean over the trials of the condition."""
     # one session in memory at a time: where each panel goes is known beforehand
-    for session in dict.fromkeys(s for _, s, _, _ in chosen):
+    for session in dict.fromkeys(one.session for one in chosen):
         truth = trials.dataset(session)
-        condition, numbers = truth["condition"].values.astype(str), truth["trial"].values
-        for i, (kind, where, trial, neuron) in enumerate(chosen):
-            if where != session:
+        keys = {c: dict(zip(truth["trial"].values, truth[c].values.astype(str), strict=True)) for c in ("condition", "stimulus")}
+        for i, one in enumerate(chosen):
+            if one.session != session:
                 continue
-            here = condition[numbers == trial][0]
-            ax = _draw(axes[i], truth, forecasts, trial, neuron, looks)
-            ax.set_title(title(kind, neuron, trial, here), fontsize=6)
-            if i < len(means) and kind == "most active":
-                # those whose truth is whole, so that truth and forecasts are means of the same trials
-                whole = np.isfinite(truth[_signal(truth)].sel(neuron=neuron).transpose("trial", "time").values).all(-1)
-                same = numbers[(condition == here) & whole]
-                if len(same) <= 1:
-                    here = category_of(here)
-                    same = numbers[(truth["stimulus"].values.astype(str) == here) & whole]
-                if len(same):
-                    _draw(means[i], truth, forecasts, same, neuron, looks)
-                    means[i].set_title(f"mean of {len(same)} trials: {_short(neuron)}\n{_short_condition(here)}", fontsize=6)
+            ax = _draw(axes[i], truth, forecasts, one.trial, one.neuron, looks)
+            ax.set_title(title(one, keys["condition"][one.trial]), fontsize=6)
+            if i < len(means) and one.same:
+                _draw(means[i], truth, forecasts, one.same, one.neuron, looks)
+                here = {keys["condition"][t] for t in one.same}
+                what = here.pop() if len(here) == 1 else keys["stimulus"][one.trial]
+                means[i].set_title(f"mean of {len(one.same)} trials: {_short(one.neuron)}\n{_short_condition(what)}", fontsize=6)
 
 
 def _finish(fig, axes, looks, every=False):
@@ -361,7 +338,8 @@ def _finish(fig, axes, looks, every=False):
     handles = {}
     for ax in axes.flat:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    labels = [name for name in ("measured", *looks, "scored") if name in handles]
+    first = ["measured", *(look["label"] for look in looks.values())]
+    labels = [*(n for n in first if n in handles), *(n for n in handles if n not in (*first, "scored")), *(["scored"] if "scored" in handles else [])]
     for rows in range(1, len(labels) + 1):
         legend = fig.legend(
             [handles[name] for name in labels], labels, loc="outside upper left", ncols=-(-len(labels) // rows), columnspacing=1.2, handlelength=1.7

@@ -1,6 +1,7 @@
 """Neuron tokens: their t-SNE coloured by what the neurons do (paper figure A-10), and what linear probes read off them."""
 
 import numpy as np
+import pandas as pd
 
 from ..errors import QfError
 from ..recordings.conditions import category_of, parse_condition
@@ -112,12 +113,18 @@ def plot_probe(probe, *, ax=None):
     -------
     matplotlib.axes.Axes
     """
+    import seaborn as sns
+
     ax = axes_or_current(ax)
     score, control, high, p, n = (probe[c].values for c in ("score", "control", "control_high", "p", "n_neurons"))
-    at, colors, fine = np.arange(probe.sizes["statistic"]), palette(), np.isfinite(score)
+    at, fine = np.arange(probe.sizes["statistic"]), np.isfinite(score)
     ax.axvline(0, color="0.6", lw=0.8, zorder=0)
-    ax.barh(at[fine] - 0.19, score[fine], 0.36, color=colors[0], label="tokens")
-    ax.barh(at[fine] + 0.19, control[fine], 0.36, color="0.75", label="shuffled")
+    labels = []
+    for name, kind, found in zip(probe["statistic"].values, probe["kind"].values, n, strict=True):
+        notes = ["balanced accuracy"] * bool(kind == "label") + [f"{found} neurons"] * bool(found < n.max())
+        labels.append(_name(name) + (f"\n({', '.join(notes)})" if notes else ""))
+    bars = pd.DataFrame({"tokens": score, "shuffled": control}, labels).melt(var_name="of", ignore_index=False).rename_axis("label").reset_index()
+    sns.barplot(bars, x="value", y="label", hue="of", palette={"tokens": palette()[0], "shuffled": "0.75"}, width=0.76, saturation=1, ax=ax)
     ax.vlines(high[fine], at[fine] - 0.42, at[fine] + 0.42, color="0.15", lw=1.4, label="95 % of the shuffles are below")
     low, right = (f([0.0, *score[fine], *control[fine], *high[fine]]) for f in (min, max))
     right = right or 0.1
@@ -125,12 +132,7 @@ def plot_probe(probe, *, ax=None):
         note = f"p = {p[i]:.2g}" if fine[i] else "not probed: does not vary, or too few"
         ax.text(1.08 * right if fine[i] else 0.02 * right, i, note, va="center", fontsize=6.5, color="0.15" if fine[i] else "0.45")
     ax.set_xlim(low - 0.05 * (right - low), right + 0.3 * (right - low))
-    labels = []
-    for name, kind, found in zip(probe["statistic"].values, probe["kind"].values, n, strict=True):
-        notes = ["balanced accuracy"] * bool(kind == "label") + [f"{found} neurons"] * bool(found < n.max())
-        labels.append(_name(name) + (f"\n({', '.join(notes)})" if notes else ""))
-    ax.set_yticks(at, labels)
-    ax.invert_yaxis()
+    ax.set_ylabel("")
     ax.set_xlabel("held-out R²" + (", of labels balanced accuracy" if (probe["kind"].values == "label").any() else ""))
     ax.legend(loc="upper center", bbox_to_anchor=(0.4, 0.0), borderaxespad=5.0, ncols=3, columnspacing=1.2, handlelength=1.2)
     credit(ax, probe)

@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from matplotlib import rc_params_from_file, rcParams
-from matplotlib.colors import to_hex
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .. import __version__
@@ -23,7 +22,7 @@ ORIGIN = (
     "perplexity", "init",
 )
 # fmt: on
-LIBRARIES = ("torch", "numpy", "xarray", "scipy", "scikit-learn", "matplotlib", "openTSNE", "allensdk")
+LIBRARIES = ("torch", "numpy", "xarray", "scipy", "scikit-learn", "matplotlib", "seaborn", "openTSNE", "allensdk")
 
 _sources = weakref.WeakKeyDictionary()  # figure -> what it was drawn from
 
@@ -51,8 +50,10 @@ def style():
 
 def palette():
     """The colours of the style in their order, '#rrggbb'; told apart by colour-blind readers, too."""
+    import seaborn as sns
+
     with style():
-        return [to_hex(entry["color"]) for entry in rcParams["axes.prop_cycle"]]
+        return list(sns.color_palette().as_hex())
 
 
 def axes_or_current(ax):

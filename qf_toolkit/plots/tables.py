@@ -7,30 +7,35 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.textpath import text_to_path
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..evaluation.naive import FrequencyClassifier, Zero, naive_forecasters
-from ..evaluation.table import COVERAGE
-from .style import credit, style
+from ..evaluation.naive import Zero
+from ..evaluation.rows import naive_classifiers, naive_forecasters
+from ..evaluation.scored import COVERAGE
+from .heat import heat_map
+from .style import TRUTH, axes_or_current, credit, style
 
-LOWER = ("mse", "mse_ratio", "mae", "crps", "smape", "paper_mse", "paper_mae", "paper_smape")
-HIGHER = ("r", "E", "paper_corr", "paper_ssim", "balanced_accuracy", "precision", "recall", "f1", "mse_lower", "r_higher")
-NEAREST = {"coverage_90": COVERAGE}
+LOWER = ("mse", "mse_ratio", "mae", "crps", "smape", "paper_mse", "paper_mae", "paper_smape", "brier")
+HIT_SCORES = ("balanced_accuracy", "auroc", "average_precision", "precision", "recall", "f1")  # of classifiers, from 0 to 1
+DIFFERENCES = ("mse_lower", "r_higher")  # of `compare`: by how much a forecaster is better
+HIGHER = ("r", "E", "paper_corr", "paper_ssim", *HIT_SCORES, *DIFFERENCES)
+NEAREST = {"coverage_90": COVERAGE, "jump": 1.0}
+COUNTED = {"n_trials": "test trial", "n_neurons": "neuron", "n_sessions": "session", "n_animals": "animal", "n_observations": "observation"}
 DIGITS = 3  # significant ones of a column's typical value
 SIZE, LINE, GAP, PAD = 8, 14.0, 16.0, 8.0  # points: the text, a row, between columns, around the table
 NOTE = 6.5
 NARROWEST = 220.0
 GREY = "0.5"
-NAIVE = frozenset(f.name for f in (Zero(), FrequencyClassifier(), *naive_forecasters()))
+NAIVE = frozenset(f.name for f in (Zero(), *naive_classifiers(), *naive_forecasters()))
 
 
 def figure_table(table, metric, ceiling="ceiling"):
-    """One metric of every row of an evaluation table, as horizontal bars: naive rows grey, the ceiling hollow.
+    """One metric of every row of an evaluation table, as horizontal bars: naive rows grey, the ceiling hollow, an interval as a line.
 
     Parameters
     ----------
     table : pandas.DataFrame
         What `evaluate` returned, a row a forecaster.
     metric : str
-        Column.
+        Column; where the table also has `<metric>_from` and `<metric>_to`, a line goes from the one to the other.
     ceiling : str
         Rows whose name holds this are drawn hollow.
 
@@ -53,15 +58,51 @@ def figure_table(table, metric, ceiling="ceiling"):
         raise QfError(f"metric: expected numbers in {metric}, found none. Choose another column, or pass n_samples to evaluate.")
     with style():
         fig, ax = plt.subplots(figsize=(4.4, 0.26 * len(values) + 0.8))
-        kinds = ["ceiling" if ceiling in str(name) else _kind(str(name), table) for name in values.index]
+        names = [" than ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in values.index]
+        kinds = ["ceiling" if ceiling in name else kind_of_row(name, table.attrs.get("naive", ())) for name in names]
         looks = {"model": ("C0", "C0"), "naive": ("0.65", "0.65"), "ceiling": ("white", "0.4")}
         faces, edges = zip(*(looks[kind] for kind in kinds), strict=True)
         ax.barh(np.arange(len(values)), values.to_numpy(), color=faces, edgecolor=edges, lw=0.8)
-        ax.set_yticks(np.arange(len(values)), [str(v) for v in values.index])
+        if {f"{metric}_from", f"{metric}_to"} <= set(table.columns):
+            ends = table.loc[values.index, [f"{metric}_from", f"{metric}_to"]].to_numpy(float)
+            ax.hlines(np.arange(len(values)), *ends.T, color=TRUTH, lw=1.0)
+        ax.set_yticks(np.arange(len(values)), names)
         ax.invert_yaxis()
         ax.set_xlabel(metric)
+        ax.locator_params(axis="x", nbins=5)
         credit(fig, table)
     return fig
+
+
+def plot_classification(table, *, ax=None):
+    """The scores of classifiers as a heat map with numbers, a row each: naive rules beside models.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        What `evaluate_classifier` returned. Drawn are the scores from 0 to 1 of which a higher one is better, as far as it has them: balanced
+        accuracy, AUROC, average precision, precision, recall, F1.
+    ax : matplotlib.axes.Axes, optional
+        The current one where left out.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    QfError
+        If the table has none of these.
+    """
+    names = [name for name in HIT_SCORES if name in table.columns and table[name].notna().any()]
+    if not names:
+        raise QfError(f"table: expected one of {', '.join(HIT_SCORES)}, found none. Pass what evaluate_classifier returned.")
+    ax = axes_or_current(ax)
+    shown = table[names].astype(float).rename(columns=lambda name: name.replace("_", "\n"), index=lambda name: str(name).removeprefix(". "))
+    heat_map(ax, shown, top=1.0, label="score", numbers=".2f")
+    ax.set_ylabel("")
+    credit(ax, table)
+    return ax
 
 
 def figure_printed_table(table, *, columns=None, best=True, caption=None):
@@ -98,7 +139,7 @@ def figure_printed_table(table, *, columns=None, best=True, caption=None):
     shown = _numbers(table, columns)
     printed = [_printed(shown.iloc[:, j].to_numpy()) for j in range(shown.shape[1])]
     names = shown.index.to_frame(index=False).astype(str).to_numpy()  # (row, level): those of `compare` have two
-    kinds = [_kind(name, table) for name in names[:, 0]]
+    kinds = [kind_of_row(name, table.attrs.get("naive", ())) for name in names[:, 0]]
     bold = _best(table, shown, printed, kinds) if best else np.zeros(shown.shape, bool)
     with style():
         texts, width = _laid_out(shown, names, printed, bold)
@@ -192,11 +233,12 @@ def _once(names, merged):
     return ["" if merged and i and names[i - 1] == name else name.removeprefix(". ") for i, name in enumerate(names)]
 
 
-def _kind(name, table):
+def kind_of_row(name, naive=()):
+    """Of a row of a table, by its name: "model", "naive" or "ceiling". `naive` holds names of further naive rows."""
     name = name.removeprefix(". ")
     if "ceiling" in name:
         return "ceiling"
-    return "naive" if name in NAIVE or name in table.attrs.get("naive", ()) else "model"
+    return "naive" if name in NAIVE or name in naive else "model"
 
 
 def _best(table, shown, printed, kinds):
@@ -204,7 +246,7 @@ def _best(table, shown, printed, kinds):
     bold = np.zeros(shown.shape, bool)
     competes = np.array(kinds) != "ceiling"
     for j, name in enumerate(shown.columns):
-        if f"{name}_from" in table.columns:
+        if name in DIFFERENCES and f"{name}_from" in table.columns:
             bold[:, j] = table[f"{name}_from"].to_numpy(float) > 0
             continue
         values = np.array([float(t.replace("−", "-").replace("∞", "inf").replace("–", "nan")) for t in printed[j]])
@@ -223,22 +265,24 @@ def _header(name, table):
         if name.removesuffix(f"_{end}") != name and name.removesuffix(f"_{end}") in table.columns:
             return end
     arrow = " ↓" if name in LOWER else " ↑" if name in HIGHER else f" → {NEAREST[name]:g}" if name in NEAREST else ""
-    return name + ("" if f"{name}_from" in table.columns else arrow)
+    return name + ("" if name in DIFFERENCES and f"{name}_from" in table.columns else arrow)
 
 
 def _notes(table, kinds, bold):
     """What the table was measured on, and how to read it."""
     a, notes = table.attrs, []
-    if "n_trials" in a:
-        counts = {"test trial": a["n_trials"], "neuron": a["n_neurons"], "session": a["n_sessions"], "observation": a["n_observations"]}
-        counted = ", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items())
-        notes.append(f"{counted}, {a['active_fraction']:.1%} active; split {a['split']}.")
-    if any(f"{c}_from" in table.columns for c in table.columns):
-        notes.append(
-            "By how much the forecaster is better, with the 95 % interval (from, to) of a paired bootstrap over neurons; bold where above 0."
-        )
+    counted = [f"{a[n]} {what}{'' if a[n] == 1 else 's'}" for n, what in COUNTED.items() if n in a]
+    if "active_fraction" in a:
+        counted.append(f"{a['active_fraction']:.1%} active")
+    if counted:
+        notes.append(", ".join(counted) + (f"; split {a['split']}." if "split" in a else "."))
+    intervals = [c for c in table.columns if f"{c}_from" in table.columns]
+    if any(c in DIFFERENCES for c in intervals):
+        notes.append("By how much the forecaster is better, with the 95 % interval (from, to) of a paired bootstrap; bold where above 0.")
     elif bold.any():
         notes.append("Bold: the best of a column.")
+    if intervals and not any(c in DIFFERENCES for c in intervals):
+        notes.append("From, to: the 95 % interval.")
     if "naive" in kinds:
         notes.append("Grey: naive rows.")
     if "ceiling" in kinds:

@@ -16,11 +16,13 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 
 from ..errors import DamagedFileError, QfError, SessionError
 from .arrays import naming
+from .hdf5 import check_size, open_hdf5, readable_file, refused
 from .session import Fingerprint, new_session, with_running
 from .visual_coding import FEATURES, SHOWN, epochs_at_pauses, number_blocks, trials_of
 
@@ -36,7 +38,7 @@ _LOCK = threading.RLock()
 CHUNK_BYTES = 16 << 20  # of traces read at once: what is made of them on the way (float64) stays in the cache
 
 
-def read_allen(path, *, traces="corrected", subject=None, session=None):
+def read_allen(path, *, traces="corrected", subject=None, session=None, allow_external=False):
     """Import a Visual Coding session file as a Session.
 
     Parameters
@@ -47,6 +49,8 @@ def read_allen(path, *, traces="corrected", subject=None, session=None):
         Demixed less r x neuropil (allensdk's get_corrected_fluorescence_traces), as extracted, demixed, or the pipeline's dF/F.
     subject, session : str, optional
         The container's id, and the letter of the session's type with its experiment id (`A_503109347`), where left out.
+    allow_external : bool
+        Read data that the file keeps in other files (external links and storage, virtual datasets): such a file can name any that you may read.
 
     Returns
     -------
@@ -63,14 +67,12 @@ def read_allen(path, *, traces="corrected", subject=None, session=None):
     DamagedFileError
         If the file is cut short or no HDF5 file.
     SessionError
-        If it is no Visual Coding file, or lacks a stimulus of its session, or the traces.
+        If it is no Visual Coding file, leads to other files, or lacks a stimulus of its session, or the traces.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise QfError(f"{path}: expected an NWB file, found {'a folder' if path.is_dir() else 'nothing'}. Check the path.")
+    path = readable_file(path, "an NWB file")
     if traces not in TRACES:
         raise QfError(f"traces: expected one of {', '.join(TRACES)}, found {traces!r}.")
-    check_file(path)
+    check_file(path, allow_external)
     dataset = _dataset_class()
     with _speaking(path):
         return naming(path, _session, path, dataset, traces, subject, session)
@@ -81,17 +83,12 @@ def need_allensdk():
     _dataset_class()
 
 
-def check_file(path):
-    """Whether a file can be opened and is a Visual Coding session; raises DamagedFileError or SessionError."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as f:
-            version = f.attrs.get("nwb_version", f["nwb_version"][()] if isinstance(f.get("nwb_version"), h5py.Dataset) else b"")
-            is_session = f"{PIPELINE}/Fluorescence/imaging_plane_1/timestamps" in f and "general/session_type" in f
-    except (OSError, RuntimeError, KeyError) as e:
-        kind = "one that is cut short" if "truncated" in str(e) else "one that can't be opened"
-        raise DamagedFileError(f"{path}: expected an NWB file (HDF5), found {kind} ({_reason(e)}). Download it again.") from e
+def check_file(path, allow_external=False):
+    """Whether a file can be opened and is a Visual Coding session; raises QfError, DamagedFileError or SessionError."""
+    damaged = "expected an NWB file (HDF5), found {kind} ({reason}). Download it again."
+    with open_hdf5(path, damaged, allow_external) as f:
+        version = f.attrs.get("nwb_version", f["nwb_version"][()] if isinstance(f.get("nwb_version"), h5py.Dataset) else b"")
+        is_session = f"{PIPELINE}/Fluorescence/imaging_plane_1/timestamps" in f and "general/session_type" in f
     version = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
     if version.startswith("2"):
         raise SessionError(f"{path}: expected an NWB 1.0 file of Visual Coding, found NWB {version}. Use `qf import nwb` (read_nwb) for it.")
@@ -156,8 +153,6 @@ def _check_times(time):
 
 def _needed(path, data, traces):
     """Where the chosen traces lie in the file; raises SessionError where they don't."""
-    import h5py
-
     light = f"{PIPELINE}/Fluorescence/imaging_plane_1"
     new = data.pipeline_version.major >= 2
     needed = {
@@ -175,14 +170,13 @@ def _needed(path, data, traces):
 
 def _traces(path, data, traces, n_cells, n_frames):
     """The chosen traces (cell, frame) float32, a few cells at a time (allensdk makes float64 of what it corrects), and their fingerprint."""
-    import h5py
-
     needed = _needed(path, data, traces)
     with h5py.File(path, "r") as f:
         for name in needed:
             shape = (n_cells,) if name.endswith("/r") else (n_cells, n_frames)
             if f[name].shape != shape:
                 raise SessionError(f"expected {name} of shape {shape}, found {f[name].shape}. Download the file again.")
+            check_size(f[name], name)
         # a stored chunk is decompressed whole: reading fewer cells than it holds would do so several times
         stored = max((f[n].chunks or (1,))[0] for n in needed)
     step = max(1, CHUNK_BYTES // (8 * n_frames))
@@ -207,8 +201,6 @@ def _traces(path, data, traces, n_cells, n_frames):
 
 def _roi_ids(path, data):
     """ROI ids, and cell_specimen_ids with None where a cell has none."""
-    import h5py
-
     with h5py.File(path, "r") as f:
         light = f[f"{PIPELINE}/Fluorescence/imaging_plane_1"]
         n = next((light[k].shape[0] for k in ("data",) if k in light), None)
@@ -235,8 +227,6 @@ def _whole(value):
 
 def _centres(path, n):
     """Column and row of each ROI's centre, pixels; {} where the file holds no masks."""
-    import h5py
-
     with h5py.File(path, "r") as f:
         where = f"{PIPELINE}/ImageSegmentation/imaging_plane_1"
         if f"{where}/roi_list" not in f:
@@ -261,8 +251,6 @@ def _centres(path, n):
 
 def _running(path, data):
     """Running speed (cm/s) and its seconds, None where there is none."""
-    import h5py
-
     where = f"{PIPELINE}/BehavioralTimeSeries/running_speed"
     with h5py.File(path, "r") as f:
         if where not in f or f[f"{where}/data"].size == 0:
@@ -385,8 +373,6 @@ def _row_dataset():
 
 def _as_written(path, places):
     """Metadata as text, under allensdk's names; `places` is {name: path in the file}."""
-    import h5py
-
     meta = {}
     with h5py.File(path, "r") as f:
         for name, where in places.items():
@@ -475,10 +461,14 @@ def _speaking(path):
     """Errors of allensdk and h5py on a file's content as one line that says what to do."""
     try:
         yield
-    except (QfError, KeyboardInterrupt, MemoryError):
+    except (QfError, KeyboardInterrupt):
         raise
+    except MemoryError as e:
+        raise QfError(f"{path}: expected data that fit into memory, found more. Use a machine with more memory.") from e
     except Exception as e:  # allensdk lets anything through, of KeyError and AssertionError up to bare Exception
-        if isinstance(e, OSError) and (e.errno is not None or str(e).startswith(("Can't", "Unable"))):  # HDF5's, not one that allensdk raises
+        if isinstance(e, OSError) and e.errno is not None:
+            raise refused(path, e) from e
+        if isinstance(e, OSError) and str(e).startswith(("Can't", "Unable")):  # HDF5's, not one that allensdk raises
             raise DamagedFileError(f"{path}: expected a whole file, found data that can't be read ({_reason(e)}). Download it again.") from e
         raise SessionError(
             f"{path}: expected a Visual Coding session as allensdk reads it, found one that it can't read ({type(e).__name__}: {_reason(e)}). "

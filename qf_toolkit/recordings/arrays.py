@@ -1,19 +1,22 @@
 """Importing plain arrays (.npy, .npz) and trial tables (.csv)."""
 
+import csv
 import re
 import warnings
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
-from .session import TRIAL_COORDS, new_session
+from .hdf5 import as_path, readable_file, reason, refused
+from .schema import TRIAL_COORDS
+from .session import check_columns, is_number, new_session, numbers_in, seconds_in, whole_in
 
 ORIENTATIONS = ("neuron,frame", "frame,neuron")
 ON_THE_FRAME = 0.01  # of a frame: times written with few decimals still belong to the frame they name
+_TIMES = ("onset_s", "offset_s", "duration_s")
 _COUNTERS = re.compile(r"(?i)^(trial|trial_?(id|index|no|num|number)|id|index|unnamed.*)$")
 
 
@@ -50,6 +53,8 @@ def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, tria
         If the CSV file can't be read.
     """
     trials = as_trials(trials, rate_hz, frame_time, condition_columns)
+    if trials is not None and trials.attrs["ignored_columns"]:
+        options["attrs"] = {"ignored_columns": trials.attrs["ignored_columns"], **(options.get("attrs") or {})}
     return new_session(traces, subject=subject, session=session, rate_hz=rate_hz, frame_time=frame_time, trials=trials, **options)
 
 
@@ -87,10 +92,12 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
     SessionError
         If the array or the trials break the schema.
     """
-    path = Path(path)
+    path = as_path(path, "a .npy or .npz file")
     x, key = _choose_array(path, key)
     if x.ndim != 2 or x.dtype.kind not in "fiu":
         raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found {x.dtype} of shape {x.shape}. Save the traces alone.")
+    if not x.size:
+        raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found none: shape {x.shape}. Save the traces again.")
     if orientation is None:
         if x.shape[0] == x.shape[1]:
             raise SessionError(
@@ -129,12 +136,14 @@ def _choose_array(path, key):
         return _reading(path, lambda: loaded[key]), key
 
 
-def load_npy(path):
+def load_npy(path, one=False):
     """Load a .npy or .npz file, never unpickling.
 
     Parameters
     ----------
     path : str or Path
+    one : bool
+        Take a .npy file alone.
 
     Returns
     -------
@@ -143,24 +152,41 @@ def load_npy(path):
     Raises
     ------
     QfError
-        If there is no such file.
+        If there is no such file, or it may not be read.
     DamagedFileError
         If it is cut short, or is no numpy file, or holds Python objects.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise QfError(f"{path}: expected a .npy or .npz file, found {'a folder' if path.is_dir() else 'nothing'}. Check the path.")
+    path = readable_file(path, "a .npy file" if one else "a .npy or .npz file")
+    with open(path, "rb") as f:
+        begin = f.read(6)
+    packed = begin[:4] in (b"PK\x03\x04", b"PK\x05\x06")
+    if begin != b"\x93NUMPY" and (one or not packed):
+        kind = "an .npz archive of several" if packed else "no numpy file"
+        raise DamagedFileError(
+            f"{path}: expected a whole {'.npy' if one else '.npy or .npz'} file of numbers, found {kind}. Save the array with numpy.save."
+        )
     return _reading(path, lambda: np.load(path, allow_pickle=False))
 
 
 def _reading(path, read):
     try:
         return read()
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-        reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
-        raise DamagedFileError(
-            f"{path}: expected a whole numpy file of numbers, found one that can't be read ({reason}). It is cut short or no such file: copy it again."
-        ) from e
+    except MemoryError as e:
+        raise QfError(f"{path}: expected an array that fits into memory, found a larger one, or a header that says so. Save the traces again.") from e
+    except OSError as e:
+        if e.errno is not None:
+            raise refused(path, e) from e
+        raise _not_whole(path, reason(e)) from e
+    # numpy evaluates the header, and lets anything through that a damaged one leads to
+    except (ValueError, EOFError, KeyError, SyntaxError, TypeError, AttributeError, OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
+        raise _not_whole(path, "Python objects, which could run code" if "allow_pickle" in str(e) else reason(e)) from e
+
+
+def _not_whole(path, why):
+    return DamagedFileError(
+        f"{path}: expected a whole numpy file of numbers, found one that can't be read ({why}). It is cut short or no such file: "
+        "copy it again, or save the numbers alone with numpy.save."
+    )
 
 
 def read_trials_csv(path, rate_hz, frame_time=None, condition_columns=None):
@@ -191,18 +217,23 @@ def read_trials_csv(path, rate_hz, frame_time=None, condition_columns=None):
     SessionError
         If a column is missing, or onsets are no numbers or outside the recording.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise QfError(f"{path}: expected a CSV file of trials, found {'a folder' if path.is_dir() else 'nothing'}. Check the path.")
+    path = readable_file(path, "a CSV file of trials")
     try:
-        with open(path, encoding="utf-8-sig") as f:
+        with open(path, encoding="utf-8-sig", newline="") as f:
             header = f.readline()
         # spreadsheets of many countries write semicolons
         separator = max(",;\t", key=header.count)
+        names = [n.strip() for n in next(csv.reader([header], delimiter=separator), [])]
+        twice = [n for i, n in enumerate(names) if n and n in names[:i]]
+        if twice:
+            raise SessionError(f"{path}: expected columns of different names, found {twice[0]!r} more than once. Rename one.")
         table = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as e:
-        reason = (str(e).splitlines() or [type(e).__name__])[0][:120]
-        raise DamagedFileError(f"{path}: expected a CSV table with a header, found one that can't be read ({reason}). Save it as CSV again.") from e
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, UnicodeDecodeError, OverflowError, OSError) as e:
+        if isinstance(e, OSError) and e.errno is not None:
+            raise refused(path, e) from e
+        raise DamagedFileError(
+            f"{path}: expected a CSV table with a header, found one that can't be read ({reason(e)}). Save it as CSV again."
+        ) from e
     return naming(path, as_trials, table, rate_hz, frame_time, condition_columns)
 
 
@@ -212,11 +243,14 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
         return None
     if not isinstance(trials, pd.DataFrame):
         return read_trials_csv(trials, rate_hz, frame_time, condition_columns)
-    table = trials.rename(columns=lambda c: str(c).strip())
-    out = pd.DataFrame(index=table.index)
-    seconds = _numbers(table["onset_s"], "onset_s") if "onset_s" in table else None
+    if frame_time is not None:
+        frame_time = seconds_in(frame_time, "frame_time")
+    table = trials.rename(columns=lambda c: str(c).strip()).reset_index(drop=True)
+    check_columns(table)
+    out = {}
+    seconds = numbers_in(table["onset_s"], "onset_s") if "onset_s" in table else None
     if "onset_frame" in table:
-        out["onset_frame"] = _whole(table["onset_frame"], "onset_frame")
+        out["onset_frame"] = whole_in(table["onset_frame"], "onset_frame")
     elif seconds is not None:
         _check_inside(seconds, frame_time)
         out["onset_frame"] = frames_at(seconds, rate_hz, frame_time)
@@ -225,16 +259,16 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
             f"trials: expected a column onset_frame or onset_s, found {', '.join(table.columns) or 'none'}. Rename the column of onsets."
         )
     if "offset_frame" in table:
-        out["offset_frame"] = _whole(table["offset_frame"], "offset_frame")
+        out["offset_frame"] = whole_in(table["offset_frame"], "offset_frame")
     elif "offset_s" in table:
-        offset = _numbers(table["offset_s"], "offset_s")
+        offset = numbers_in(table["offset_s"], "offset_s")
         if seconds is not None:
             _check_after(offset > seconds, "offset_s after onset_s", offset)
         out["offset_frame"] = frames_at(offset, rate_hz, frame_time)
         if seconds is not None:
             out["offset_frame"] = np.maximum(out["offset_frame"], out["onset_frame"] + 1)  # shorter than a frame
     elif "duration_s" in table:
-        duration = _numbers(table["duration_s"], "duration_s")
+        duration = numbers_in(table["duration_s"], "duration_s")
         _check_after(duration > 0, "seconds above 0 in duration_s", duration)
         if seconds is not None:
             out["offset_frame"] = np.maximum(frames_at(seconds + duration, rate_hz, frame_time), out["onset_frame"] + 1)
@@ -243,24 +277,42 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
     else:
         out["offset_frame"] = out["onset_frame"] + 1
     if "block" in table:
-        out["block"] = _whole(table["block"], "block")
-    features = condition_columns
-    if features is None:
-        features = [c for c in table.columns if c not in TRIAL_COORDS and not c.endswith("_s") and not _COUNTERS.match(c)]
-    for name in features:
-        if name not in table:
-            raise SessionError(f"trials: expected a column {name}, found none; {did_you_mean(name, list(table.columns))}")
-        if name == "trial" or (name in TRIAL_COORDS and name != "condition"):
-            raise SessionError(f"condition_columns: expected features of the condition, found {name}, which says something else. Leave it out.")
-        if name != "condition":
-            out[name] = table[name]
+        out["block"] = whole_in(table["block"], "block")
+    features, ignored = _features(table, condition_columns)
+    out.update({name: table[name] for name in features if name != "condition"})
     for name in ("stimulus", "condition"):
         # features that were asked for make the condition
         if name in table and (name == "stimulus" or condition_columns is None or name in condition_columns):
             if table[name].isna().any():
                 raise SessionError(f"trials: expected a {name} in every row, found {int(table[name].isna().sum())} empty. Fill them in.")
             out[name] = table[name].astype(str)
-    return out.reset_index(drop=True)
+    out = pd.DataFrame(out)
+    out.attrs["ignored_columns"] = ", ".join(f"{name} ({why})" for name, why in ignored.items())
+    return out
+
+
+def _features(table, condition_columns):
+    """The columns that are features of the condition, and {column: why it is ignored}."""
+    used = {n for n in (*TRIAL_COORDS, *_TIMES) if n != "condition" or condition_columns is None}
+    if condition_columns is None:
+        why = {c: _why_ignored(c) for c in table.columns if c not in used}
+        return [c for c, text in why.items() if not text], {c: text for c, text in why.items() if text}
+    if not isinstance(condition_columns, str | list | tuple):
+        raise QfError(f"condition_columns: expected a list of columns, found {condition_columns!r}. Pass names of the table's columns.")
+    features = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
+    for name in features:
+        if name not in table:
+            raise SessionError(f"trials: expected a column {name}, found none; {did_you_mean(name, list(table.columns))}")
+        if name == "trial" or (name in TRIAL_COORDS and name != "condition"):
+            raise SessionError(f"condition_columns: expected features of the condition, found {name}, which says something else. Leave it out.")
+    return features, {c: _why_ignored(c) or "not among the condition columns" for c in table.columns if c not in used and c not in features}
+
+
+def _why_ignored(name):
+    """Why a column is by default no feature of the condition, "" where it is one."""
+    if name.startswith("Unnamed: "):  # pandas' word for a column without a name
+        return "no name"
+    return "a counter" if _COUNTERS.match(name) else "a time" if name.endswith("_s") else ""
 
 
 def frames_at(seconds, rate_hz, frame_time=None):
@@ -288,7 +340,7 @@ def frames_at(seconds, rate_hz, frame_time=None):
 def _rate(rate_hz, frame_time):
     if rate_hz is None and frame_time is not None and len(frame_time) > 1:
         rate_hz = 1 / np.median(np.diff(frame_time))
-    if rate_hz is None or not np.isfinite(rate_hz) or rate_hz <= 0:
+    if rate_hz is None or not is_number(rate_hz) or not np.isfinite(rate_hz) or rate_hz <= 0:
         raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate_hz!r}. Pass rate_hz (--rate).")
     return float(rate_hz)
 
@@ -321,27 +373,6 @@ def _check_after(good, wanted, found):
     if not good.all():
         row = int(np.argmin(good))
         raise SessionError(f"trials: expected {wanted}, found {found[row]:g} in row {row} ({int((~good).sum())} such rows). Mend or remove them.")
-
-
-def _numbers(column, name):
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~np.isfinite(numbers)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise SessionError(
-            f"trials: expected numbers in {name}, found {column.iloc[row]!r} in row {row} ({int(bad.sum())} such rows). Mend or remove them."
-        )
-    return numbers
-
-
-def _whole(column, name):
-    numbers = _numbers(column, name)
-    if (numbers != np.round(numbers)).any():
-        row = int(np.argmax(numbers != np.round(numbers)))
-        raise SessionError(
-            f"trials: expected whole numbers in {name}, found {numbers[row]:g} in row {row}. Give seconds in a column onset_s instead."
-        )
-    return numbers.astype(np.int64)
 
 
 def naming(path, function, *args, **kwargs):

@@ -25,10 +25,12 @@ import numpy as np
 
 from .._files import sweep
 from ..errors import QfError, SessionError
-from .session import describe_flags, session_key, validate
-from .store import Store, _file_name, _key_of, _previous
+from .schema import session_key, validate
+from .session import describe_flags
+from .store import Store, _file_name, _previous
 
 FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at either end of a file that tell it from another
+MOST_WORKERS = 1024
 PATIENCE_S = 10  # for a cluster to answer
 DIED = "the process that read it died; out of memory? Try --workers 1"
 GUARD = "In a script, call import_many under `if __name__ == '__main__':`; or pass workers=1."
@@ -141,8 +143,8 @@ def import_many(read, sources, store, *, options=None, overwrite=False, workers=
 
 def check_how(workers, scheduler):
     """Raise QfError where a number of workers or a scheduler can't be."""
-    if workers is not None and workers < 1:
-        raise QfError(f"workers: expected 1 or more processes, found {workers}.")
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise QfError(f"workers: expected 1 or more processes, at most {MOST_WORKERS}, found {workers}.")
     if scheduler is not None and scheduler != "local" and "://" not in scheduler:
         raise QfError(f"scheduler: expected 'local' or the address of a Dask cluster, tcp://host:port, found {scheduler!r}.")
 
@@ -194,7 +196,7 @@ class _Run:
         if key in keys:
             raise SessionError(f"session: expected a key of its own for each, found {key} twice.")
         path = self.store / _file_name(key)
-        there = _attrs(path) if path.exists() and not self.overwrite else {}
+        there = _attrs(path) if path.is_file() and not self.overwrite else {}
         if there is None or there.get("source_id") != ds.attrs["source_id"]:
             Store(self.store).add(ds, overwrite=self.overwrite or there is None)
         if there is None:
@@ -272,10 +274,12 @@ def _digest(*parts):
 def _known(store):
     """{source_id: {key: how many sessions the source has}} of the sessions that can be read."""
     known = defaultdict(dict)
-    for path in store.glob("*.nc"):
-        attrs = _attrs(path)
+    there = Store(store)
+    keys = there.keys()
+    for key in keys:
+        attrs = _attrs(there.file(key))
         if attrs and "source_id" in attrs:
-            known[attrs["source_id"]][_key_of(path)] = int(np.ravel(attrs.get("source_parts", 1))[0])
+            known[attrs["source_id"]][key] = int(np.ravel(attrs.get("source_parts", 1))[0])
     return known
 
 

@@ -6,12 +6,13 @@ Only the chosen series is read; the rest of the file (movies, behaviour) stays o
 import re
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
+import h5py
 import numpy as np
 
 from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
 from .arrays import naming
+from .hdf5 import open_hdf5, readable_file, reason, refused, whole
 from .nwb_intervals import trials_of_file
 from .session import new_session, with_running
 
@@ -48,7 +49,19 @@ class _Series:
         return {self.plane, self.series.name, self.container, self.container.split("/")[-1], self.path, self.series.rois.table.name}
 
 
-def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stimulus=None, condition_columns=None, plane=None, matched=None):
+def read_nwb(
+    path,
+    *,
+    subject=None,
+    session=None,
+    signal=None,
+    trials=None,
+    stimulus=None,
+    condition_columns=None,
+    plane=None,
+    matched=None,
+    allow_external=False,
+):
     """Import an NWB 2 file as a Session.
 
     Parameters
@@ -71,12 +84,15 @@ def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stim
         One of several planes or series, by the name of its imaging plane, its series, its container or its ROI table.
     matched : bool, optional
         Whether an ROI of that id is the same cell in every session of the subject; where left out, if it is a cell_specimen_id.
+    allow_external : bool
+        Read data that the file keeps in other files (external links and storage, virtual datasets): such a file can name any that you may read.
 
     Returns
     -------
     xarray.Dataset
         A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron); `running_speed` (running_time) in cm/s where
         there is a series of that name. The stimuli of Visual Coding get the same conditions, blocks and epochs as by `read_allen`.
+        attrs: `ignored_columns` of the trial tables with the reason, `ignored_behaviour`, what else the file holds of it.
 
     Raises
     ------
@@ -85,18 +101,16 @@ def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stim
     DamagedFileError
         If the file is cut short or no HDF5 file.
     SessionError
-        If it is no NWB 2 file, holds no ROI traces, or breaks the schema.
+        If it is no NWB 2 file, leads to other files, holds no ROI traces, or breaks the schema.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise QfError(f"{path}: expected an NWB file, found {'a folder' if path.is_dir() else 'nothing'}. Check the path.")
+    path = readable_file(path, "an NWB file")
     if signal not in (None, "fluorescence", "dff"):
         raise QfError(f"signal: expected 'fluorescence' or 'dff', found {signal!r}.")
     try:
         from pynwb import NWBHDF5IO
     except ImportError as e:
         raise QfError(f"pynwb: needed to read {path}, found none. Install it: {INSTALL}") from e
-    _check_nwb2(path)
+    _check_nwb2(path, allow_external)
     with warnings.catch_warnings():
         # files carry the schema they were written with; pynwb says so for each one older than its own
         warnings.filterwarnings("ignore", message="(?s).*(gnoring|namespace)")
@@ -104,30 +118,36 @@ def read_nwb(path, *, subject=None, session=None, signal=None, trials=None, stim
             io = NWBHDF5IO(str(path), "r", load_namespaces=True)
         except Exception as e:
             raise SessionError(
-                f"{path}: expected an NWB 2 file, found one whose schema pynwb can't load ({_reason(e)}). Write it again with pynwb."
+                f"{path}: expected an NWB 2 file, found one whose schema pynwb can't load ({reason(e)}). Write it again with pynwb."
             ) from e
         with io:
             try:
                 file = io.read()
             except Exception as e:  # pynwb lets anything through, of h5py's errors up to KeyError and its own
                 raise SessionError(
-                    f"{path}: expected an NWB 2 file, found one that pynwb can't read ({_reason(e)}). Check it with `nwbinspector`."
+                    f"{path}: expected an NWB 2 file, found one that pynwb can't read ({reason(e)}). Check it with `nwbinspector`."
                 ) from e
             try:
                 return naming(path, _session, path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched)
+            except QfError:
+                raise
+            except MemoryError as e:
+                raise QfError(f"{path}: expected data that fit into memory, found more. Use a machine with more memory.") from e
             except OSError as e:
-                raise DamagedFileError(f"{path}: expected a whole NWB file, found data that can't be read ({_reason(e)}). Copy it again.") from e
+                if e.errno is not None:
+                    raise refused(path, e) from e
+                raise DamagedFileError(f"{path}: expected a whole NWB file, found data that can't be read ({reason(e)}). Copy it again.") from e
+            except Exception as e:  # what a file that breaks the standard leads to, in hdmf, h5py or numpy
+                raise SessionError(
+                    f"{path}: expected tables and series as the standard has them, found others ({type(e).__name__}: {reason(e)}). "
+                    "Check it with `nwbinspector`, or import the traces with read_arrays."
+                ) from e
 
 
-def _check_nwb2(path):
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as f:
-            version = f.attrs.get("nwb_version", f["nwb_version"][()] if "nwb_version" in f and isinstance(f["nwb_version"], h5py.Dataset) else None)
-    except (OSError, RuntimeError, KeyError) as e:
-        kind = "one that is cut short" if "truncated" in str(e) else "one that can't be opened"
-        raise DamagedFileError(f"{path}: expected an NWB file (HDF5), found {kind} ({_reason(e)}). Copy it again.") from e
+def _check_nwb2(path, allow_external):
+    damaged = "expected an NWB file (HDF5), found {kind} ({reason}). Copy it again."
+    with open_hdf5(path, damaged, allow_external) as f:
+        version = f.attrs.get("nwb_version", f["nwb_version"][()] if isinstance(f.get("nwb_version"), h5py.Dataset) else None)
     version = np.asarray(version).ravel()[0] if version is not None else None
     version = version.decode(errors="replace") if isinstance(version, bytes) else version
     if version is None:
@@ -137,10 +157,6 @@ def _check_nwb2(path):
             f"{path}: expected NWB 2, found version {version!r}. For a Visual Coding session use `qf import allen --files` (read_allen); "
             "convert others to NWB 2, or import their traces with read_arrays."
         )
-
-
-def _reason(e):
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
 
 
 def _session(path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched):
@@ -154,14 +170,15 @@ def _session(path, file, subject, session, signal, trials, stimulus, condition_c
     named = [_roi_ids(s.series) for s in chosen]
     cells = [f"{s.plane}-{i}".replace("/", "_") if several else i for s, (ids, _) in zip(chosen, named, strict=True) for i in ids]
     optical = getattr(chosen[0].series.rois.table, "imaging_plane", None)
-    table, epochs = trials_of_file(file, frame_time, trials, stimulus, condition_columns)
+    table, epochs, ignored = trials_of_file(file, frame_time, trials, stimulus, condition_columns)
     about = {n: getattr(file.subject, n, None) for n in ("sex", "age", "genotype", "species")} if file.subject else {}
+    beside = {"ignored_columns": ", ".join(f"{n} ({why})" for n, why in ignored.items()), "ignored_behaviour": ", ".join(_other_behaviour(file))}
     ds = new_session(
         traces,
         subject=subject or _key(file.subject.subject_id if file.subject else None) or _from_name(path, "sub"),
         session=session or _key(file.session_id) or _from_name(path, "ses"),
         rate_hz=rate, signal=signal, frame_time=frame_time, cells=cells, matched=all(m for _, m in named) if matched is None else matched,
-        trials=table, epochs=epochs, attrs={n: str(v) for n, v in about.items() if v},
+        trials=table, epochs=epochs, attrs={n: str(v) for n, v in {**about, **beside}.items() if v},
         neuron_coords={"plane": np.array([s.plane for s, (ids, _) in zip(chosen, named, strict=True) for _ in ids], dtype=object)},
         indicator=str(getattr(optical, "indicator", None) or "unknown"), area=str(getattr(optical, "location", None) or "unknown"),
         source="nwb", provenance=f"{path.name}: {', '.join(provenance)}",
@@ -180,15 +197,21 @@ def _with_running(ds, file):
     if unit not in _CM_PER_S:
         warnings.warn(f"running_speed: expected a speed in cm/s or m/s, found {unit!r}; left out.", stacklevel=2)
         return ds
-    speed = np.asarray(series[0].data[:], np.float32) * np.float32(_CM_PER_S[unit] * (series[0].conversion or 1))
+    speed = whole(series[0].data, "running_speed").astype(np.float32) * np.float32(_CM_PER_S[unit] * (series[0].conversion or 1))
     if series[0].timestamps is not None:
-        seconds = np.asarray(series[0].timestamps[:], np.float64)
+        seconds = whole(series[0].timestamps, "running_speed").astype(np.float64)
     else:
         seconds = float(series[0].starting_time or 0) + np.arange(len(speed)) / float(series[0].rate)
     if len(seconds) != len(speed):
         warnings.warn(f"running_speed: expected a time for each of {len(speed)} values, found {len(seconds)}; left out.", stacklevel=2)
         return ds
     return with_running(ds, speed, seconds)
+
+
+def _other_behaviour(file):
+    """Names of the behaviour in a file that no Session holds: all in its behaviour modules but running speed."""
+    modules = [m for n, m in file.processing.items() if n.lower().startswith("behav")]
+    return [i.name for m in modules for i in m.data_interfaces.values() if i.name != "running_speed"]
 
 
 def _leaves(interfaces):
@@ -289,8 +312,8 @@ def _read_planes(chosen):
 
 def _read_one(s):
     series, n_rois = s.series, len(s.series.rois.data)
-    timestamps = None if series.timestamps is None else np.asarray(series.timestamps[:], dtype=np.float64)
-    x = np.asarray(series.data[:])
+    timestamps = None if series.timestamps is None else whole(series.timestamps, s.path).astype(np.float64)
+    x = whole(series.data, s.path)
     if x.dtype.kind not in "fiu" or x.ndim > 2 or x.size == 0:
         raise SessionError(f"{s.path}: expected numbers (frame, ROI), found {x.dtype} of shape {x.shape}.")
     x = x[:, None] if x.ndim == 1 else x
@@ -317,8 +340,11 @@ def _read_one(s):
 
 def _roi_ids(series):
     """Names of the ROIs of a series, their row where the ids are not unique; and whether they are cell_specimen_ids, matched across sessions."""
-    rows = np.asarray(series.rois.data[:], dtype=int)
-    table = series.rois.table
+    rows, table = np.asarray(series.rois.data[:], dtype=int), series.rois.table
+    if rows.ndim != 1 or (len(rows) and not 0 <= rows.min() <= rows.max() < len(table.id)):
+        raise SessionError(
+            f"{series.name}: expected ROIs of its table, 0 to {len(table.id) - 1}, found {rows.min()} to {rows.max()}. Mend the file, or use read_arrays."
+        )
     specimen = next((c for c in ("cell_specimen_id", "global_roi_id") if c in table.colnames), None)  # of allensdk, and on DANDI
     column = table.id.data if specimen is None else table[specimen].data
     ids = np.asarray(column[:])[rows]

@@ -9,8 +9,9 @@ import pandas as pd
 from ..errors import QfError, SessionError, did_you_mean
 from .arrays import check_times, frames_at
 from .conditions import condition_key
-from .session import RESERVED
-from .visual_coding import epochs_at_pauses, is_complete, is_continuous, number_blocks, standard, stimulus_of, trials_of
+from .hdf5 import whole
+from .schema import RESERVED
+from .visual_coding import FEATURES, epochs_at_pauses, is_complete, is_continuous, number_blocks, standard, stimulus_of, trials_of
 
 _OUTCOME = re.compile(
     r"(?i)reward|outcome|response|correct|lick|hit|miss|false_alarm|choice|reaction|aborted|engaged|running|pupil|(_|^)(time|id|index)$|latency|^tags$|_s$"
@@ -27,7 +28,7 @@ _FEATURE = re.compile(
 
 
 def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
-    """The trial table in frames, None for a continuous recording; and the table of epochs."""
+    """The trial table in frames, None for a continuous recording; the table of epochs; and {column of the tables: why it is ignored}."""
     every = _interval_tables(file)
     shown = {}
     for name in [n for n in every if stimulus_of(n) and len(every[n])]:
@@ -43,7 +44,7 @@ def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
         epochs.append(epochs_at_pauses(stimulus_shown, onset, offset))
     epochs = number_blocks(pd.concat(epochs, ignore_index=True)) if epochs else None
     if wanted is False:
-        return None, epochs
+        return None, epochs, {}
     tables = _choose_tables(every, wanted)
     if condition_columns is not None:
         condition_columns = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
@@ -63,7 +64,23 @@ def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
             parts.append(part if (block := _block(table, ())) is None else part.assign(block=block))
         else:
             parts.append(_one_table(name, table, frame_time, stimulus, condition_columns, epochs))
-    return (pd.concat(parts, ignore_index=True) if parts else None), epochs
+    ignored = {c: why for name, table in tables.items() for c, why in _ignored(name, table, stimulus, condition_columns).items()}
+    return (pd.concat(parts, ignore_index=True) if parts else None), epochs, ignored
+
+
+def _ignored(name, table, stimulus, condition_columns):
+    """{column: why it is no feature of the condition} of one table."""
+    why = {str(c): "not one number or text a row" for c in table.attrs.get("left_out", ())}
+    known = stimulus_of(name)
+    if is_complete(known, table) and stimulus is None and condition_columns is None:
+        used, default = {*FEATURES[known], "blank_sweep"}, "not of the protocol"
+    elif condition_columns is not None:
+        used, default = set(condition_columns), "not among the condition columns"
+    else:
+        used = set(_condition_columns(table))
+        default = "no known feature" if _feature_columns(table) else "does not repeat over the trials"
+    used |= {"start_time", "stop_time", *_BLOCKS, *(() if stimulus is not None else _CATEGORIES)}
+    return why | {c: "an outcome or a time" if _OUTCOME.search(c) else default for c in table if c not in used}
 
 
 def _interval_tables(file):
@@ -87,12 +104,12 @@ def _interval_tables(file):
 def _frames_shown(series):
     """An IndexSeries (images, sparse noise, movies on DANDI) as a table of intervals: each frame lasts to the next, or as long as the others."""
     if series.timestamps is not None:
-        start = np.asarray(series.timestamps[:], np.float64)
+        start = whole(series.timestamps, series.name).astype(np.float64)
     else:
         start = float(series.starting_time or 0) + np.arange(len(series.data)) / float(series.rate)
     step = np.diff(start, append=np.inf)
     stop = start + np.minimum(step, np.median(step[:-1]) if len(step) > 1 else 0.25)
-    return pd.DataFrame({"start_time": start, "stop_time": stop, "frame": np.asarray(series.data[:], np.float64)})
+    return pd.DataFrame({"start_time": start, "stop_time": stop, "frame": whole(series.data, series.name).astype(np.float64)})
 
 
 def _scalars(table):
@@ -104,14 +121,20 @@ def _scalars(table):
         column = table[name]
         if isinstance(column, VectorIndex | DynamicTableRegion):
             continue
-        data = np.asarray(column.data[:])
+        data = whole(column.data, name)
         if data.ndim != 1 or data.dtype.kind not in "biufOSU":  # pairs, and references to series
             continue
         values = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in data.tolist()]
         if not all(v is None or isinstance(v, str | int | float) for v in values):
             continue
         columns[name] = _plain(pd.Series(values, dtype=object))
-    return pd.DataFrame(columns)
+    if len({len(c) for c in columns.values()}) > 1:
+        raise SessionError(
+            f"{table.name}: expected columns of one length, found {', '.join(f'{n} {len(c)}' for n, c in columns.items())}. Mend the file."
+        )
+    found = pd.DataFrame(columns)
+    found.attrs["left_out"] = [c for c in table.colnames if c not in columns]
+    return found
 
 
 def _plain(values):

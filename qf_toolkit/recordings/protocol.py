@@ -32,6 +32,15 @@ def stimuli_of(letter, n):
     return [one(name, 0.25, 0.25, grid(frame=np.arange(float(n["noise_frames"]))), 1, 0) for name in noise]
 
 
+def shown_s(letter, n):
+    """Seconds of a session that are filled with stimuli, blanks apart; known before any is laid out."""
+    if letter == "A":
+        return 3.0 * n["directions"] * n["temporal_frequencies"] * n["repeats"]
+    if letter == "B":
+        return 0.25 * (n["orientations"] * n["spatial_frequencies"] * n["phases"] + n["images"]) * n["image_repeats"]
+    return 0.25 * n["noise_frames"] * (2 if letter == "C2" else 1)
+
+
 def schedule(stimuli, gap_s, rate_hz, rng):
     """The trial table (`code`: row of the conditions, -1 for a blank) and the frames in all."""
     parts, shares, now = [], [], gap_s

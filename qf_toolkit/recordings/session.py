@@ -1,29 +1,8 @@
-"""The schema of one Session: a continuous two-photon recording and its trial table, as an `xarray.Dataset`.
-
-dims and variables
-    fluorescence (neuron, frame)  float32, raw or neuropil-corrected, positive arbitrary units; or, where only that exists,
-    dff          (neuron, frame)  float32, dF/F as a fraction (0.1 = 10 %)
-coords
-    neuron     (neuron)  str, key `subject/cell`, or `subject/session/cell` where cells are not matched across sessions
-    flag       (neuron)  str, why `trials()` leaves the neuron out: "" (kept), "nan", "constant", "silent", "tiny_f0"
-    frame_time (frame)   float64, seconds
-    trial      (trial)   int64, 0, 1, 2... in order of onset
-    onset_frame, offset_frame (trial)  int64; the stimulus is on in frames onset <= frame < offset
-    stimulus   (trial)   str, the stimulus category, for example drifting_gratings
-    condition  (trial)   str, key `stimulus/feature=value,...`; a blank sweep is `stimulus/blank`
-    block      (trial)   int64, the sub-session, 0, 1, 2...
-    any other coord on `trial` is a feature of the condition (orientation in degrees, temporal_frequency in Hz...)
-where the source tells
-    running_speed (running_time)  float32, cm/s, running_time in seconds
-    x, y (neuron)                 centre of the ROI, pixels (column, row)
-    epoch_stimulus, epoch_start_frame, epoch_stop_frame, epoch_block (epoch)  stretches of each stimulus, also of those without trials
-        (natural movies, spontaneous activity), in frames start <= frame < stop
-attrs
-    subject, session, rate_hz, signal, indicator, area, source, provenance, fingerprint, f0_floor, schema_version, and what else a source tells
-"""
+"""A recording as plain arrays becomes a Session: trial table, odd neurons flagged, fingerprint. What a Session is stands in `schema`."""
 
 import hashlib
-import re
+import numbers
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -31,19 +10,18 @@ import xarray as xr
 
 from ..errors import SessionError
 from .conditions import condition_key
+from .schema import EPOCH_COORDS, RESERVED, SCHEMA_VERSION, SIGNALS, check_key, check_variable_name
+from .schema import TRIAL_COORDS as TRIAL_COORDS
+from .schema import epoch_table as epoch_table
+from .schema import session_key as session_key
+from .schema import signal_of as signal_of
+from .schema import trial_features as trial_features
+from .schema import trial_table as trial_table
+from .schema import validate as validate
 
-SCHEMA_VERSION = 1
-SIGNALS = ("fluorescence", "dff")
-TRIAL_COORDS = ("onset_frame", "offset_frame", "stimulus", "condition", "block")
-# names that mean something else in a Session, a trial table or a dataset of windows; a feature called so gets an underscore at its end
-RESERVED = {
-    "trial", *TRIAL_COORDS, "neuron", "frame", "time", "frame_time", "flag", "plane", "session", "subject", "sample", "patch", "code",
-    *SIGNALS, "zscore", "valid", "n_score", "active", "forecast", "samples", "probability", "reconstruction",
-}  # fmt: skip
 MAX_NAN_SHARE = 0.5  # a neuron with more of its frames missing than this is flagged as a whole
 MIN_F0_SHARE = 0.01  # F0 below this share of the session's median fluorescence makes dF/F meaningless
 MIN_DFF_DENOMINATOR = 0.05  # 1 + b, b the baseline's dF/F: below it the window's dF/F explodes
-_KEY = re.compile(r"^[^/\s][^/]*$")
 
 
 def new_session(
@@ -108,37 +86,40 @@ def new_session(
     SessionError
         If anything breaks the schema; see `validate`.
     """
-    traces = np.asarray(traces)
-    if traces.ndim != 2:
-        raise SessionError(f"traces: expected 2 dims (neuron, frame), found shape {traces.shape}. Pass one row a neuron, one column a frame.")
+    traces = _plain_traces(traces)
+    n_neurons, n_frames = traces.shape
     if signal not in SIGNALS:
         raise SessionError(f"signal: expected one of {SIGNALS}, found {signal!r}.")
-    n_neurons, n_frames = traces.shape
+    subject, session = (_as_key(n, v) for n, v in (("subject", subject), ("session", session)))
+    if rate_hz is not None and not is_number(rate_hz):
+        raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate_hz!r}. Pass rate_hz or frame_time.")
     if frame_time is None:
         if rate_hz is None or not np.isfinite(rate_hz) or rate_hz <= 0:
             raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate_hz!r}. Pass rate_hz or frame_time.")
         frame_time = np.arange(n_frames) / float(rate_hz)
-    frame_time = np.asarray(frame_time, dtype=np.float64)
+    frame_time = seconds_in(frame_time, "frame_time")
     if frame_time.shape != (n_frames,):
         raise SessionError(f"frame_time: expected {n_frames} seconds, one a frame, found shape {frame_time.shape}. Are the traces transposed?")
     if rate_hz is None and len(frame_time) > 1:
         rate_hz = 1.0 / np.median(np.diff(frame_time))
-    cells = [str(c) for c in (range(n_neurons) if cells is None else cells)]
-    if len(cells) != n_neurons:
-        raise SessionError(f"cells: expected {n_neurons} names, one a row of traces, found {len(cells)}.")
-    prefix = [f"{subject}/" if m else f"{subject}/{session}/" for m in np.broadcast_to(matched, n_neurons)]
+    cells = _cell_names(cells, n_neurons)
+    prefix = [f"{subject}/" if m else f"{subject}/{session}/" for m in _one_each(matched, n_neurons)]
+    epochs = _epoch_coords(epochs)
+    beside = _neuron_coords(neuron_coords, n_neurons)
     coords = {
         "neuron": np.array([p + c for p, c in zip(prefix, cells, strict=True)], dtype=object),
         "frame_time": ("frame", frame_time),
-        **{name: ("neuron", np.asarray(values)) for name, values in (neuron_coords or {}).items()},
-        **_trial_coords(trials),
-        **_epoch_coords(epochs),
+        **beside,
+        **_trial_coords(trials, {*beside, *epochs, *(["epoch"] if epochs else [])}),
+        **epochs,
     }
-    ds = xr.Dataset({signal: (("neuron", "frame"), traces.astype(np.float32, copy=False))}, coords)
+    ds = xr.Dataset({signal: (("neuron", "frame"), traces)}, coords)
+    if not isinstance(attrs, Mapping | None):
+        raise SessionError(f"attrs: expected a mapping of names to text or numbers, found {type(attrs).__name__}. Pass a dict.")
     ds.attrs = {
         **(attrs or {}),
-        "subject": str(subject),
-        "session": str(session),
+        "subject": subject,
+        "session": session,
         "rate_hz": float(rate_hz) if rate_hz else float("nan"),
         "signal": signal,
         "indicator": indicator,
@@ -150,28 +131,134 @@ def new_session(
     check_dff_is_fraction(ds)
     ds.attrs["f0_floor"] = f0_floor(ds)
     ds = ds.assign_coords(flag=("neuron", flag_neurons(ds)))
-    ds.attrs["fingerprint"] = fingerprint or Fingerprint().add(ds[signal].values).text()
+    ds.attrs["fingerprint"] = fingerprint or fingerprint_of(ds)
     return validate(ds)
 
 
-def _trial_coords(trials):
-    """The trial table as coords on `trial`, sorted by onset, condition keys filled in."""
+def _plain_traces(traces):
+    """Traces as float32, NaN where an array is masked."""
+    try:
+        x = np.ma.asarray(traces) if isinstance(traces, np.ma.MaskedArray) else np.asarray(traces)
+    except ValueError as e:  # rows of different lengths
+        raise SessionError(f"traces: expected 2 dims (neuron, frame), found none that fit ({e}). Pass one row a neuron, one column a frame.") from e
+    if x.ndim != 2:
+        raise SessionError(f"traces: expected 2 dims (neuron, frame), found shape {x.shape}. Pass one row a neuron, one column a frame.")
+    if x.dtype.kind not in "fiu":
+        raise SessionError(f"traces: expected real numbers, found {x.dtype}. Convert them first, for example by .astype('float32').")
+    x = x.astype(np.float32, copy=False)
+    return x.filled(np.nan) if isinstance(x, np.ma.MaskedArray) else x
+
+
+def _as_key(attr, name):
+    name = str(name) if isinstance(name, numbers.Integral) and not isinstance(name, bool) else name
+    check_key(attr, name)
+    return str(name)
+
+
+def _cell_names(cells, n):
+    if isinstance(cells, str) or not (cells is None or hasattr(cells, "__iter__")):
+        raise SessionError(f"cells: expected {n} names, one a row of traces, found {cells!r}. Pass a list of them.")
+    cells = [str(c) for c in (range(n) if cells is None else cells)]
+    if len(cells) != n:
+        raise SessionError(f"cells: expected {n} names, one a row of traces, found {len(cells)}.")
+    return cells
+
+
+def _one_each(matched, n):
+    found = np.asarray(matched)
+    if found.shape not in ((), (n,)) or found.dtype.kind not in "biu":
+        raise SessionError(f"matched: expected True, False or one of them a neuron ({n}), found {matched!r}.")
+    return np.broadcast_to(found, n)
+
+
+def _neuron_coords(coords, n):
+    if not isinstance(coords, Mapping | None):
+        raise SessionError(f"neuron_coords: expected a mapping of names to arrays, found {type(coords).__name__}. Pass a dict.")
+    found = {name: np.asarray(values) for name, values in (coords or {}).items()}
+    for name, values in found.items():
+        check_variable_name(name, "neuron_coords")
+        if values.shape != (n,):
+            raise SessionError(f"neuron_coords: expected {n} values of {name}, one a neuron, found shape {values.shape}.")
+    return {name: ("neuron", values) for name, values in found.items()}
+
+
+def is_number(value):
+    """Whether a value is a real number, and no truth value."""
+    return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.bool_ | np.complexfloating)
+
+
+def seconds_in(values, name):
+    """Times as float64; SessionError where they are none."""
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind not in "fiuO":
+            raise ValueError(f"{found.dtype}")
+        return found.astype(np.float64)
+    except (ValueError, TypeError) as e:
+        raise SessionError(f"{name}: expected seconds as numbers, found {e}. Convert them to seconds from the start.") from e
+
+
+def numbers_in(column, name):
+    """A column of a table as float64 array; SessionError with the first row that is no finite number."""
+    found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = ~np.isfinite(found)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise SessionError(
+            f"trials: expected numbers in {name}, found {column.iloc[row]!r} in row {row} ({int(bad.sum())} such rows). Mend or remove them."
+        )
+    return found
+
+
+def whole_in(column, name):
+    """A column of a table as int64 array; SessionError with the first row that is no whole number."""
+    found = numbers_in(column, name)
+    bad = (found != np.round(found)) | (np.abs(found) >= 2**53)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise SessionError(f"trials: expected whole numbers in {name}, found {found[row]:g} in row {row}. Give seconds in a column onset_s instead.")
+    return found.astype(np.int64)
+
+
+def check_columns(table):
+    """Refuse what is no table of trials, and columns that share a name or have one that no file can hold.
+
+    Raises
+    ------
+    SessionError
+        Naming the column.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise SessionError(f"trials: expected a pandas.DataFrame with a row a trial, found {type(table).__name__}.")
+    for name in table.columns:
+        check_variable_name(name)
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise SessionError(f"trials: expected columns of different names, found {twice[0]!r} more than once. Rename one.")
+
+
+def _trial_coords(trials, taken=()):
+    """The trial table as coords on `trial`, sorted by onset, condition keys filled in; `taken` are names of other coords."""
     if trials is None or len(trials) == 0:
         trials = pd.DataFrame({"onset_frame": [], "offset_frame": [], "stimulus": [], "condition": [], "block": []})
-    table = trials.copy().reset_index(drop=True)
+    check_columns(trials)
+    # a column of a type of pandas' own may hold what numpy has no word for
+    table = pd.DataFrame(
+        {n: c if isinstance(c.dtype, np.dtype) else c.astype(object).where(c.notna(), None) for n, c in trials.reset_index(drop=True).items()}
+    )
     if "onset_frame" not in table:
         raise SessionError(
             f"trials: expected a column onset_frame (frame index), found {list(table.columns)}. Name the column onset_frame, or give onset_s to the importer."
         )
     if table["onset_frame"].isna().any():
         raise SessionError(f"trials: onset_frame is missing in {int(table['onset_frame'].isna().sum())} of {len(table)} rows. Remove those rows.")
+    for name in ("onset_frame", "offset_frame", "block"):
+        if name in table:
+            table[name] = whole_in(table[name], name)
     table = table.sort_values("onset_frame", kind="stable", ignore_index=True)
-    if "offset_frame" not in table:
-        table["offset_frame"] = table["onset_frame"] + 1
-    if "stimulus" not in table:
-        table["stimulus"] = "stimulus"
-    if "block" not in table:
-        table["block"] = 0
+    for name, default in (("offset_frame", table["onset_frame"] + 1), ("stimulus", "stimulus"), ("block", 0)):
+        if name not in table:
+            table[name] = default
     features = [c for c in table.columns if c not in TRIAL_COORDS and c != "trial"]
     if "condition" not in table:
         table["condition"] = [condition_key(r["stimulus"], {f: r[f] for f in features}) for r in table.to_dict("records")]
@@ -183,23 +270,36 @@ def _trial_coords(trials):
     for name in ("stimulus", "condition"):
         coords[name] = ("trial", table[name].astype(str).to_numpy(dtype=object))
     for name in features:
-        values = table[name]
-        numeric = pd.to_numeric(values, errors="coerce")
-        is_text = numeric.isna() & values.notna()
-        coords[f"{name}_" if name in RESERVED else name] = (
-            "trial",
-            values.where(values.notna(), "").astype(str).to_numpy(dtype=object) if is_text.any() else numeric.to_numpy(dtype=np.float64),
-        )
+        stored = f"{name}_" if name in RESERVED or name in taken else name
+        if stored in coords:
+            raise SessionError(
+                f"trials: expected columns of different names, found {name!r}, stored as {stored!r}, and another {stored!r}. Rename one."
+            )
+        coords[stored] = ("trial", _feature(table[name]))
     return coords
+
+
+def _feature(values):
+    """A column as float64, or as text where any of it is; an empty cell is NaN or ""."""
+    if values.dtype.kind == "c":
+        raise SessionError(f"trials: expected real numbers or text in {values.name}, found complex numbers. Give their parts in two columns.")
+    numeric = pd.to_numeric(values, errors="coerce")
+    is_text = numeric.isna() & values.notna()
+    if is_text.any():
+        return values.where(values.notna(), "").astype(str).to_numpy(dtype=object)
+    return numeric.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _epoch_coords(epochs):
     """The table of epochs as coords on `epoch`, in order of time."""
     if epochs is None or len(epochs) == 0:
         return {}
+    names = [n.removeprefix("epoch_") for n in EPOCH_COORDS]
+    if not isinstance(epochs, pd.DataFrame) or not set(names) <= set(epochs.columns):
+        raise SessionError(f"epochs: expected a pandas.DataFrame with columns {', '.join(names)}, found {type(epochs).__name__}.")
     table = epochs.sort_values("start_frame", kind="stable")
-    columns = {c: table[c].to_numpy(dtype=object if c == "stimulus" else np.int64) for c in ("stimulus", "start_frame", "stop_frame", "block")}
-    return {f"epoch_{c}": ("epoch", v) for c, v in columns.items()}
+    columns = {n: table[n].to_numpy(dtype=object) if n == "stimulus" else whole_in(table[n], n) for n in names}
+    return {f"epoch_{n}": ("epoch", v) for n, v in columns.items()}
 
 
 def with_running(ds, speed, seconds):
@@ -280,21 +380,6 @@ def check_dff_is_fraction(ds):
         )
 
 
-def signal_of(ds):
-    """The name of the traces in a Session: "fluorescence" or "dff"."""
-    for name in SIGNALS:
-        if name in ds:
-            return name
-    raise SessionError(
-        f"traces: expected a variable fluorescence or dff with dims (neuron, frame), found {sorted(map(str, ds.data_vars)) or 'none'}."
-    )
-
-
-def session_key(ds):
-    """`subject/session`, the key of a Session in its store."""
-    return f"{ds.attrs['subject']}/{ds.attrs['session']}"
-
-
 class Fingerprint:
     """A hash of the traces, by which a renamed copy of a recording is still known as the same."""
 
@@ -310,117 +395,9 @@ class Fingerprint:
         return self._hash.hexdigest()
 
 
-def validate(ds):
-    """Check a Session against the schema.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        See the head of this module.
-
-    Returns
-    -------
-    xarray.Dataset
-        `ds` itself.
-
-    Raises
-    ------
-    SessionError
-        Naming the dim or field, what was expected, what was found, and the mend.
-    """
-    name = signal_of(ds)
-    if ds[name].dims != ("neuron", "frame"):
-        raise SessionError(f"{name}: expected dims ('neuron', 'frame'), found {ds[name].dims}. Transpose it.")
-    for attr in ("subject", "session", "rate_hz", "schema_version", "f0_floor"):
-        if attr not in ds.attrs:
-            raise SessionError(f"attrs: expected {attr}, found {sorted(ds.attrs)}. Build the Session with new_session().")
-    if int(ds.attrs["schema_version"]) > SCHEMA_VERSION:
-        raise SessionError(
-            f"schema_version: expected at most {SCHEMA_VERSION}, found {ds.attrs['schema_version']}. "
-            "The file was written by a newer qf_toolkit: update the toolkit, or import the recording again with this one."
-        )
-    for attr in ("subject", "session"):
-        if not _KEY.match(str(ds.attrs[attr])):
-            raise SessionError(f"{attr}: expected a name without slash or leading blank, found {ds.attrs[attr]!r}. Rename it at import.")
-    rate = float(ds.attrs["rate_hz"])
-    if not (np.isfinite(rate) and rate > 0):
-        raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate}. Pass rate_hz at import.")
-    if ds.sizes.get("neuron", 0) == 0:
-        raise SessionError("neuron: expected at least 1 neuron, found 0. Check the ROI selection of the source (iscell in suite2p).")
-    if "flag" not in ds.coords or ds["flag"].dims != ("neuron",):
-        raise SessionError("flag: expected a coord on neuron, found none. Build the Session with new_session().")
-    if ds.sizes["frame"] < 2:
-        raise SessionError(f"frame: expected at least 2 frames, found {ds.sizes['frame']}.")
-    time = ds["frame_time"].values if "frame_time" in ds.coords else None
-    if time is None or time.shape != (ds.sizes["frame"],):
-        raise SessionError(f"frame_time: expected a coord of {ds.sizes['frame']} seconds on frame, found {None if time is None else time.shape}.")
-    step = np.diff(time)
-    if not np.all(step > 0):
-        raise SessionError(
-            f"frame_time: expected increasing seconds, found {int((~(step > 0)).sum())} steps that are not, the first at frame {int(np.argmax(~(step > 0))) + 1}."
-        )
-    if abs(np.median(step) * rate - 1) > 0.02:
-        raise SessionError(
-            f"rate_hz: expected {1 / np.median(step):.4g} Hz, the rate of frame_time, found {rate:.4g}. Correct one of the two (are the times in seconds?)."
-        )
-    _check_unique(ds["neuron"].values, "neuron")
-    _validate_trials(ds)
-    return ds
-
-
-def _check_unique(keys, dim):
-    values, counts = np.unique(np.asarray(keys, dtype=str), return_counts=True)
-    if (counts > 1).any():
-        twice = values[counts > 1]
-        raise SessionError(f"{dim}: expected unique keys, found {len(twice)} more than once, first {str(twice[0])!r}. Give each its own name.")
-
-
-def _validate_trials(ds):
-    for name in ("trial", *TRIAL_COORDS):
-        if name not in ds.coords or ds[name].dims != ("trial",):
-            raise SessionError(f"{name}: expected a coord on trial, found {ds[name].dims if name in ds.coords else 'none'}.")
-    if ds.sizes["trial"] == 0:
-        return
-    _check_unique(ds["trial"].values, "trial")
-    slash = [s for s in np.unique(ds["stimulus"].values.astype(str)) if "/" in s or not s]
-    if slash:
-        raise SessionError(f"stimulus: expected a name without slash, found {str(slash[0])!r}; a slash divides stimulus and features. Rename it.")
-    taken = sorted(set(trial_features(ds)) & RESERVED)
-    if taken:
-        raise SessionError(f"trial: expected features with names of their own, found {taken[0]!r}. Rename it, for example to {taken[0]}_.")
-    onset, offset, n = ds["onset_frame"].values, ds["offset_frame"].values, ds.sizes["frame"]
-    outside = (onset < 0) | (onset >= n)
-    if outside.any():
-        raise SessionError(
-            f"onset_frame: expected 0 to {n - 1}, the frames of the recording, found {int(outside.sum())} of {len(onset)} outside, "
-            f"first {int(onset[outside][0])}. Are the onsets in seconds or at another rate? Use onset_s, or convert them."
-        )
-    if (offset <= onset).any():
-        i = int(np.argmax(offset <= onset))
-        raise SessionError(f"offset_frame: expected after the onset, found {int(offset[i])} for onset {int(onset[i])} in trial {i}.")
-    pair = pd.DataFrame({"onset": onset, "stimulus": ds["stimulus"].values.astype(str)})
-    if pair.duplicated().any():
-        i = int(np.argmax(pair.duplicated()))
-        raise SessionError(
-            f"trial: expected one trial of a stimulus an onset, found frame {int(onset[i])} twice for {pair['stimulus'][i]}. Remove the duplicate rows."
-        )
-
-
-def trial_features(ds):
-    """Names of the coords on `trial` that are features of the condition."""
-    return [str(n) for n, c in ds.coords.items() if c.dims == ("trial",) and n not in TRIAL_COORDS and n != "trial"]
-
-
-def trial_table(ds):
-    """The trial table of a Session as a DataFrame, one row a trial, features as columns."""
-    names = ["trial", *TRIAL_COORDS, *trial_features(ds)]
-    return pd.DataFrame({n: ds[n].values for n in names})
-
-
-def epoch_table(ds):
-    """The stretches of each stimulus as a DataFrame: stimulus, start_frame, stop_frame (one past the last), block; empty where the source tells none."""
-    names = ("stimulus", "start_frame", "stop_frame", "block")
-    return pd.DataFrame({n: ds[f"epoch_{n}"].values if f"epoch_{n}" in ds.coords else [] for n in names})
+def fingerprint_of(ds):
+    """The fingerprint of a Session's traces as they are in memory."""
+    return Fingerprint().add(ds.variables[signal_of(ds)].values).text()
 
 
 def describe_flags(ds):

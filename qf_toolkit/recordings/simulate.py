@@ -21,10 +21,12 @@ import xarray as xr
 
 from .._files import write_netcdf
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from .protocol import SESSIONS, schedule, stimuli_of
+from .protocol import SESSIONS, schedule, shown_s, stimuli_of
 from .session import new_session, session_key
 from .store import Store, _file_name
 
+MOST_NEURONS, MOST_SHOWN = 10_000, 100_000
+MOST_VALUES = 2**31  # neurons x frames of a session: ten arrays of that size are held at a time
 SHARED = ("gain", "fast1", "fast2", "focus")
 SUBTRACTED = 0.7  # of the neuropil, the usual fixed factor; the true one differs a little from neuron to neuron
 NOISE_GRID = (16, 28)
@@ -81,6 +83,8 @@ def simulate(
 ):
     """Record a simulated mouse and write Sessions and their truth. The defaults are the real protocol's.
 
+    What the store holds already of the same arguments is kept, so that the same call goes on where it was interrupted.
+
     Parameters
     ----------
     path : str or Path
@@ -112,7 +116,7 @@ def simulate(
     Raises
     ------
     QfError
-        If an argument is out of range, or the store holds the session already.
+        If an argument is out of range, or the store holds a session of that name that was made otherwise.
     """
     counts = {
         "n_neurons": n_neurons, "repeats": repeats, "directions": directions, "temporal_frequencies": temporal_frequencies, "images": images,
@@ -120,40 +124,91 @@ def simulate(
         "image_repeats": image_repeats,
     }  # fmt: skip
     sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)
+    if not subject or "/" in subject or len(_file_name(f"{subject}/C2")) > 255:
+        raise QfError(f"subject: expected a name without slash that a file can have, found {subject[:60]!r}. Choose a shorter or simpler one.")
     phys = physiology or Physiology()
     settings = {**counts, "gap_s": gap_s, "rate_hz": rate_hz, "subject": subject, "seed": seed, "physiology": asdict(phys)}
+    notes = {letter: {**settings, "session": letter} for letter in sessions}
     store = Store(path, create=True)
-    for letter in sessions:  # said before minutes of work, not after
-        if f"{subject}/{letter}" in store:
-            raise QfError(f"session: {subject}/{letter} is in {store.path} already. Choose another folder, subject or session.")
+    missing = [letter for letter in sessions if not _is_there(store, f"{subject}/{letter}", notes[letter])]
     params = _neurons(n_neurons, rate_hz, phys, _rng(seed, subject, "neurons"))
-    for letter in sessions:
+    for letter in missing:
         table, truth = record(letter, counts, params, gap_s=gap_s, rate_hz=rate_hz, phys=phys, subject=subject, seed=seed)
         f = _fluorescence(truth, params, rate_hz, _rng(seed, subject, f"shot noise {letter}"))
         session = new_session(
             f, subject=subject, session=letter, rate_hz=rate_hz, trials=table.drop(columns="code"), cells=[f"c{i:04d}" for i in range(n_neurons)],
-            matched=True, indicator="GCaMP6f (simulated)", area="VISp (simulated)", source="simulation",
-            provenance=json.dumps({**settings, "session": letter}),
+            matched=True, indicator="GCaMP6f (simulated)", area="VISp (simulated)", source="simulation", provenance=json.dumps(notes[letter]),
         )  # fmt: skip
-        _save_truth(store, truth, params, session, phys)  # first, so that no session is ever without
-        store.add(session)
+        _write(store, session, truth, params, phys, notes[letter])
     return store
+
+
+def _is_there(store, key, note):
+    """Whether a session and its truth are in the store; refuses a session that was made otherwise."""
+    if key not in store:
+        return False
+    _check_same(store, key, note)
+    try:
+        load_truth(store, key).close()
+    except (QfError, OSError, KeyError, ValueError):  # none yet, or one that can't be read: it is made again
+        return False
+    return True
+
+
+def _check_same(store, key, note):
+    """Refuse a session in the store that is no simulation, or one of other arguments."""
+    info = store.info(key)
+    try:
+        known = json.loads(info["provenance"])
+        differing = [name for name in note if known[name] != json.loads(json.dumps(note[name]))]
+    except (ValueError, KeyError, TypeError):
+        raise QfError(f"session: {key} is in {store.path} already, and is no simulation of this version. Choose another folder or subject.") from None
+    if differing:
+        name = differing[0]
+        was, found = ("other values", "these") if name == "physiology" else (known[name], note[name])
+        raise QfError(f"session: {key} is in {store.path} already, made with {name} {was}, found {found}. Choose another folder or subject.")
+
+
+def _write(store, session, truth, params, phys, note):
+    """Write a session, then its truth: of several processes that record one, the first decides, and its truth alone is written."""
+    key = session_key(session)
+    try:
+        if key not in store:
+            store.add(session)
+    except QfError:  # another process was first?
+        if key not in store:
+            raise
+    _check_same(store, key, note)
+    if store.info(key)["fingerprint"] != session.attrs["fingerprint"]:
+        raise QfError(f"session: {key} in {store.path} has other traces than these arguments give. Choose another folder or subject.")
+    _save_truth(store, truth, params, session, phys)
 
 
 def check_protocol(counts, sessions, gap_s, rate_hz, seed):
     """The letters of the sessions, each once; raises QfError where a number or letter can't be."""
     for name, value in counts.items():
-        if value != int(value) or value < 1:
-            raise QfError(f"{name}: expected a whole number of at least 1, found {value}.")
-    if not rate_hz > 0 or not gap_s >= 0 or not seed >= 0:
-        raise QfError(f"rate_hz, gap_s, seed: expected a rate above 0, the others at least 0, found {rate_hz}, {gap_s} and {seed}.")
+        most = MOST_NEURONS if name == "n_neurons" else MOST_SHOWN
+        if not (_is_within(value, 1, most) and value == int(value)):
+            raise QfError(f"{name}: expected a whole number from 1 to {most}, found {value}.")
+    for name, value, low, high in (("gap_s", gap_s, 0, 3600), ("rate_hz", rate_hz, 0.1, 1000), ("seed", seed, 0, 2**32 - 1)):
+        if not _is_within(value, low, high):
+            raise QfError(f"{name}: expected from {low} to {high}, found {value}.")
     sessions = [sessions] if sessions in SESSIONS else list(dict.fromkeys(sessions))
     for letter in sessions:
         if letter not in SESSIONS:
             raise UnknownKeyError(f"sessions: {letter!r} is not in the protocol; {did_you_mean(letter, SESSIONS)}")
         if letter != "A" and rate_hz < 8:
             raise QfError(f"rate_hz: expected at least 8 Hz for session {letter}, whose stimuli last 0.25 s, found {rate_hz}. Simulate A alone.")
+        values = shown_s(letter, counts) * rate_hz * counts["n_neurons"]
+        if values > MOST_VALUES:
+            raise QfError(
+                f"n_neurons: expected at most {MOST_VALUES} neurons x frames in session {letter}, found {values:.3g}. Take fewer of either."
+            )
     return sessions
+
+
+def _is_within(value, low, high):
+    return isinstance(value, int | float | np.number) and low <= value <= high
 
 
 def record(letter, counts, params, *, gap_s, rate_hz, phys, subject, seed):
@@ -404,12 +459,12 @@ def load_truth(store, session):
     return ds
 
 
-def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=0):
+def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=0, with_error=False):
     """The best possible forecast: expected fluorescence from the onset on, given the full hidden state at the last frame before it.
 
     By Monte Carlo: the dynamics restart from the stored state `n_samples` times with fresh noise. The stimuli in the window, also of the
-    following trials, are known to it; nothing else of what comes at or after the onset is. Its own sampling error adds 1 / n_samples of the
-    unpredictable variance to its mean squared error.
+    following trials, are known to it; nothing else of what comes at or after the onset is. Its own sampling error adds the variance over samples
+    / n_samples to its mean squared error.
 
     Parameters
     ----------
@@ -420,11 +475,14 @@ def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=
     n_frames : int
         Frames from the onset on.
     n_samples, seed : int
+    with_error : bool
+        Return the expected square of the sampling error, too (at least 2 samples).
 
     Returns
     -------
     float32 array, shape (trial, neuron, n_frames)
-        In the units of the Session's `fluorescence`, every neuron of the Session in its order.
+        In the units of the Session's `fluorescence`, every neuron of the Session in its order; under `with_error` two of them, the second one in
+        squared units.
 
     Raises
     ------
@@ -432,8 +490,9 @@ def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=
         If there is no truth, or a window is not whole inside the recording.
     """
     onsets = np.asarray(onset_frames, int)
-    if n_samples < 1 or n_frames < 1:
-        raise QfError(f"conditional_mean: expected n_samples and n_frames of at least 1, found {n_samples} and {n_frames}.")
+    least = 1 + with_error
+    if n_samples < least or n_frames < 1:
+        raise QfError(f"conditional_mean: expected n_samples of at least {least} and n_frames of at least 1, found {n_samples} and {n_frames}.")
     with load_truth(store, session) as ds:
         last = ds.sizes["frame"] - n_frames
         bad = (onsets < 1) | (onsets > last)
@@ -445,6 +504,7 @@ def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=
     q, n = _prepared(params, np.float32), len(drive)
     rng = np.random.default_rng(np.random.SeedSequence([int(seed), crc32(b"ceiling")]))
     out = np.zeros((len(onsets), n, n_frames), np.float32)
+    error = np.zeros_like(out) if with_error else None
     chunk = max(1, 150_000 // (n_samples * n))  # keeps a chunk's arrays in the cache
     for a in range(0, len(onsets), chunk):
         at = onsets[a : a + chunk]
@@ -455,5 +515,8 @@ def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=
             state, _, _ = _step(state, drive[:, at + t].T[:, None], q, z_shared, z_private, rng)
             state = {k: v.astype(np.float32, copy=False) for k, v in state.items()}
             raw, neuropil = _observe(state, ((at + t) * q["dt"]).astype(np.float32)[:, None, None], q)
-            out[a : a + chunk, :, t] = (raw - SUBTRACTED * neuropil).mean(1)
-    return out
+            x = raw - SUBTRACTED * neuropil
+            out[a : a + chunk, :, t] = x.mean(1)
+            if error is not None:
+                error[a : a + chunk, :, t] = x.var(1, ddof=1) / n_samples
+    return out if error is None else (out, error)

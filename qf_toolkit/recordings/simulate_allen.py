@@ -149,10 +149,10 @@ def simulate_container(
     QfError
         If an argument is out of range, or the folder can't be written.
     """
-    if not 0 <= shared <= 1 or n_neurons < 1 or gap_s < 12:
-        raise QfError(f"shared, n_neurons, gap_s: expected 0 to 1, at least 1 and at least 12 s, found {shared}, {n_neurons} and {gap_s}.")
+    if not 0 <= shared <= 1 or not gap_s >= 12:
+        raise QfError(f"shared, gap_s: expected 0 to 1 and at least 12 s, found {shared} and {gap_s}.")
     counts = {
-        "repeats": repeats, "directions": directions, "temporal_frequencies": temporal_frequencies, "images": images, "orientations": orientations,
+        "n_neurons": n_neurons, "repeats": repeats, "directions": directions, "temporal_frequencies": temporal_frequencies, "images": images, "orientations": orientations,
         "spatial_frequencies": spatial_frequencies, "phases": phases, "noise_frames": noise_frames, "image_repeats": image_repeats,
     }  # fmt: skip
     sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)

@@ -2,12 +2,15 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from .trials import Trials
+from .trials import Trials, check_trials
+
+A_DAY_S = 86400
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,12 @@ class Split:
         return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
 
 
+def check_split(split):
+    """Raise QfError where this is no Split."""
+    if not isinstance(split, Split):
+        raise QfError(f"split: expected a Split, found {type(split).__name__}. Make one of trials, with split_blocks(trials) say.")
+
+
 def split_blocks(trials, test=-1, validation=0.15):
     """Train on all blocks (sub-sessions) but one, test on that one (paper 4.1).
 
@@ -55,13 +64,19 @@ def split_blocks(trials, test=-1, validation=0.15):
     Returns
     -------
     Split
-        No window of one part shares a frame with a window of another; validation keeps a window's length from training.
+        No window of one part shares a frame with a window of another; validation keeps a window's length from training. A session too short for
+        both has training trials alone.
 
     Raises
     ------
     QfError
-        If a session has fewer than 2 blocks or a part comes out empty.
+        If a session has fewer than 2 blocks, a part comes out empty, or an argument is out of range.
     """
+    check_trials(trials)
+    _check_share("validation", validation)
+    if not _is_number(test) or not abs(test) < 1e9 or test != int(test):
+        raise QfError(f"test: expected a whole number (position of a block), found {test!r}. Pass -1 for the last block, 0 for the first.")
+    test = int(test)
     is_test = np.zeros(len(trials), bool)
     untested = []
     for session, rows in trials.table.groupby("session"):
@@ -71,7 +86,7 @@ def split_blocks(trials, test=-1, validation=0.15):
                 f"block: expected at least 2 blocks to split by in {session}, found {len(blocks)}. Use split_chronological (--split chronological)."
             )
         if not -len(blocks) <= test < len(blocks):
-            raise QfError(f"test: expected a block position from {-len(blocks)} to {len(blocks) - 1} in {session}, found {test}.")
+            raise QfError(f"test: expected a block position from {-len(blocks)} to {len(blocks) - 1} in {session}, found {test}. Choose one of them.")
         mine = rows["block"] == blocks[test]
         is_test[rows.index[mine]] = True
         untested += [f"{s} of {session}" for s in sorted(set(rows["stimulus"]) - set(rows["stimulus"][mine]))]
@@ -102,10 +117,11 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     QfError
         If a part comes out empty, or an argument is out of range.
     """
-    if gap_s is not None and not gap_s >= 0:
-        raise QfError(f"gap_s: expected seconds of at least 0, found {gap_s}.")
-    if not 0 < test < 1:
-        raise QfError(f"test: expected a share between 0 and 1, found {test}.")
+    check_trials(trials)
+    _check_share("test", test)
+    _check_share("validation", validation)
+    if gap_s is not None and not (_is_number(gap_s) and 0 <= gap_s <= A_DAY_S):
+        raise QfError(f"gap_s: expected seconds from 0 to {A_DAY_S}, found {gap_s!r}. Pass a number, or None for a window's length.")
     is_test = np.zeros(len(trials), bool)
     for _, rows in trials.table.groupby("session"):
         order = rows["onset_frame"].sort_values(kind="stable").index
@@ -134,8 +150,10 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
     Raises
     ------
     QfError
-        If not exactly one is named, it is unknown, or a part comes out empty.
+        If not exactly one is named, it is unknown, a part comes out empty, or an argument is out of range.
     """
+    check_trials(trials)
+    _check_share("validation", validation)
     if (subject is None) == (stimulus is None):
         raise QfError("leave_one_out: expected either subject or stimulus. Name exactly one of the two.")
     column, value = ("subject", subject) if stimulus is None else ("stimulus", stimulus)
@@ -160,6 +178,15 @@ def _tell_same_mouse(trials, subject):
         )
 
 
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+
+
+def _check_share(name, value):
+    if not (_is_number(value) and 0 < value < 1):
+        raise QfError(f"{name}: expected a share between 0 and 1, found {value!r}. Pass 0.15, say.")
+
+
 def _blocks(trials):
     """What a trial's block is called: blocks are numbered anew in each session, and for each stimulus in it."""
     return trials.table["session"] + "#" + trials.table["stimulus"] + "#" + trials.table["block"].astype(str)
@@ -167,8 +194,6 @@ def _blocks(trials):
 
 def _parts(trials, is_test, groups, validation, gap_s, rule):
     """Cut the validation part off the end of each training group, then drop what comes too near."""
-    if not 0 < validation < 1:
-        raise QfError(f"validation: expected a share between 0 and 1, found {validation}.")
     table = trials.table
     is_validation = np.zeros(len(table), bool)
     for _, rows in table[~is_test].groupby(groups[~is_test]):
@@ -179,21 +204,25 @@ def _parts(trials, is_test, groups, validation, gap_s, rule):
     # test trials are never dropped: what is reported is a whole block; validation gives way to test, training to both
     near_test = _near(trials, is_test, gap_s)
     is_validation &= ~near_test
-    near_validation = _near(trials, is_validation, window_s)
-    is_train = ~is_test & ~is_validation & ~near_test & ~near_validation
+    is_train = ~is_test & ~is_validation & ~near_test & ~_near(trials, is_validation, window_s)
+    # a session too short for both parts is learnt from: what validation says of neurons that no model learns is nothing
+    short = ~table["session"].isin(table["session"][is_train]).to_numpy()
+    if is_train.any() and (is_validation & ~short).any():
+        is_validation &= ~short
+        is_train |= short & ~is_test & ~near_test
     parts = {"train": is_train, "validation": is_validation, "test": is_test}
     for name, mask in parts.items():
         if not mask.any():
             raise QfError(
                 f"split: no trial is left in the {name} part ({rule}, {len(table)} trials, windows of {window_s:g} s). "
-                "Take more trials, shorter windows or another validation share."
+                "Take more trials, shorter windows, a smaller gap or another validation share."
             )
     made = {name: trials.subset(mask) for name, mask in parts.items()}
     dropped = int((~(is_train | is_validation | is_test)).sum())
     split = Split(**made, rule=rule, dropped=dropped)
     if trials.window.signal == "zscore":
-        fit = split.fitting
-        split = replace(split, **{n: p.scaled_on(fit) for n, p in made.items()})
+        scaling = made["train"].scaled_on(made["train"]).scaling
+        split = replace(split, **{n: replace(p, scaling=scaling) for n, p in made.items()})
     return split
 
 
@@ -206,7 +235,7 @@ def _near(trials, mask, gap_s):
         others = windows[mask[here]]
         if not len(others):
             continue
-        gap = int(np.ceil(gap_s * trials.source.header(session).attrs["rate_hz"]))
+        gap = np.ceil(float(gap_s) * float(trials.source.header(session).attrs["rate_hz"]))  # a float: it may be infinite
         others = others[np.argsort(others[:, 0])]
         # all windows of a session are equally long, so the nearest by start is the nearest by distance
         at = np.searchsorted(others[:, 0], windows[:, 0])

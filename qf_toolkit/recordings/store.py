@@ -3,20 +3,23 @@
 import os
 import re
 import shutil
+import stat
 import warnings
 from collections import OrderedDict
-from pathlib import Path
 from urllib.parse import quote, unquote
 
+import numpy as np
 import pandas as pd
-import xarray as xr
 
-from .._files import atomic_path, fill_netcdf
+from .._files import atomic_path
 from ..errors import DamagedFileError, QfError, SessionError, UnknownKeyError, did_you_mean
-from .session import session_key, trial_table, validate
+from .hdf5 import as_path, readable_file, refused
+from .schema import session_key, trial_table, validate
+from .session_file import read_session, write_session
 from .trials import cut
 
 CACHED_SESSIONS = 4  # a full Visual Coding session is 115 MB
+MAX_NAME = 255  # bytes, of a file's name on most disks
 
 
 class Store:
@@ -42,18 +45,25 @@ class Store:
     """
 
     def __init__(self, path, create=False):
-        self.path = Path(path)
-        if self.path.is_file():
+        self.path = as_path(path, "a store")
+        try:
+            mode = self.path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            mode = None
+        except OSError as e:
+            raise refused(self.path, e) from e
+        if mode is not None and not stat.S_ISDIR(mode):
             raise QfError(f"store: expected a folder, found the file {self.path}. Give the folder that holds the .nc files.")
-        if not self.path.is_dir():
+        if mode is None:
             if not create:
                 raise QfError(f"store: expected a folder, found nothing at {self.path}. Make one with `qf import` or `qf simulate`.")
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise QfError(f"store: could not make the folder {self.path}: {e.strerror}. Choose a folder you can write to.") from e
-        self._cache = OrderedDict()
-        self._headers = {}
+        # of each file what was read, and which version of it: files come and go under a store that is open
+        self._cache, self._headers, self._tables = OrderedDict(), {}, {}
+        self._told = set()
 
     def __repr__(self):
         keys = self.keys()
@@ -64,8 +74,19 @@ class Store:
         return sorted(self._files())
 
     def _files(self):
-        """{key: path}; the key is in the file's name, so that listing a store opens nothing."""
-        return {_key_of(p): p for p in self.path.glob("*.nc")}
+        """{key: path}; the key is in the file's name, so that listing a store opens nothing. Folders, FIFOs and devices are no Sessions."""
+        found = {}
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".nc") and (entry.is_file() or (entry.is_symlink() and not os.path.exists(entry))):
+                        key = _key_of(self.path / entry.name)
+                        if key in found:
+                            raise QfError(f"{self.path}: expected one file of {key}, found {found[key].name} and {entry.name}. Remove one of them.")
+                        found[key] = self.path / entry.name
+        except OSError as e:
+            raise refused(self.path, e) from e
+        return found
 
     def __contains__(self, key):
         return key in self._files()
@@ -78,6 +99,10 @@ class Store:
         UnknownKeyError
             If the store holds no such Session.
         """
+        if isinstance(key, str) and len(key.split("/")) == 2:
+            path = self.path / _file_name(key)  # as `add` calls it: no need to list the folder
+            if path.is_file():
+                return path
         files = self._files()
         if key not in files:
             raise UnknownKeyError(f"session: {key!r} is not in {self.path}; {did_you_mean(key, sorted(files))}")
@@ -105,15 +130,15 @@ class Store:
         QfError
             If the key is there already and `overwrite` is False, or the disk is full.
         """
-        validate(session)
-        key = session_key(session)
-        path, previous = self.path / _file_name(key), _previous(self.path / _file_name(key))
+        key = session_key(validate(session))
+        path = self._free_path(key)
+        previous = _previous(path)
         taken = QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
         if path.exists() and not overwrite:
             raise taken
         try:
             with atomic_path(path, exclusive=not overwrite) as tmp:
-                fill_netcdf(session, tmp)
+                write_session(session, tmp)
                 # a damaged file does not push out the good version kept before it
                 if overwrite and path.exists() and not (previous.exists() and _is_damaged(path)):
                     previous.unlink(missing_ok=True)
@@ -123,45 +148,79 @@ class Store:
                         shutil.copyfile(path, previous)
         except FileExistsError as e:  # another process was first
             raise taken from e
-        self._cache.pop(key, None)
-        self._headers.pop(key, None)
+        for kept in (self._cache, self._headers, self._tables):
+            kept.pop(key, None)
         return key
 
+    def _free_path(self, key):
+        """Where a Session of that key is written; refuses what can't be, or could not be on every computer."""
+        path = self.path / _file_name(key)
+        if len(_previous(path).name) > MAX_NAME:
+            raise SessionError(
+                f"session: expected a key whose file has a name of at most {MAX_NAME} bytes, found {len(path.name)} for {key}. Shorten it."
+            )
+        same = [k for k in self._files() if k != key and k.casefold() == key.casefold()]
+        if same:
+            raise SessionError(
+                f"session: expected keys that differ in more than case, found {key} beside {same[0]}: some disks keep one of the two. Rename it."
+            )
+        if path.exists() and not path.is_file():
+            raise QfError(f"{path}: expected a file, found something else. Move it away.")
+        return path
+
     def __getitem__(self, key):
-        """A Session, loaded and validated; the last few stay in memory.
+        """A Session, loaded, validated and compared with what was written; the last few stay in memory.
 
         Raises
         ------
+        QfError
+            If the system refuses to read it.
         UnknownKeyError, DamagedFileError, SessionError
-            If it is not there, can't be read, or is not valid.
+            If it is not there, can't be read or was altered, or is not valid.
         """
-        if key not in self._cache:
-            ds = self._read(key, load=True)
-            self._cache[key] = ds
+        version, kept = self._version(key), self._cache.get(key)
+        if kept is None or kept[0] != version:
+            self._cache[key] = (version, self._read(key, load=True))
             while len(self._cache) > CACHED_SESSIONS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
-        return self._cache[key]
+        return self._cache[key][1]
 
     def header(self, key):
         """A Session without its traces, kept in memory once read: what choosing and splitting trials needs. Raises as `store[key]`."""
-        if key not in self._headers:
+        version, kept = self._version(key), self._headers.get(key)
+        if kept is None or kept[0] != version:
             ds = self._read(key, load=False)
-            try:
-                self._headers[key] = ds.drop_vars(list(ds.data_vars)).load()  # traces, and what was recorded beside them
-            finally:
-                ds.close()
-        return self._headers[key]
+            kept = self._headers[key] = version, ds.drop_vars(list(ds.data_vars))  # traces, and what was recorded beside them
+        return kept[1]
+
+    def _version(self, key):
+        """What tells the present file of a Session from another one of that name."""
+        path = self.file(key)
+        try:
+            found = os.stat(path)
+        except OSError:
+            found = os.stat(readable_file(path, "the file of a Session"))  # which says why not
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self, key, load):
         path = self.file(key)
         try:
-            return _open(path, load)
+            ds = read_session(path, load)
         except DamagedFileError as error:
-            if not _previous(path).exists():
+            previous = _previous(path)
+            if not previous.exists():
                 raise
-            warnings.warn(f"{error} Using the previous version, {_previous(path).name}, instead.", stacklevel=3)
-            return _open(_previous(path), load)
+            if load and not _is_damaged(path):  # trials are chosen by its header, which another version's traces may not fit
+                raise DamagedFileError(f"{error} The version before is kept as {previous.name}: rename it to {path.name} to use it.") from error
+            warnings.warn(f"{error} Using the previous version, {previous.name}, instead.", stacklevel=3)
+            ds = read_session(previous, load)
+        if session_key(ds) != key:
+            raise SessionError(
+                f"{path}: expected the session {key}, as the file's name says, found {session_key(ds)}. Call the file {_file_name(session_key(ds))}, "
+                "or remove it if it is a copy."
+            )
+        return ds
 
     def info(self, key):
         """Attributes and sizes of a Session, without reading its traces.
@@ -172,28 +231,49 @@ class Store:
             The attrs, and neurons, frames, trials, minutes, flagged.
         """
         ds = self.header(key)
-        flags = ds["flag"].values.astype(str)
+        flags = ds.variables["flag"].values
+        reasons, counts = np.unique(flags[flags != ""].astype(str), return_counts=True)
+        time = ds.variables["frame_time"].values
         return {
             **ds.attrs,
             "neurons": ds.sizes["neuron"],
             "frames": ds.sizes["frame"],
             "trials": ds.sizes["trial"],
-            "minutes": round(float(ds["frame_time"][-1] - ds["frame_time"][0]) / 60, 2),
-            "flagged": {r: int((flags == r).sum()) for r in sorted(set(flags) - {""})},
+            "minutes": round(float(time[-1] - time[0]) / 60, 2),
+            "flagged": {str(r): int(c) for r, c in zip(reasons, counts, strict=True)},
         }
 
     @property
     def index(self):
         """Every trial of every Session, a row each: session, subject, trial, onset_frame, offset_frame, stimulus, condition, block, features."""
-        tables = []
-        for key in self.keys():
-            ds = self.header(key)
-            table = trial_table(ds)
-            table.insert(0, "session", key)
-            table.insert(1, "subject", ds.attrs["subject"])
-            if len(table):
-                tables.append(table)
+        tables = [self._table(key) for key in self.keys()]
+        self._tell_copies()
+        tables = [t for t in tables if len(t)]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "trial", "stimulus", "condition"])
+
+    def _table(self, key):
+        """The trial table of a Session, kept as long as its header is."""
+        header, kept = self.header(key), self._tables.get(key)
+        if kept is None or kept[0] is not header:
+            table = trial_table(header)
+            table.insert(0, "session", key)
+            table.insert(1, "subject", header.attrs["subject"])
+            kept = self._tables[key] = header, table
+        return kept[1]
+
+    def _tell_copies(self):
+        """Warn, once, of two Sessions with the same traces: a model trained on one of them has seen the other."""
+        first = {}
+        for key, (_, header) in sorted(self._headers.items()):
+            mark = header.attrs.get("fingerprint")
+            other = first.setdefault(mark, key)
+            if mark is not None and other != key and (other, key) not in self._told:
+                self._told.add((other, key))
+                warnings.warn(
+                    f"session: {other} and {key} hold the same recording (their traces are equal): what is trained on one has seen the other. "
+                    "Remove one of them.",
+                    stacklevel=3,
+                )
 
     def neurons(self, subject=None):
         """Every neuron of every Session, or of those of a subject, a row each.
@@ -211,8 +291,10 @@ class Store:
         for key in self.keys():
             mine = key.split("/")[0]
             if subject is None or mine == subject:
-                with self._read(key, load=False) as ds:  # not kept: of hundreds of sessions the keys alone are wanted
-                    tables.append(pd.DataFrame({"session": key, "subject": mine, "neuron": ds["neuron"].values, "flag": ds["flag"].values}))
+                ds = self.header(key)
+                tables.append(
+                    pd.DataFrame({"session": key, "subject": mine, "neuron": ds.variables["neuron"].values, "flag": ds.variables["flag"].values})
+                )
         return pd.concat(tables[len(tables) > 1 :], ignore_index=True)
 
     def trials(self, stimulus=None, **options):
@@ -225,27 +307,12 @@ def open_store(path):
     return Store(path)
 
 
-def _open(path, load):
-    try:
-        ds = xr.load_dataset(path, engine="h5netcdf") if load else xr.open_dataset(path, engine="h5netcdf")
-    except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as e:
-        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise DamagedFileError(
-            f"{path}: can't be read ({reason}). The file is cut short or no Session. Delete it and import the recording again."
-        ) from e
-    try:
-        return validate(ds)
-    except SessionError as e:
-        ds.close()
-        raise type(e)(f"{path}: {e}") from e
-
-
 def _is_damaged(path):
     try:
-        _open(path, load=False).close()
+        read_session(path, load=False)
     except DamagedFileError:
         return True
-    except SessionError:
+    except QfError:
         pass
     return False
 

@@ -2,12 +2,13 @@
 
 import pickle
 import re
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import DamagedFileError, QfError, SessionError, did_you_mean
 from .arrays import from_arrays, load_npy, naming
+from .hdf5 import as_path, readable_file, reason, refused
+from .session import is_number
 
 _PLANE = re.compile(r"^plane(\d+)$")
 
@@ -62,8 +63,8 @@ def read_suite2p(
     SessionError
         If shapes differ, no cell is left, or the trials break the schema.
     """
-    folder = Path(folder)
-    if not np.isfinite(neuropil) or neuropil < 0:
+    folder = as_path(folder, "a suite2p folder")
+    if not is_number(neuropil) or not np.isfinite(neuropil) or neuropil < 0:
         raise QfError(f"neuropil: expected a factor of 0 or more, found {neuropil!r}. suite2p's own is 0.7.")
     planes = _planes(folder, plane)
     parts, cells, plane_of, rates = [], [], [], []
@@ -135,11 +136,13 @@ def _read_plane(path, neuropil, iscell):
     if iscell:
         if not (path / "iscell.npy").is_file():
             raise QfError(f"{path}: expected iscell.npy, found none. Pass iscell=False to keep all ROIs.")
-        table = load_npy(path / "iscell.npy")
-        if table.ndim not in (1, 2) or len(table) != len(f):
+        table = load_npy(path / "iscell.npy", one=True)
+        if table.ndim not in (1, 2) or len(table) != len(f) or (table.ndim == 2 and not table.shape[1]):
             raise SessionError(
                 f"{path}: expected {len(f)} rows in iscell.npy, as in F.npy, found shape {table.shape}. They are of two runs: run suite2p again."
             )
+        if table.dtype.kind not in "fiub":
+            raise SessionError(f"{path}: expected numbers in iscell.npy, 1 for a cell, found {table.dtype}. Pass iscell=False to keep all ROIs.")
         keep = (table if table.ndim == 1 else table[:, 0]).astype(bool)
     traces = f[keep].astype(np.float32)
     if neuropil:
@@ -153,7 +156,7 @@ def _read_plane(path, neuropil, iscell):
 
 
 def _array(path, ndim):
-    x = load_npy(path)
+    x = load_npy(path, one=True)
     if x.ndim != ndim or x.dtype.kind not in "fiu":
         raise SessionError(f"{path}: expected numbers of shape (ROI, frame), found {x.dtype} of shape {x.shape}. Is it suite2p's file?")
     return x
@@ -185,7 +188,7 @@ def _rate_of(path):
     if not ops.is_file():
         raise QfError(f"{path}: expected ops.npy, which holds the rate, found none. {mend}")
     try:
-        with open(ops, "rb") as f:
+        with open(readable_file(ops, "suite2p's ops.npy"), "rb") as f:
             version = np.lib.format.read_magic(f)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             read(f)
@@ -194,8 +197,13 @@ def _rate_of(path):
         rate = float(content["fs"])
     except (KeyError, IndexError) as e:
         raise QfError(f"{ops}: expected the rate under fs, found none. {mend}") from e
-    except (ValueError, TypeError, EOFError, OSError, AttributeError, ImportError, pickle.UnpicklingError) as e:
-        raise DamagedFileError(f"{ops}: can't be read ({(str(e).splitlines() or [type(e).__name__])[0][:120]}). {mend}") from e
+    except QfError:
+        raise
+    except OSError as e:
+        raise refused(ops, e) from e
+    # a pickle whose bytes were altered lets anything through
+    except Exception as e:
+        raise DamagedFileError(f"{ops}: can't be read ({reason(e)}). {mend}") from e
     return rate
 
 

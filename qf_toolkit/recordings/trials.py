@@ -13,7 +13,8 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError, SessionError, UnknownKeyError, did_you_mean
-from .session import TRIAL_COORDS, session_key, signal_of, trial_features, trial_table
+from .schema import TRIAL_COORDS, session_key, signal_of, trial_features, trial_table, validate
+from .session import is_number
 from .window import Window, gather, is_active, response_gain, window_dff
 
 
@@ -70,21 +71,27 @@ def cut(
         If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
         `strict`, anything is left out.
     """
+    if f0_s is None:
+        f0_s = min(2.0, baseline_s) if is_number(baseline_s) else 2.0
     window = Window(
-        baseline_s, response_s, min(2.0, baseline_s) if f0_s is None else f0_s, response_s if score_s is None else score_s,
+        baseline_s, response_s, f0_s, response_s if score_s is None else score_s,
         signal, active_rule, active_gain,
     )  # fmt: skip
     if isinstance(source, xr.Dataset):
         source = [source]
     if isinstance(source, list | tuple):
         source = _Memory(source)
+    if not hasattr(source, "header"):
+        raise QfError(
+            f"source: expected a store, a Session or a list of Sessions, found {type(source).__name__}. Open a store with open_store(path)."
+        )
     table = index = source.index
     if len(table) == 0:
         raise QfError("trials: expected a trial table, found only continuous recordings. Import with a trial table, or choose other sessions.")
     for name, wanted in {"session": session, "subject": subject, "stimulus": stimulus, "condition": condition, "block": block}.items():
         if wanted is None:
             continue
-        wanted = [wanted] if isinstance(wanted, str | int | np.integer) else list(wanted)
+        wanted = _several(name, wanted, int | np.integer if name == "block" else str)
         known = sorted(index[name].unique())
         for value in wanted:
             if value not in known:
@@ -96,14 +103,14 @@ def cut(
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
     parts, kept = [], {}
     known_neurons = set()
-    neurons = [neurons] if isinstance(neurons, str) else neurons
+    neurons = None if neurons is None else _several("neurons", neurons, str)
     for key, rows in table.groupby("session", sort=True):
         ds = source.header(key)
         known_neurons.update(ds["neuron"].values)
         flags = ds["flag"].values.astype(str)
         keep = flags == ""
         if neurons is not None:
-            keep &= np.isin(ds["neuron"].values.astype(str), list(neurons))
+            keep &= np.isin(ds["neuron"].values.astype(str), neurons)
         for flag in sorted(set(flags) - {""}):
             counts["flagged"][flag] = counts["flagged"].get(flag, 0) + int((flags == flag).sum())
         counts["neurons"] += len(flags)
@@ -126,6 +133,16 @@ def cut(
     if left_out:
         warnings.warn(f"left out: {left_out}", stacklevel=3)
     return Trials(source, pd.concat(parts, ignore_index=True), window, kept, counts)
+
+
+def _several(name, wanted, kind):
+    """What was chosen as a list, be it one or several."""
+    found = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)
+    wrong = [v for v in found if not isinstance(v, kind) or isinstance(v, bool)]
+    if wrong:
+        what = "text" if kind is str else "whole numbers"
+        raise QfError(f"{name}: expected {what}, one or a list, found {wrong[0]!r} ({type(wrong[0]).__name__}). See what there is with store.index.")
+    return found
 
 
 def _complete(ds, onsets, window):
@@ -201,7 +218,9 @@ class Trials:
         return float(self.source.header(self.sessions[0]).attrs["rate_hz"])
 
     def neurons_of(self, session):
-        """Keys of the kept neurons of a session, in its order."""
+        """Keys of the kept neurons of a session, in its order; raises UnknownKeyError where it has no trial here."""
+        if session not in self.rows:
+            raise UnknownKeyError(f"session: {session!r} has no trial here; {did_you_mean(session, sorted(self.rows))}")
         return [str(n) for n in self.source.header(session)["neuron"].values[self.rows[session]]]
 
     @property
@@ -224,6 +243,10 @@ class Trials:
     def subset(self, mask):
         """The trials where `mask` (trial) is True, or at those positions."""
         mask = np.asarray(mask)
+        if mask.ndim != 1 or mask.dtype.kind not in "biu" or (mask.dtype == bool and len(mask) != len(self)):
+            raise QfError(f"mask: expected {len(self)} of True and False, or positions, found {mask.dtype} of shape {mask.shape}.")
+        if mask.dtype != bool and len(mask) and not -len(self) <= mask.min() <= mask.max() < len(self):
+            raise QfError(f"mask: expected positions among {len(self)} trials, found {mask.min()} to {mask.max()}.")
         table = self.table[mask] if mask.dtype == bool else self.table.iloc[mask]
         return replace(self, table=table.reset_index(drop=True))
 
@@ -245,7 +268,7 @@ class Trials:
         UnknownKeyError
             If none of the trials' sessions has one of them.
         """
-        wanted = [neurons] if isinstance(neurons, str) else list(neurons)
+        wanted = _several("neurons", neurons, str)
         names = {s: np.array(self.neurons_of(s)) for s in self.sessions}
         for name in wanted:
             if not any(name in found for found in names.values()):
@@ -277,7 +300,8 @@ class Trials:
                 inside[stop] -= 1
             frames = np.cumsum(inside[:-1]) > 0
             x = ds[signal_of(ds)].values[trials.rows[session]][:, frames].astype(np.float64)
-            mean, sd = np.nanmean(x, 1), np.nanstd(x, 1)
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a neuron without a frame there has no z-score: NaN
+                mean, sd = np.nanmean(x, 1), np.nanstd(x, 1)
             names = trials.neurons_of(session)
             scaling[session] = {n: (float(m), float(s) if s > 0 else 1.0) for n, m, s in zip(names, mean, sd, strict=True)}
         return replace(self, scaling=scaling)
@@ -303,6 +327,27 @@ class Trials:
             raise UnknownKeyError(f"neuron: {missing[0]!r} has no z-score from the training part; {did_you_mean(missing[0], known)}")
         return tuple(np.array([np.mean(found[n], 0) for n in names], np.float32).T)
 
+    def _gathered(self, session):
+        """Windows of the stored trace, float32 (trial, neuron, time)."""
+        ds = self.source[session]
+        n_baseline, n_response, _ = self.window.frames(ds.attrs["rate_hz"])
+        return gather(ds[signal_of(ds)].values, self.rows[session], self.intervals(session)[:, 0], n_baseline + n_response)
+
+    def fluorescence(self, session):
+        """Windows of the stored trace on the scale of `as_fluorescence`, where (F - F0) / F0 is dF/F.
+
+        Parameters
+        ----------
+        session : str
+
+        Returns
+        -------
+        float32 array, shape (trial, neuron, time)
+            F, in the recording's units, or 1 + dF/F where only dF/F exists. NaN where missing.
+        """
+        x = self._gathered(session)
+        return x + np.float32(1) if signal_of(self.source[session]) == "dff" else x
+
     def dataset(self, session=None):
         """The windows of one session, labelled.
 
@@ -326,28 +371,26 @@ class Trials:
             if len(self.sessions) != 1:
                 raise QfError(f"session: expected one of {len(self.sessions)} sessions, found none named. Use trials.by_session().")
             session = self.sessions[0]
+        names = self.neurons_of(session)
         ds, w = self.source[session], self.window
         rate = float(ds.attrs["rate_hz"])
         n_baseline, n_response, n_f0 = w.frames(rate)
         table = self.table[self.table["session"] == session]
         rows = self.rows[session]
-        starts = table["onset_frame"].to_numpy() - n_baseline
-        x = gather(ds[signal_of(ds)].values, rows, starts, n_baseline + n_response)
-        if signal_of(ds) == "dff":  # as `as_fluorescence`, but of the chosen windows alone: of a long recording one trial is quick to cut
-            x = x + np.float32(1)
+        x = self.fluorescence(session)
         dff, usable = window_dff(x, n_baseline, n_f0, np.full(len(rows), ds.attrs["f0_floor"], np.float32))
         n_score = w.score_frames(rate, table["stimulus"].tolist())
         active = is_active(response_gain(dff[..., n_baseline:], n_score, w), w) & usable
         if w.signal == "zscore":
             mean, sd = self.scale_of(session)
-            out = (gather(ds[signal_of(ds)].values, rows, starts, n_baseline + n_response) - mean[:, None]) / sd[:, None]
+            out = (self._gathered(session) - mean[:, None]) / sd[:, None]
             usable = np.isfinite(out[..., :n_baseline]).all(-1)
         else:
             out = dff
         valid = np.isfinite(out) & usable[..., None]
         coords = {
             "trial": table["trial"].to_numpy(),
-            "neuron": np.array(self.neurons_of(session), dtype=object),
+            "neuron": np.array(names, dtype=object),
             "time": (np.arange(n_baseline + n_response) - n_baseline) / rate,
             **{c: ("trial", table[c].to_numpy()) for c in (*TRIAL_COORDS, *trial_features(ds))},
             "n_score": ("trial", n_score),
@@ -382,7 +425,7 @@ class _Memory:
     """Sessions that live in memory, as a source of trials."""
 
     def __init__(self, sessions):
-        self._sessions = {session_key(ds): ds for ds in sessions}
+        self._sessions = {session_key(validate(ds)): ds for ds in sessions}
         if len(self._sessions) < len(sessions):
             raise SessionError("session: expected unique keys subject/session, found a key twice. Rename one.")
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import QfError
-from .session import signal_of
+from .schema import signal_of
+from .session import is_number
 
 TARGETS = ("dff", "zscore")
 SIGNAL_LABELS = {"dff": "dF/F", "zscore": "z-score"}  # on axes
 ACTIVE_RULES = ("gain", "abs_dff")
+LONGEST_S = 3600  # of a window's parts
 PAPER_SCORE_S = {
     "drifting_gratings": 2.0, "static_gratings": 0.5, "natural_scenes": 0.5, "locally_sparse_noise": 0.5, "locally_sparse_noise_4deg": 0.5,
     "locally_sparse_noise_8deg": 0.5,
@@ -38,14 +40,16 @@ class Window:
             value, or_paper = getattr(self, name), " or paper" * (name == "score_s")
             if or_paper and isinstance(value, str) and value == "paper":
                 continue
-            if not isinstance(value, int | float | np.number):
+            if not is_number(value):
                 raise QfError(f"{name}: expected seconds{or_paper}, found {value!r}. Pass a number{or_paper}.")
-            if not value > 0:
-                raise QfError(f"{name}: expected seconds above 0, found {value}.")
+            if not 0 < value <= LONGEST_S:
+                raise QfError(f"{name}: expected seconds above 0, at most {LONGEST_S}, found {value}.")
         if self.f0_s > self.baseline_s:
             raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {self.f0_s}. Shorten f0_s.")
         if self.score_s != "paper" and self.score_s > self.response_s:
             raise QfError(f"score_s: expected at most response_s = {self.response_s} s, found {self.score_s}. Shorten score_s.")
+        if not is_number(self.active_gain) or not np.isfinite(self.active_gain):
+            raise QfError(f"active_gain: expected a fraction, found {self.active_gain!r}. The paper's is 0.10.")
         if self.signal not in TARGETS:
             raise QfError(f"signal: expected one of {TARGETS}, found {self.signal!r}.")
         if self.active_rule not in ACTIVE_RULES:

@@ -33,6 +33,7 @@ class Forecaster:
     probabilistic = False
     device = "cpu"  # where it computes
     population = False  # whether it reads all neurons of a session at once, so that one of them can't be forecast alone
+    patch_frames: int | None = None  # frames of the patches that a forecast is made of, where it is
 
     def __init__(self):
         self.seen = {}

@@ -49,6 +49,7 @@ class QuantFormerForecaster(Downstream):
         super().__init__(autoencoder, neurons, tokens, expectation_weight=expectation_weight, **options)
         self._decodings = DECODINGS if decode == "auto" else (decode,)
         self.decode, self.temperature, self.residual = self._decodings[0], 1.0, {}
+        self.patch_frames = autoencoder.config.patch_frames
 
     def _objective(self, train, validation):
         """Equation 4; the targets (codes of the response) and the baseline's codes are computed once, before the first step."""

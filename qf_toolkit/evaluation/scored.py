@@ -1,0 +1,372 @@
+"""One pass over the test part: each session is forecast once by each row, and what tables, comparisons and figures need of it is kept.
+
+A session is in memory alone, and of its forecasts only sums stay: for the session, its blocks of trials and its neurons, and the few observations
+that a figure is to show. So the memory does not grow with the number of sessions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from tqdm.auto import tqdm
+
+from ..errors import QfError, UnknownKeyError
+from ..recordings.splits import check_split
+from ..training.forecaster import origin
+from . import metrics
+from .ceiling import SimulatorCeiling
+from .naive import ContextMean, Zero, scored
+from .rows import naive_forecasters
+from .significance import animal_of, blocks_of
+
+MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
+COVERAGE = 0.9
+MOST_DRAWS = 100_000
+SHOWN_DRAWS = 64  # for the intervals of the observations that are kept
+
+
+@dataclass
+class Scored:
+    """What a pass found.
+
+    Attributes
+    ----------
+    rows : dict of str to Forecaster
+        In the order of the table: those given, the naive ones, the ceiling.
+    built_in : list of str
+        Names of the naive rows and of the ceiling.
+    missing : dict of str to str
+        Rows that can't be made on this split, and why.
+    sessions : dict of str to list of dict
+        Scores of each row, a dict a session.
+    zero_mse : list of float
+        Squared error of the constant forecast 0 in each session; only where there is a ceiling.
+    units : pandas.DataFrame
+        A row a block of test trials: animal, session, and what all rows are divided by: `frames` that are scored, `windows` whose truth is not
+        constant, `reference`, the summed squared error of the mean of the context.
+    squared, r : dict of str to float array, shape (block,)
+        Of each row the summed squared error, and the sum of r over windows.
+    neurons : dict of str to pandas.DataFrame
+        Of each row `mse` and `r` by (session, neuron).
+    kept : dict of str to dict of str to xarray.Dataset
+        Of each row and session `forecast` (trial, neuron, time) of what was to be kept, `low` and `high` where it can be sampled.
+    facts : dict
+        What was measured on; the attrs of the table.
+    """
+
+    rows: dict
+    built_in: list
+    missing: dict
+    sessions: dict
+    zero_mse: list
+    units: pd.DataFrame
+    squared: dict
+    r: dict
+    neurons: dict
+    kept: dict
+    facts: dict
+
+    @property
+    def models(self):
+        """Names of the rows that were given."""
+        return [name for name in self.rows if name not in self.built_in]
+
+    @property
+    def naive(self):
+        """Names of the naive rows that could be made."""
+        return [name for name in self.built_in if name not in self.missing and name != SimulatorCeiling.name]
+
+
+def score(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0, ceiling_samples=64, keep=None, progress=False):
+    """Forecast the test part of a split, session by session, and score what comes.
+
+    Parameters
+    ----------
+    forecasters, split, naive, ceiling, n_samples, seed, ceiling_samples, progress
+        As for `evaluate`.
+    keep : dict, optional
+        {session: (trial numbers, neuron keys)} of which forecasts and intervals are kept.
+
+    Returns
+    -------
+    Scored
+
+    Raises
+    ------
+    LeakageError
+        If a forecaster saw a frame of the test windows in training.
+    QfError
+        If a forecaster returns NaN where the truth can be scored, two rows share a name, or nothing can be scored.
+    """
+    check_split(split)
+    check_samples(n_samples, least=0)
+    rows, built_in = _rows(forecasters, split, naive, [SimulatorCeiling(ceiling_samples, seed)] if ceiling else [])
+    context_mean, zero = ContextMean().fit(split), Zero().fit(split)
+    patch_frames = next((f.patch_frames for f in rows.values() if getattr(f, "patch_frames", None)), None)
+    missing, zero_mse, kept, counted = {}, [], {}, []
+    sessions, units, squared, r, neurons = {}, [], {}, {}, {}
+    parts = split.test.by_session()
+    bar = tqdm(total=len(parts) * len(rows), desc="evaluate", unit="row", disable=None if progress else True, leave=False)
+    for part in parts:
+        session = _Session(part)
+        counted.append(session.facts(patch_frames))
+        if not session.used.any():
+            continue
+        reference = session.forecast(context_mean)[0]
+        reference_mse = metrics.mse(reference, session.truth, session.mask)
+        if ceiling:  # E needs the error of the constant forecast, no other column does
+            zero_mse.append(metrics.mse(session.forecast(zero)[0], session.truth, session.mask))
+        units.append(session.units(reference))
+        for name, row in rows.items():
+            bar.update()
+            if name in missing:
+                continue
+            try:
+                forecast, whole, error = session.forecast(row)
+            except UnknownKeyError as problem:
+                # a naive row that knows the training neurons alone can't be made when a subject is left out: the table says so instead of a number
+                if name not in built_in:
+                    raise
+                missing[name] = str(problem)
+                continue
+            scores = session.scores(forecast, error, reference_mse)
+            scores["crps"], scores["coverage_90"] = session.sampled(row, n_samples, seed) if row.probabilistic else (scores["mae"], np.nan)
+            length = getattr(row, "patch_frames", None) or patch_frames
+            scores["jump"] = metrics.jump(whole, length, session.used) if length else np.nan
+            of_windows = metrics.window_r(forecast, session.truth, session.mask)
+            sessions.setdefault(name, []).append(scores)
+            squared.setdefault(name, []).append(session.by_block(session.squares(forecast)))
+            r.setdefault(name, []).append(session.by_block(np.nansum(of_windows, 1)))
+            neurons.setdefault(name, []).append(session.per_neuron(forecast, of_windows))
+            if keep and session.key in keep:
+                kept.setdefault(name, {})[session.key] = session.kept(row, whole, keep[session.key], seed)
+    bar.close()
+    if not units:
+        raise QfError(
+            "evaluate: expected observations to score in the test part, found none with a whole baseline. Look at the recording with `qf info`."
+        )
+    sessions, squared, r, neurons = ({n: v for n, v in of.items() if n not in missing} for of in (sessions, squared, r, neurons))
+    units = pd.concat(units, ignore_index=True)
+    return Scored(
+        rows, built_in, missing, sessions, zero_mse, units, *({n: np.concatenate(v) for n, v in of.items()} for of in (squared, r)),
+        {n: pd.concat(v) for n, v in neurons.items()}, kept, {**_total(counted, units), **facts_of(rows, split, missing, built_in)},
+    )  # fmt: skip
+
+
+def _rows(forecasters, split, naive, ceiling):
+    """All rows by name, those that are built in fitted; the names of these."""
+    rows = named(forecasters)
+    for row in rows.values():
+        row.check_unseen(split.test)
+    built_in = [*(naive_forecasters() if naive else []), *ceiling]
+    for row in built_in:
+        if row.name in rows:
+            raise QfError(f"{row.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name, or naive=False.")
+    for row in built_in:
+        rows[row.name] = row.fit(split)
+        row.check_unseen(split.test)
+    return rows, [row.name for row in built_in]
+
+
+class _Session:
+    """The test trials of one session, and what is computed from a forecast of them."""
+
+    def __init__(self, part):
+        self.part, self.key = part, part.sessions[0]
+        self.truth, self.mask, self.ds = truth_of(part)
+        self.used = self.mask.any(-1)
+        self.block = blocks_of(len(part))
+
+    def facts(self, patch_frames):
+        """Counts of what is here, and under `patch_frames` how the truth steps at the borders of patches."""
+        found = {"unusable": int((~self.used).sum())}
+        if not self.used.any():
+            return found
+        found |= {"n_sessions": 1, "n_trials": len(self.part), "n_observations": int(self.used.sum()), "neurons": self.part.neurons}
+        found |= {"constant_truth_windows": int(metrics.constant_windows(self.truth, self.mask).sum())}
+        found["active"] = int((self.ds["active"].values & self.used).sum())
+        if patch_frames:
+            response = self.ds[self.part.window.signal].values[..., self.ds.attrs["n_baseline"] :]
+            found["truth_jump"] = metrics.jump(response, patch_frames, self.used & np.isfinite(response).all(-1))
+        return found
+
+    def by_block(self, values):
+        """Sums over the trials of each block: (trial,) -> (block,)."""
+        return np.bincount(self.block, weights=values)
+
+    def units(self, reference):
+        animal = animal_of(self.part.source.header(self.key))
+        windows = np.isfinite(metrics.window_r(self.truth, self.truth, self.mask)).sum(1)
+        sums = {"frames": self.mask.sum((1, 2)), "windows": windows, "reference": self.squares(reference)}
+        return pd.DataFrame({"animal": animal, "session": self.key, **{n: self.by_block(v) for n, v in sums.items()}})
+
+    def forecast(self, row):
+        return forecast_of(row, self.part, self.truth, self.mask)
+
+    def squares(self, forecast):
+        """Summed squared error of each trial, float64 (trial,)."""
+        return np.where(self.mask, (forecast.astype(np.float64) - self.truth) ** 2, 0.0).sum((1, 2))
+
+    def scores(self, forecast, error, reference_mse):
+        """The scores of a forecast over the session, less its own Monte Carlo `error`."""
+        of, n_score = (forecast, self.truth, self.mask), self.ds["n_score"].values
+        mse = metrics.mse(*of) - error
+        return {
+            "mse": mse, "mse_ratio": mse / reference_mse, "mae": metrics.mae(*of), "r": metrics.pearson(*of), "crps": np.nan, "coverage_90": np.nan,
+            "jump": np.nan, "paper_mse": metrics.paper_mse(*of, n_score), "paper_smape": metrics.paper_smape(*of, n_score),
+            "paper_corr": metrics.corr_abs(*of, n_score), "paper_ssim": metrics.ssim_global(*of, n_score),
+        }  # fmt: skip
+
+    def per_neuron(self, forecast, r):
+        index = pd.MultiIndex.from_product([[self.key], self.part.neurons_of(self.key)], names=["session", "neuron"])
+        mse = metrics.mse(forecast, self.truth, self.mask, per_neuron=True)
+        return pd.DataFrame({"mse": mse, "r": metrics.mean_of_windows(r, per_neuron=True)}, index=index)
+
+    def sampled(self, row, n_samples, seed):
+        """crps and coverage, a handful of trials at a time so that the samples fit into memory; NaN without samples."""
+        if not n_samples:
+            return np.nan, np.nan
+        part, k = self.part, self.truth.shape[-1]
+        rate = float(part.source.header(self.key).attrs["rate_hz"])
+        step = max(1, MOST_SAMPLED // (n_samples * self.truth.shape[1] * part.window.frames(rate)[1]))
+        crps = covered = n = 0
+        for i, start in enumerate(range(0, len(part), step)):
+            at = np.arange(start, min(start + step, len(part)))
+            samples = row.sample(part.subset(at), n_samples, seed + i)["samples"].transpose("sample", "trial", "neuron", "time").values[..., :k]
+            samples = _in_units_of(part, row, samples)
+            count = int(self.mask[at].sum())
+            if count:
+                crps += count * metrics.crps_samples(samples, self.truth[at], self.mask[at])
+                covered += count * metrics.coverage(samples, self.truth[at], COVERAGE, self.mask[at])
+                n += count
+        return crps / n, covered / n
+
+    def kept(self, row, whole, wanted, seed):
+        """The forecast of some trials and neurons, with its interval where there is one."""
+        ds, part, dims, n = self.ds, self.part, ("trial", "neuron", "time"), self.ds.attrs["n_baseline"]
+        at = np.flatnonzero(np.isin(ds["trial"].values, wanted[0]))
+        columns = np.flatnonzero(np.isin(ds["neuron"].values.astype(str), wanted[1]))
+        found = {"forecast": (dims, whole[np.ix_(at, columns)])}
+        attrs = {"forecaster": row.name, "signal": part.window.signal, **origin(part, row)}
+        if row.probabilistic:
+            few = part.subset(at) if row.population else part.subset(at).of_neurons([str(n) for n in ds["neuron"].values[columns]])
+            drawn = _in_units_of(few, row, row.sample(few, SHOWN_DRAWS, seed)["samples"].transpose("sample", *dims).values)
+            drawn = drawn[:, :, columns] if row.population else drawn
+            ends = metrics.central_interval(drawn, COVERAGE)
+            found |= {name: (dims, end.astype(np.float32)) for name, end in zip(("low", "high"), ends, strict=True)}
+            attrs |= {"level": COVERAGE, "draws": SHOWN_DRAWS, "draw_seed": seed}
+        coords = {"trial": ds["trial"].values[at], "neuron": ds["neuron"].values[columns], "time": ds["time"].values[n : n + whole.shape[-1]]}
+        return xr.Dataset(found, {**coords, "onset_frame": ("trial", ds["onset_frame"].values[at])}, attrs)
+
+
+def _total(counted, units):
+    """The facts of all sessions together."""
+    names = ("n_trials", "n_sessions", "n_observations", "constant_truth_windows", "unusable")
+    total = {name: sum(c.get(name, 0) for c in counted) for name in names}
+    total["n_animals"] = int(units["animal"].nunique())
+    total["n_neurons"] = len(set().union(*(c.get("neurons", ()) for c in counted)))
+    total["active_fraction"] = sum(c.get("active", 0) for c in counted) / total["n_observations"]
+    jumps = [c["truth_jump"] for c in counted if "truth_jump" in c]
+    return {**total, "truth_jump": metrics.nan_mean(jumps)} if jumps else total
+
+
+def facts_of(rows, split, missing, built_in):
+    """Where a table comes from and how it is to be read: its attrs, counts apart."""
+    notes = [f"{name}: {note}" for name, row in rows.items() for note in getattr(row, "notes", ())]
+    return {**origin(split.test), **models_of(rows), "split": split.rule, "not_applicable": missing, "naive": built_in, "notes": notes}
+
+
+def check_samples(n_samples, least=1):
+    """Raise QfError where `n_samples` is no number of draws."""
+    if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or not least <= n_samples <= MOST_DRAWS:
+        raise QfError(f"n_samples: expected a whole number of draws from {least} to {MOST_DRAWS}, found {n_samples!r}.")
+
+
+def named(rows, task="forecast"):
+    """Rows by name: {name: row} of a row, a list or a dict of them.
+
+    Raises
+    ------
+    QfError
+        If two share a name, or one of them does another task.
+    """
+    if isinstance(rows, dict):
+        rows = dict(rows)
+    else:
+        listed = rows if isinstance(rows, list | tuple) else [rows]
+        for row in listed:
+            if not hasattr(row, "name"):
+                raise QfError(
+                    f"forecasters: expected fitted models, found {type(row).__name__}. Pass what fit_forecaster or fit_classifier returned."
+                )
+        rows = {row.name: row for row in listed}
+        if len(rows) < len(listed):
+            raise QfError("forecasters: expected a name each, found one twice. Pass a dict of name to forecaster.")
+    for name, row in rows.items():
+        classifies = hasattr(row, "predict_probability")
+        if task == "forecast" and classifies:
+            raise QfError(f"{name}: expected a forecaster, found a classifier of activation. Score it with evaluate_classifier.")
+        if task == "forecast" and not hasattr(row, "predict"):
+            raise QfError(f"{name}: expected a fitted forecaster, found {type(row).__name__}. Fit one with fit_forecaster(autoencoder, split).")
+        if task == "activation" and not classifies:
+            raise QfError(f"{name}: expected a classifier of activation, found {type(row).__name__}. Score forecasters with evaluate.")
+    return rows
+
+
+def models_of(rows):
+    """Of the rows that have some: hashes of what they learnt, and the seeds of their trainings, by name."""
+    found = {name: row.digest() for name, row in rows.items() if hasattr(row, "digest")}
+    seeds = {name: row.seed for name, row in rows.items() if getattr(row, "seed", None) is not None}
+    return {"models": {name: value for name, value in found.items() if value}, "seeds": seeds}
+
+
+def truth_of(part):
+    """The scored part of the response, (trial, neuron, n_score), 0 where missing; its mask; the dataset."""
+    ds = part.dataset()
+    n, k = ds.attrs["n_baseline"], ds.attrs["n_score"]
+    return np.nan_to_num(ds[part.window.signal].values[..., n : n + k]), scored(ds), ds
+
+
+def forecast_of(forecaster, part, truth, mask):
+    """The forecast of one session.
+
+    Returns
+    -------
+    forecast : array, shape of the truth
+        On the scored frames, 0 where they don't count.
+    whole : array, shape (trial, neuron, time)
+        Of all frames.
+    error : float
+        Mean squared Monte Carlo error of the forecast on the scored frames; 0 but for a ceiling.
+
+    Raises
+    ------
+    QfError
+        If it lacks frames, or is NaN where the truth can be scored: another row would then be judged on other observations.
+    """
+    ds = forecaster.predict(part)
+    whole = _in_units_of(part, forecaster, ds["forecast"].transpose("trial", "neuron", "time").values)
+    k = truth.shape[-1]
+    if whole.shape[:2] != truth.shape[:2] or whole.shape[-1] < k:
+        raise QfError(f"{forecaster.name}: expected a forecast of at least {truth.shape}, found {whole.shape}. Forecast score_s seconds at least.")
+    forecast = whole[..., :k]
+    missing = mask & ~np.isfinite(forecast)
+    if missing.any():
+        raise QfError(
+            f"{forecaster.name}: expected a number for every scored frame, found {int(missing.sum())} NaN or infinite of {int(mask.sum())} "
+            f"in {part.sessions[0]}. Look for diverged training or zero scales."
+        )
+    error = float(ds["monte_carlo"].values[..., :k][mask].mean(dtype=np.float64)) if "monte_carlo" in ds else 0.0
+    return np.where(mask, forecast, 0.0), whole, error
+
+
+def _in_units_of(part, forecaster, values):
+    """Forecasts (..., neuron, time) in the units of the truth: a model trained on another split has z-scores of its own."""
+    if part.window.signal != "zscore":
+        return values
+    session = part.sessions[0]
+    (mean, sd), (their_mean, their_sd) = part.scale_of(session), forecaster.prepare(part).scale_of(session)
+    if np.array_equal(mean, their_mean) and np.array_equal(sd, their_sd):
+        return values
+    return (values * their_sd[:, None] + their_mean[:, None] - mean[:, None]) / sd[:, None]

@@ -1,0 +1,210 @@
+"""Opening files that others wrote: what may not be read is told from what is damaged, and no HDF5 file leads to another one."""
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5l, h5o
+
+from ..errors import DamagedFileError, QfError, SessionError
+
+MAX_OBJECTS = 200_000  # a Visual Coding session has some thousand
+MAX_DEPTH = 64
+MAX_PACKED = 1100  # gzip packs a thousand bytes into one at best: a dataset that claims more was never written
+SMALL = 1 << 20  # bytes that any file may claim
+
+
+def readable_file(path, what):
+    """A path to a regular file that can be opened; of its content nothing is known yet.
+
+    Parameters
+    ----------
+    path : str or Path
+    what : str
+        What is expected there, for the error: "an NWB file".
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    QfError
+        If there is nothing, a folder, a FIFO or a device, or the system does not let us read it.
+    """
+    path = as_path(path, what)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as e:
+        found = "a link to nothing" if path.is_symlink() else "nothing"
+        raise QfError(f"{path}: expected {what}, found {found}. Check the path.") from e
+    except OSError as e:
+        raise refused(path, e) from e
+    if not stat.S_ISREG(mode):
+        raise QfError(f"{path}: expected {what}, found {'a folder' if stat.S_ISDIR(mode) else 'a FIFO, socket or device'}. Check the path.")
+    try:
+        with open(path, "rb") as f:
+            f.read(1)
+    except OSError as e:
+        raise refused(path, e) from e
+    return path
+
+
+def as_path(path, what):
+    """`path` as a Path; QfError where it can't be one."""
+    if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
+        raise QfError(f"path: expected that of {what}, found {path!r}. Pass a str or a Path.")
+    return Path(path)
+
+
+def refused(path, error):
+    """The QfError for an OSError by which the system refused to read `path`: the file itself may well be whole."""
+    mend = {
+        errno.EACCES: "Change its permissions, or ask its owner to",
+        errno.EPERM: "Change its permissions, or ask its owner to",
+        errno.EMFILE: "Close some files, or raise the limit (ulimit -n)",
+        errno.ENFILE: "Close some files, or ask for a higher limit",
+        errno.EAGAIN: "Another program has it open for writing: wait until that ends",
+        errno.ENAMETOOLONG: "Give a shorter name",
+    }.get(error.errno, "Check the disk or the network drive")
+    return QfError(f"{path}: can't be read now ({os.strerror(error.errno) if error.errno else reason(error)}). {mend}, then run the same again.")
+
+
+def reason(error):
+    """The first line of an error's text, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+@contextlib.contextmanager
+def open_hdf5(path, damaged, allow_external=False):
+    """Open an HDF5 file for reading, once it is known to lead to no other file.
+
+    Parameters
+    ----------
+    path : Path
+        From `readable_file`.
+    damaged : str
+        The error for a file that can't be read, with the mend; `{reason}` in it becomes HDF5's, `{kind}` "one that is cut short" or the like.
+    allow_external : bool
+        Follow links and storage into other files.
+
+    Yields
+    ------
+    h5py.File
+
+    Raises
+    ------
+    QfError
+        If the system refuses to read it, or it does not fit into memory.
+    DamagedFileError
+        If HDF5 can't read it, be it in the block.
+    SessionError
+        If it leads to other files, or loops.
+    """
+    try:
+        with h5py.File(path, "r") as f:
+            check_inside(f, path, allow_external)
+            yield f
+    except QfError:
+        raise
+    except MemoryError as e:
+        raise QfError(
+            f"{path}: expected data that fit into memory, found more. Is the file what it should be? Use a machine with more memory."
+        ) from e
+    except OSError as e:
+        if e.errno is not None:
+            raise refused(path, e) from e
+        raise _damaged(path, damaged, e) from e
+    # a file whose bytes were altered lets any of these through h5py
+    except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, IndexError, SystemError) as e:
+        raise _damaged(path, damaged, e) from e
+
+
+def _damaged(path, text, error):
+    kind = "one that is cut short" if "truncated" in str(error) else "one that can't be opened"
+    return DamagedFileError(f"{path}: {text.format(reason=reason(error), kind=kind)}")
+
+
+def check_inside(f, path, allow_external=False):
+    """Refuse a file that leads out of itself, loops, or holds a horde of objects. No link is followed but hard ones.
+
+    Raises
+    ------
+    SessionError
+        Naming the object.
+    """
+    left, seen = [(h5g.open(f.id, b"/"), "", (h5o.get_info(f.id).addr,))], 0
+    while left:
+        group, where, above = left.pop()
+        links = []
+        group.links.iterate(lambda name, info, links=links: links.append((name, info.type)), info=True)
+        seen += len(links)
+        if seen > MAX_OBJECTS or len(above) > MAX_DEPTH:
+            raise SessionError(
+                f"{path}: expected at most {MAX_OBJECTS} objects, {MAX_DEPTH} deep, found more. Is it a recording? Take the file from its source again."
+            )
+        for name, kind in links:
+            here = f"{where}/{name.decode(errors='replace')}"
+            if kind == h5l.TYPE_SOFT:
+                continue
+            if kind != h5l.TYPE_HARD:
+                if not allow_external:
+                    raise _leads_out(path, here, "a link into another file")
+                continue
+            found = h5o.open(group, name)
+            if isinstance(found, h5g.GroupID):
+                address = h5o.get_info(found).addr
+                if address in above:
+                    raise SessionError(f"{path}: expected groups within groups, found {here}, which holds itself. Write the file again.")
+                left.append((found, here, (*above, address)))
+            elif isinstance(found, h5d.DatasetID) and not allow_external:
+                made = found.get_create_plist()
+                if made.get_layout() == h5d.VIRTUAL:
+                    raise _leads_out(path, here, "a virtual dataset")
+                if made.get_external_count():
+                    raise _leads_out(path, here, "a dataset stored in another file")
+
+
+def _leads_out(path, name, kind):
+    return SessionError(
+        f"{path}: expected all data inside the file, found {name}, {kind}, by which it could read any file of yours. Where you trust it, "
+        "import it with --allow-external (allow_external=True)."
+    )
+
+
+def check_size(dataset, path, most_packed=MAX_PACKED):
+    """Refuse an h5py Dataset that is larger than memory, or claims more numbers than are stored.
+
+    Raises
+    ------
+    SessionError
+        With its size.
+    """
+    size = dataset.size * dataset.dtype.itemsize
+    if size <= SMALL:
+        return
+    found = f"{path}: expected {dataset.name.lstrip('/')} to"
+    if size > _memory():
+        raise SessionError(f"{found} fit into memory, found shape {dataset.shape}, {size / 2**30:.3g} GB. Use a machine with more, or a part of it.")
+    stored = dataset.id.get_storage_size()
+    if size > SMALL + most_packed * stored and not dataset.is_virtual:
+        raise SessionError(f"{found} hold what it claims, found {size} bytes of numbers in {stored} of storage. Write the file again.")
+
+
+def whole(data, path):
+    """All of the data of a field, an array; raises as `check_size` where it is a Dataset that can't be read whole."""
+    if isinstance(data, h5py.Dataset):
+        check_size(data, path)
+    return np.asarray(data[:])
+
+
+def _memory():
+    """Bytes of this machine's memory; a great number where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 1 << 40

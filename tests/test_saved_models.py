@@ -159,7 +159,7 @@ def paths(value, at=()):
 ODD = {"none": None, "text": "x", "list": [], "minus": -1, "zero": 0, "huge": 2**40, "large": 1e308, "nan": float("nan"), "nested": [[[[{}]]]]}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["autoencoder", *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS[1:])])
 def test_every_value_of_config_json_altered(tmp_path, part, kind):
     """Each key x {None, text, list, -1, 0, 2**40, 1e308, NaN, nested}, and each left out: loaded and used, or refused in one line."""
     whole = json.loads((FIXTURE / "dff" / kind / "config.json").read_text())

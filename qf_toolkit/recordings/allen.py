@@ -176,7 +176,7 @@ def _traces(path, data, traces, n_cells, n_frames):
             shape = (n_cells,) if name.endswith("/r") else (n_cells, n_frames)
             if f[name].shape != shape:
                 raise SessionError(f"expected {name} of shape {shape}, found {f[name].shape}. Download the file again.")
-            check_size(f[name], name)
+            check_size(f[name].id, name)
         # a stored chunk is decompressed whole: reading fewer cells than it holds would do so several times
         stored = max((f[n].chunks or (1,))[0] for n in needed)
     step = max(1, CHUNK_BYTES // (8 * n_frames))

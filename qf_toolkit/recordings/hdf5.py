@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import math
 import os
 import stat
 from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5o
+from h5py import h5d, h5g, h5i, h5l, h5o
 
 from ..errors import DamagedFileError, QfError, SessionError
 
@@ -176,29 +177,33 @@ def _leads_out(path, name, kind):
     )
 
 
-def check_size(dataset, path, most_packed=MAX_PACKED):
-    """Refuse an h5py Dataset that is larger than memory, or claims more numbers than are stored.
+def check_size(found, path, most_packed=MAX_PACKED):
+    """Refuse a dataset (h5py.h5d.DatasetID) that is larger than memory, or claims more numbers than are stored.
 
     Raises
     ------
     SessionError
         With its size.
     """
-    size = dataset.size * dataset.dtype.itemsize
+    size = math.prod(found.shape) * found.dtype.itemsize
     if size <= SMALL:
         return
-    found = f"{path}: expected {dataset.name.lstrip('/')} to"
+    name = h5i.get_name(found).decode(errors="replace").lstrip("/")
     if size > _memory():
-        raise SessionError(f"{found} fit into memory, found shape {dataset.shape}, {size / 2**30:.3g} GB. Use a machine with more, or a part of it.")
-    stored = dataset.id.get_storage_size()
-    if size > SMALL + most_packed * stored and not dataset.is_virtual:
-        raise SessionError(f"{found} hold what it claims, found {size} bytes of numbers in {stored} of storage. Write the file again.")
+        raise SessionError(
+            f"{path}: expected {name} to fit into memory, found shape {found.shape}, {size / 2**30:.3g} GB. Use a machine with more, or a part of it."
+        )
+    stored = found.get_storage_size()
+    if size > SMALL + most_packed * stored and found.get_create_plist().get_layout() != h5d.VIRTUAL:
+        raise SessionError(
+            f"{path}: expected {name} to hold what it claims, found {size} bytes of numbers in {stored} of storage. Write the file again."
+        )
 
 
 def whole(data, path):
     """All of the data of a field, an array; raises as `check_size` where it is a Dataset that can't be read whole."""
     if isinstance(data, h5py.Dataset):
-        check_size(data, path)
+        check_size(data.id, path)
     return np.asarray(data[:])
 
 

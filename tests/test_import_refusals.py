@@ -104,6 +104,16 @@ def test_a_column_without_a_name_and_others_are_said_to_be_ignored(raw):
     assert open_store(raw / "store").info("F/F")["ignored_columns"] == ds.attrs["ignored_columns"]
 
 
+@pytest.mark.parametrize("name", ["onset_frame", "direction", "onset_s"])
+def test_numbers_of_hundreds_of_digits(raw, capsys, name):
+    cells = [str(40 + 50 * i) for i in range(9)] + ["1" * 400]
+    pd.DataFrame({"onset_frame": 40 + 50 * np.arange(10), name: cells}).to_csv(raw / "trials.csv", index=False)
+    if name == "onset_s":
+        pd.DataFrame({name: cells}).to_csv(raw / "trials.csv", index=False)
+    code, err = imported(raw, capsys, "arrays", raw / "F.npy", "--rate", RATE, "--trials", raw / "trials.csv")
+    assert code == (0 if name == "direction" else 2) and (code == 0 or name in err), err
+
+
 @pytest.mark.slow
 def test_three_thousand_columns(raw):
     import time

@@ -29,7 +29,8 @@ def condition_key(stimulus, features):
             continue
         if isinstance(value, int | float | np.number):
             # six digits hide the rounding of stored floats, but would make one of two large ids
-            text = str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else f"{value:g}"
+            whole = abs(value) < 2**53 and float(value).is_integer()
+            text = str(int(value)) if whole else str(value) if isinstance(value, int) and abs(value) >= 2**1000 else f"{value:g}"
         else:
             text = str(value)
         parts.append(f"{name}={text}")

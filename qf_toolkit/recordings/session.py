@@ -200,7 +200,7 @@ def seconds_in(values, name):
 
 def numbers_in(column, name):
     """A column of a table as float64 array; SessionError with the first row that is no finite number."""
-    found = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    found = _coerced(column)
     bad = ~np.isfinite(found)
     if bad.any():
         row = int(np.argmax(bad))
@@ -283,11 +283,19 @@ def _feature(values):
     """A column as float64, or as text where any of it is; an empty cell is NaN or ""."""
     if values.dtype.kind == "c":
         raise SessionError(f"trials: expected real numbers or text in {values.name}, found complex numbers. Give their parts in two columns.")
-    numeric = pd.to_numeric(values, errors="coerce")
-    is_text = numeric.isna() & values.notna()
+    numeric = _coerced(values)
+    is_text = np.isnan(numeric) & values.notna().to_numpy()
     if is_text.any():
         return values.where(values.notna(), "").astype(str).to_numpy(dtype=object)
-    return numeric.to_numpy(dtype=np.float64, na_value=np.nan)
+    return numeric
+
+
+def _coerced(column):
+    """A column as float64 array, NaN for what is no number, or too large for one."""
+    try:
+        return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    except OverflowError:  # whole numbers of hundreds of digits
+        return np.array([float(v) if is_number(v) and abs(v) < 2**1000 else np.nan for v in column])
 
 
 def _epoch_coords(epochs):

@@ -151,12 +151,12 @@ ARRAYS = {
     "text": lambda p: np.save(p, np.full((3, 9), "x")), "complex": lambda p: np.save(p, np.ones((3, 9), complex)), "bool": lambda p: np.save(p, np.ones((3, 9), bool)),
     "0 dims": lambda p: np.save(p, np.float32(1)), "1 dim": lambda p: np.save(p, np.ones(9)), "3 dims": lambda p: np.save(p, np.ones((2, 3, 9))),
     "empty": lambda p: np.save(p, np.zeros((0, 9))), "no frame": lambda p: np.save(p, np.zeros((9, 0))), "nothing": lambda p: p.write_bytes(b""),
-    "text file": lambda p: p.write_text("1 2 3\n4 5 6\n"), "a huge claim": lambda p: p.write_bytes(huge_claim()),
+    "text file": lambda p: p.write_text("1 2 3\n4 5 6\n"), "a huge claim": lambda p: p.write_bytes(npy(b"(1000000, 1000000)")), "an unclosed header": lambda p: p.write_bytes(npy(b"(2, (3")),
 }  # fmt: skip
 
 
-def huge_claim():
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+def npy(shape):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + b", }"
     return b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n"
 
 

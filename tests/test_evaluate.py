@@ -227,6 +227,22 @@ def test_saved_tables_say_where_they_come_from(mice, tmp_path):
     assert json.loads((tmp_path / "differences.json").read_text())["n_animals"] == 3
 
 
+def test_a_table_that_was_edited_is_the_user_s(tmp_path, capsys):
+    store = qf.Store(tmp_path / "store", create=True)
+    store.add(toy_session(0))
+    command, out = ["evaluate", str(store.path), "--f0", "1", "--quiet", "--out"], tmp_path / "t.csv"
+    assert main([*command, str(out)]) == 0 and main([*command, str(out)]) == 0  # our own is replaced
+    capsys.readouterr()
+    text = out.read_text()
+    out.write_text(text + "my note\n")
+    assert "--overwrite" in refused(capsys, *command, out) and out.read_text() == text + "my note\n"
+    assert main([*command, str(out), "--overwrite"]) == 0 and out.read_text() == text
+    # killed between a new sidecar and its table: the former table is still known
+    note = json.loads(out.with_suffix(".json").read_text())
+    out.with_suffix(".json").write_text(json.dumps({**note, "blake2b": "another", "replaces": note["blake2b"]}))
+    assert main([*command, str(out)]) == 0
+
+
 def test_evaluate_without_a_model_gives_the_naive_rows(tmp_path, capsys):
     store = qf.Store(tmp_path / "store", create=True)
     store.add(toy_session(0))

@@ -302,6 +302,8 @@ def write_table(table, path):
     note = {
         "table": path.name,
         "blake2b": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
+        # of what lies there until the table itself is written: a kill may leave the two together
+        "replaces": hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest() if path.is_file() else None,
         **table.attrs,
         "simulated": bool(table.attrs.get("simulated")),
         "versions": versions(),

@@ -251,4 +251,4 @@ def test_evaluate_without_a_model_gives_the_naive_rows(tmp_path, capsys):
     expected = evaluate([], split_blocks(store.trials(f0_s=1.0)))
     saved = pd.read_csv(tmp_path / "naive.csv", index_col=0)
     assert list(saved.index) == list(expected.index) and f"{expected.loc['ridge, own trace', 'mse']:.4g}" in text
-    assert refused(capsys, "evaluate", store.path, "--f0", "1", "--samples", "99999999999", "--quiet").startswith("qf: n_samples")
+    assert refused(capsys, "evaluate", store.path, "--f0", "1", "--samples", "99999999999", "--quiet").startswith("qf: --samples")

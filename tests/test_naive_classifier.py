@@ -186,7 +186,7 @@ def test_what_is_learnt_comes_from_the_trials_named():
         row.fit_on(early)
         digest, p = row.digest(), row.predict_probability(early)
         assert digest and np.array_equal(p, row.fit_on(other).predict_probability(early)), row.name
-        row.check_unseen(split.test)
+        row.fit_on(early).check_unseen(split.test)
         with pytest.raises(LeakageError):
             row.check_unseen(early)
 

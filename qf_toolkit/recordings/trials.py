@@ -243,6 +243,7 @@ class Trials:
     def subset(self, mask):
         """The trials where `mask` (trial) is True, or at those positions."""
         mask = np.asarray(mask)
+        mask = mask if mask.size else mask.astype(np.int64)
         if mask.ndim != 1 or mask.dtype.kind not in "biu" or (mask.dtype == bool and len(mask) != len(self)):
             raise QfError(f"mask: expected {len(self)} of True and False, or positions, found {mask.dtype} of shape {mask.shape}.")
         if mask.dtype != bool and len(mask) and not -len(self) <= mask.min() <= mask.max() < len(self):

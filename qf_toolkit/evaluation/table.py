@@ -298,22 +298,22 @@ def write_table(table, path):
     path = Path(path)
     if path.suffix == ".json":
         raise QfError(f"out: expected a name for a table, table.csv for example, found {path.name}, the name of what is written beside it.")
-    text = table.to_csv()
-    note = {
-        "table": path.name,
-        "blake2b": hashlib.blake2b(text.encode(), digest_size=12).hexdigest(),
-        # of what lies there until the table itself is written: a kill may leave the two together
-        "replaces": hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest() if path.is_file() else None,
-        **table.attrs,
-        "simulated": bool(table.attrs.get("simulated")),
-        "versions": versions(),
-    }
+    text, sidecar = table.to_csv(), path.with_suffix(".json")
+    ours, there = (hashlib.blake2b(data, digest_size=12).hexdigest() for data in (text.encode(), path.read_bytes() if path.is_file() else b""))
+    note = {"table": path.name, "blake2b": ours, **table.attrs, "simulated": bool(table.attrs.get("simulated")), "versions": versions()}
     note |= {"qf_toolkit": note["versions"]["qf_toolkit"], "made": datetime.now(UTC).isoformat(timespec="seconds")}
-    sidecar = path.with_suffix(".json")
-    write_text(sidecar, json.dumps(note, indent=2, default=_plain) + "\n")  # first: by it the table is known as ours, also after a kill
+    replacing = path.is_file() and there != ours
+    # the sidecar first: by it a table is known as ours, the former one as long as it lies there, also after a kill
+    _write_json(sidecar, note | ({"replaces": there} if replacing else {}))
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="")
+    if replacing:
+        _write_json(sidecar, note)
     return [path, sidecar]
+
+
+def _write_json(path, note):
+    write_text(path, json.dumps(note, indent=2, default=_plain) + "\n")
 
 
 def _plain(value):

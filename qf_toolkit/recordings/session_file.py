@@ -1,8 +1,8 @@
 """The netCDF file of a Session: written whole, read by h5py, checked against what was written.
 
 xarray reads these files, too, but takes ten times as long for a header, and follows whatever a file asks of it. Two hashes in the attributes tell
-an altered file: `fingerprint`, of the traces, checked where those are read; `_digest`, of all else, checked always. Files without a digest (those
-of b35afb9 and before) are read without that check.
+an altered file: `fingerprint`, of the traces, checked where those are read; `_digest`, of all else, checked always. Files of earlier versions
+have no digest and are read without that check.
 """
 
 import hashlib

@@ -18,7 +18,7 @@ from qf_toolkit.evaluation.frequency import FrequencyClassifier
 from qf_toolkit.evaluation.naive import CopyLast, StimulusMean, Zero
 from qf_toolkit.evaluation.scored import score
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier, show, write_table
-from qf_toolkit.recordings.simulate import conditional_mean
+from qf_toolkit.recordings.conditional_mean import conditional_mean
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 

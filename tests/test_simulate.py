@@ -7,7 +7,8 @@ import pytest
 
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.recordings import simulate as simulation
-from qf_toolkit.recordings.simulate import SUBTRACTED, Physiology, conditional_mean, load_truth, simulate
+from qf_toolkit.recordings.conditional_mean import conditional_mean
+from qf_toolkit.recordings.simulate import SUBTRACTED, Physiology, load_truth, simulate
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.store import Store
 

@@ -39,7 +39,7 @@ class SimulatorCeiling(Forecaster):
         QfError
             If the trials are not from a store of simulated sessions.
         """
-        from ..recordings.simulate import conditional_mean
+        from ..recordings.conditional_mean import conditional_mean
 
         if not isinstance(trials.source, Store):
             raise QfError("ceiling: expected trials from a Store, where the simulator keeps its truth, found sessions in memory. Use `qf simulate`.")

@@ -21,7 +21,7 @@ help:
 	@echo "make demo       simulate, train, forecast, evaluate: the table and the figures in $(DEMO)/ (SIZE=full|small|tiny)"
 	@echo "make demo DATA=allen   the same from Visual Coding files of a simulated mouse, with all four stimuli"
 	@echo "make test       the tests          make test-slow  the long ones, too"
-	@echo "make kill-test  commands killed with -9 and started again, KILLS=200 of them (about 15 minutes)"
+	@echo "make kill-test  commands killed with -9 and started again, KILLS=200 of them (about six minutes)"
 	@echo "make fuzz       altered files through the command line, for MINUTES=10 with SEED=0; failing ones are kept in build/fuzz"
 	@echo "make figures    run the notebooks, collect their figures in $(FIGURES)/index.html (about ten minutes)"
 	@echo "make browser-test   the widgets in JupyterLab and Chromium     make bench-widgets  how long their updates take"

@@ -48,7 +48,6 @@ def make_seeds(folder, kinds):
 
 def _store(path):
     store = Store(path / "store", create=True)
-    # written once by what is saved with the tests (without a digest), once by this version
     for i, session in enumerate(("one", "two")):
         store.add(toy_session(i, n_neurons=3, n_conditions=2, n_blocks=2, repeats=3, session=session))
 

@@ -102,8 +102,8 @@ def _dataset(f, path, load):
     # by address: HDF5 would look for the name of a scale among all that there is
     scales = {h5o.get_info(found).addr: name for name, found in opened.items() if h5a.exists(found, b"CLASS")}
     for name, found in opened.items():
-        told = h5py.Dataset(found).attrs
-        names = set(told)
+        told, names = h5py.Dataset(found).attrs, set()
+        h5a.iterate(found, lambda name, names=names: names.add(name.decode()))
         if "CLASS" in names and str(_attribute(told.get("NAME", ""))).startswith("This is a netCDF dimension but not"):
             continue
         dims = (name,) if "CLASS" in names else _dims(found, path, name, scales)

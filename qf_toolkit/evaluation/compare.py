@@ -89,17 +89,19 @@ def compare(forecasters, split, *, seed=0):
     }  # fmt: skip
     if not pairs:
         return out.assign(**{f"{c}{end}": pd.Series(dtype=float) for c in COLUMNS for end in ("", "_from", "_to")})
-    units = scored.units
-    for column, sums, below, sign in (
-        ("ratio_lower", scored.squared, units["reference"], -1),
-        ("r_higher", scored.r, units["windows"], 1),
-        ("mse_lower", scored.squared, units["frames"], -1),
-    ):
-        better = np.stack([sign * (sums[name] - sums[other]) for name, other in pairs], 1)
-        below = below.to_numpy(np.float64)[:, None]
-        of = lambda counts, better=better, below=below: macro_means(units, better, below, counts)  # noqa: E731
-        out[column] = of(np.ones((1, len(units)), np.int32))[0]
-        out[f"{column}_from"], out[f"{column}_to"] = intervals(units, of, seed=seed)
+    units, better, below = scored.units, [], []
+    for sums, denominator, sign in ((scored.squared, "reference", -1), (scored.r, "windows", 1), (scored.squared, "frames", -1)):  # as in COLUMNS
+        better += [sign * (sums[name] - sums[other]) for name, other in pairs]
+        below += [units[denominator].to_numpy(np.float64)] * len(pairs)
+    better, below = np.stack(better, 1), np.stack(below, 1)
+
+    def differences(counts):
+        return macro_means(units, better, below, counts)
+
+    found = (differences(np.ones((1, len(units)), np.int32))[0], *intervals(units, differences, seed=seed))
+    for i, column in enumerate(COLUMNS):
+        for end, values in zip(("", "_from", "_to"), found, strict=True):
+            out[f"{column}{end}"] = values[i * len(pairs) : (i + 1) * len(pairs)]
     return out
 
 

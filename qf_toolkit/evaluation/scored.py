@@ -130,11 +130,11 @@ def score(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0,
                     raise
                 missing[name] = str(problem)
                 continue
-            scores = session.scores(forecast, error, reference_mse)
+            of_windows = metrics.window_r(forecast, session.truth, session.mask)
+            scores = session.scores(forecast, of_windows, error, reference_mse)
             scores["crps"], scores["coverage_90"] = session.sampled(row, n_samples, seed) if row.probabilistic else (scores["mae"], np.nan)
             length = getattr(row, "patch_frames", None) or patch_frames
             scores["jump"] = metrics.jump(whole, length, session.used) if length else np.nan
-            of_windows = metrics.window_r(forecast, session.truth, session.mask)
             sessions.setdefault(name, []).append(scores)
             squared.setdefault(name, []).append(session.by_block(session.squares(forecast)))
             r.setdefault(name, []).append(session.by_block(np.nansum(of_windows, 1)))
@@ -197,7 +197,7 @@ class _Session:
 
     def units(self, reference):
         animal = animal_of(self.part.source.header(self.key))
-        windows = np.isfinite(metrics.window_r(self.truth, self.truth, self.mask)).sum(1)
+        windows = ((self.mask.sum(-1) >= 2) & ~metrics.constant_windows(self.truth, self.mask)).sum(1)
         sums = {"frames": self.mask.sum((1, 2)), "windows": windows, "reference": self.squares(reference)}
         return pd.DataFrame({"animal": animal, "session": self.key, **{n: self.by_block(v) for n, v in sums.items()}})
 
@@ -208,12 +208,12 @@ class _Session:
         """Summed squared error of each trial, float64 (trial,)."""
         return np.where(self.mask, (forecast.astype(np.float64) - self.truth) ** 2, 0.0).sum((1, 2))
 
-    def scores(self, forecast, error, reference_mse):
-        """The scores of a forecast over the session, less its own Monte Carlo `error`."""
+    def scores(self, forecast, r, error, reference_mse):
+        """The scores of a forecast over the session, `r` those of its windows; its own Monte Carlo `error` is taken off."""
         of, n_score = (forecast, self.truth, self.mask), self.ds["n_score"].values
         mse = metrics.mse(*of) - error
         return {
-            "mse": mse, "mse_ratio": mse / reference_mse, "mae": metrics.mae(*of), "r": metrics.pearson(*of), "crps": np.nan, "coverage_90": np.nan,
+            "mse": mse, "mse_ratio": mse / reference_mse, "mae": metrics.mae(*of), "r": metrics.mean_of_windows(r), "crps": np.nan, "coverage_90": np.nan,
             "jump": np.nan, "paper_mse": metrics.paper_mse(*of, n_score), "paper_smape": metrics.paper_smape(*of, n_score),
             "paper_corr": metrics.corr_abs(*of, n_score), "paper_ssim": metrics.ssim_global(*of, n_score),
         }  # fmt: skip

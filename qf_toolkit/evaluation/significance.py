@@ -9,7 +9,6 @@ still somewhat too narrow: of 8 animals a 95 % interval covers about 90 %.
 """
 
 import numpy as np
-import pandas as pd
 
 from ..errors import QfError
 
@@ -137,8 +136,3 @@ def intervals(units, statistic, n=DRAWS, seed=0, level=LEVEL):
 def levels(units, n_trials):
     """What there was to draw from: n_animals, n_sessions, n_blocks, n_trials."""
     return {"n_animals": units["animal"].nunique(), "n_sessions": units["session"].nunique(), "n_blocks": len(units), "n_trials": int(n_trials)}
-
-
-def units_of(animals, sessions):
-    """The table that `draws` takes, from the animal and session of each block."""
-    return pd.DataFrame({"animal": np.asarray(animals, dtype=object), "session": np.asarray(sessions, dtype=object)})

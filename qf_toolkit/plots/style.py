@@ -4,14 +4,13 @@ import json
 import weakref
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from matplotlib import rc_params_from_file, rcParams
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from .. import __version__
 from .._files import atomic_path, write_text
+from .._version import versions
 
 STYLE = Path(__file__).with_name("qf.mplstyle")
 TRUTH = "0.15"  # what was measured is near black in every figure
@@ -22,7 +21,6 @@ ORIGIN = (
     "perplexity", "init",
 )
 # fmt: on
-LIBRARIES = ("torch", "numpy", "xarray", "scipy", "scikit-learn", "matplotlib", "seaborn", "openTSNE", "allensdk")
 
 _sources = weakref.WeakKeyDictionary()  # figure -> what it was drawn from
 
@@ -99,7 +97,7 @@ def provenance(fig):
     """
     return {
         **_sources.get(fig, {"simulated": False, "sources": []}),
-        "versions": {"qf_toolkit": __version__, **_versions()},
+        "versions": versions(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -136,16 +134,6 @@ def save_figure(fig, stem, formats=("svg", "png"), **facts):
         with atomic_path(path) as tmp, style():
             fig.savefig(tmp, format=kind, metadata=metadata)
     return paths
-
-
-def _versions():
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _plain(value):

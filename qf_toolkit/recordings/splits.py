@@ -2,12 +2,12 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import numpy as np
 import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from .session import is_number
 from .trials import Trials, check_trials
 
 A_DAY_S = 86400
@@ -74,7 +74,7 @@ def split_blocks(trials, test=-1, validation=0.15):
     """
     check_trials(trials)
     _check_share("validation", validation)
-    if not _is_number(test) or not abs(test) < 1e9 or test != int(test):
+    if not is_number(test) or not abs(test) < 1e9 or test != int(test):
         raise QfError(f"test: expected a whole number (position of a block), found {test!r}. Pass -1 for the last block, 0 for the first.")
     test = int(test)
     is_test = np.zeros(len(trials), bool)
@@ -120,7 +120,7 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     check_trials(trials)
     _check_share("test", test)
     _check_share("validation", validation)
-    if gap_s is not None and not (_is_number(gap_s) and 0 <= gap_s <= A_DAY_S):
+    if gap_s is not None and not (is_number(gap_s) and 0 <= gap_s <= A_DAY_S):
         raise QfError(f"gap_s: expected seconds from 0 to {A_DAY_S}, found {gap_s!r}. Pass a number, or None for a window's length.")
     is_test = np.zeros(len(trials), bool)
     for _, rows in trials.table.groupby("session"):
@@ -178,12 +178,8 @@ def _tell_same_mouse(trials, subject):
         )
 
 
-def _is_number(value):
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-
-
 def _check_share(name, value):
-    if not (_is_number(value) and 0 < value < 1):
+    if not (is_number(value) and 0 < value < 1):
         raise QfError(f"{name}: expected a share between 0 and 1, found {value!r}. Pass 0.15, say.")
 
 

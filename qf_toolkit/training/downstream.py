@@ -9,11 +9,12 @@ import torch
 
 from ..errors import QfError
 from ..models.options import check_options, defaults, refuse_unknown, shown
+from ..recordings.splits import check_split
 from ..recordings.window import Window
 from .bank import Bank, tell_left_out
 from .checkpoint import digest
 from .device import pick_device, told_memory
-from .forecaster import Forecaster, check_keys, check_split, join_seen, seen_frames
+from .forecaster import Forecaster, check_keys, join_seen, seen_frames
 from .loop import batches, run
 from .notes import refuse
 from .options import FitConfig, LoopConfig

@@ -7,9 +7,8 @@ import numpy as np
 import xarray as xr
 
 from ..errors import LeakageError, QfError, UnknownKeyError, did_you_mean
-from ..models.options import Range, shown
+from ..models.options import Range
 from ..recordings.session import TRIAL_COORDS, trial_features
-from ..recordings.splits import Split
 from ..recordings.trials import check_trials
 from .device import told_memory
 
@@ -261,12 +260,6 @@ def check_unseen(seen, trials, name):
                 f"{name} saw {int(overlap.sum())} of these {len(overlap)} trials of {session} in training. "
                 "Evaluate on the test part of the split it was trained with (split.test), or train again without these trials."
             )
-
-
-def check_split(split):
-    """Raise QfError where this is no Split."""
-    if not isinstance(split, Split):
-        raise QfError(f"split: expected a Split, found {type(split).__name__} {shown(split)}. Make one, with split_blocks(trials) say.")
 
 
 def check_draws(n_samples, seed, shape):

@@ -11,12 +11,13 @@ from ..models.config import QuantFormerConfig
 from ..models.options import check_options, defaults, refuse_unknown, shown
 from ..models.quantformer import QuantFormer
 from ..recordings.conditions import category_of
+from ..recordings.splits import check_split
 from ..recordings.trials import check_trials, scaling_by_session
 from ..recordings.window import Window
 from .bank import CHUNK, Bank, tell_left_out
 from .checkpoint import digest
 from .device import pick_device, told_memory
-from .forecaster import check_rate, check_split, check_unseen, origin, seen_frames
+from .forecaster import check_rate, check_unseen, origin, seen_frames
 from .loop import batches, forked, run
 from .notes import refuse
 from .options import LoopConfig, PretrainConfig

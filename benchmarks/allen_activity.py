@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from qf_toolkit.recordings.allen import read_allen
-from qf_toolkit.recordings.simulate_allen import simulate_container
+from qf_toolkit.recordings.importers.allen import read_allen
+from qf_toolkit.recordings.simulated.visual_coding_files import simulate_container
 from qf_toolkit.recordings.store import Store
 from qf_toolkit.recordings.window import ACTIVE_RULES
 

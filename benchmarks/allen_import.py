@@ -14,9 +14,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from qf_toolkit.recordings.allen import PIPELINE, _dataset_class, read_allen
-from qf_toolkit.recordings.protocol import schedule, stimuli_of
-from qf_toolkit.recordings.simulate_allen import _shown, write_visual_coding
+from qf_toolkit.recordings.importers.allen import PIPELINE, _dataset_class, read_allen
+from qf_toolkit.recordings.simulated.protocol import schedule, stimuli_of
+from qf_toolkit.recordings.simulated.visual_coding_files import _shown, write_visual_coding
 from qf_toolkit.recordings.store import Store
 
 

@@ -18,8 +18,8 @@ PLAN = {"n_neurons": 40, "repeats": 15, "directions": 8, "temporal_frequencies":
 QUICK = ["--f0", "1", "--epochs", "1", "--batch", "256", "--width", "32", "--layers", "1", "--heads", "4", "--patch-frames", "10", "--quiet"]
 MEASURED = """
 import json, resource, sys
-from qf_toolkit.cli import main
-import qf_toolkit.demo, qf_toolkit.training.saving, qf_toolkit.evaluation.table, qf_toolkit.plots.forecasts, seaborn
+from qf_toolkit.cli.main import main
+import qf_toolkit.study.demo, qf_toolkit.estimators.saving, qf_toolkit.evaluation.table, qf_toolkit.plots.forecasts, seaborn
 import qf_toolkit as qf
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 qf.open_store(sys.argv[1]).index
@@ -30,7 +30,7 @@ print(json.dumps({"code": code, "before": before, "peak": peak()}))
 
 
 def run(*argv):
-    subprocess.run([sys.executable, "-m", "qf_toolkit.cli", *map(str, argv)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "qf_toolkit.cli.main", *map(str, argv)], check=True, stdout=subprocess.DEVNULL)
 
 
 def main():

@@ -34,7 +34,7 @@ from jupyter_client.session import json_packer
 from matplotlib.figure import Figure
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.rows import naive_forecasters
+from qf_toolkit.estimators.rows import naive_forecasters
 from qf_toolkit.recordings.splits import Split
 from qf_toolkit.widgets import CodeExplorer, EmbeddingBrowser, RolloutViewer, TraceInspector
 from qf_toolkit.widgets.rollout_viewer import CONDITION, STIMULUS, THIS

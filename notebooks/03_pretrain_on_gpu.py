@@ -44,9 +44,9 @@ from IPython.display import display
 from safetensors import SafetensorError, safe_open
 
 import qf_toolkit as qf
+from qf_toolkit.estimators.interface import origin
 from qf_toolkit.plots.style import credit, save_figure
 from qf_toolkit.plots.training import figure_training
-from qf_toolkit.training.forecaster import origin
 
 
 def keep(fig, name, title, alt):

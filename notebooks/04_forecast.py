@@ -35,9 +35,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import qf_toolkit as qf
+from qf_toolkit.estimators.naive import StimulusMean
+from qf_toolkit.estimators.ridge import RidgeOwn
 from qf_toolkit.evaluation.compare import per_neuron_scores
-from qf_toolkit.evaluation.naive import StimulusMean
-from qf_toolkit.evaluation.ridge import RidgeOwn
 from qf_toolkit.evaluation.scored import score
 from qf_toolkit.plots.chosen import choose_observations
 from qf_toolkit.plots.forecasts import figure_examples, figure_forecasts, figure_stimuli

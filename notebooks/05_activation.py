@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.frequency import FrequencyClassifier
+from qf_toolkit.estimators.frequency import FrequencyClassifier
 from qf_toolkit.plots.style import credit, palette, save_figure, style
 from qf_toolkit.plots.tables import figure_printed_table, plot_classification
 

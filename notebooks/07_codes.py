@@ -36,13 +36,13 @@ import numpy as np
 import pandas as pd
 
 import qf_toolkit as qf
+from qf_toolkit.estimators.interface import origin
 from qf_toolkit.interpret.codes import codebook, reconstruction_error, run_lengths, swaps, transitions
 from qf_toolkit.interpret.embedding import tsne
 from qf_toolkit.plots.clusters import figure_code_contexts
 from qf_toolkit.plots.codes import figure_codebook, figure_context, figure_quantisation, plot_transitions
 from qf_toolkit.plots.style import credit, save_figure, style
 from qf_toolkit.plots.training import plot_code_usage
-from qf_toolkit.training.forecaster import origin
 from qf_toolkit.widgets import CodeExplorer
 
 

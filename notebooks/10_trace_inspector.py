@@ -35,8 +35,8 @@ import numpy as np
 from IPython.display import display
 
 import qf_toolkit as qf
-from qf_toolkit.evaluation.naive import StimulusMean
-from qf_toolkit.evaluation.ridge import RidgeOwn
+from qf_toolkit.estimators.naive import StimulusMean
+from qf_toolkit.estimators.ridge import RidgeOwn
 from qf_toolkit.interpret.observation import Observer
 from qf_toolkit.plots.observation import figure_observation
 from qf_toolkit.plots.style import save_figure

@@ -153,7 +153,7 @@ keep(fig, "traces", "A recording and its flags", "Fluorescence of three sound an
 # %% [markdown]
 # ## From the store to a forecast
 # A study trains what is needed. Rates other than 30 Hz, stimuli other than the Allen Institute's and recordings of one block all do; patches are half a second at every rate. With as
-# few trials as here small models learn best: `plan` changes any setting (see `qf_toolkit.study.SIZES`).
+# few trials as here small models learn best: `plan` changes any setting (see `qf_toolkit.study.study.SIZES`).
 
 # %%
 plan = {"autoencoder": {"width": 32, "steps": 800, "batch_size": 64}, "forecaster": {"steps": 1000}} if FAST else {}

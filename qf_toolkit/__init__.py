@@ -6,29 +6,31 @@ Names are imported when first used, so that `import qf_toolkit` is quick and nee
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._moved import put_up_signpost
 from ._version import __version__
 from .errors import QfError
 
 if TYPE_CHECKING:  # for editors and the type checker
+    from .estimators.quantformer.activation import fit_classifier
+    from .estimators.quantformer.pretrain import pretrain
+    from .estimators.quantformer.response import fit_forecaster
+    from .estimators.saving import load
     from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
     from .models.config import QuantFormerConfig
-    from .recordings.allen import read_allen
-    from .recordings.allen_cache import AllenCache
-    from .recordings.arrays import from_arrays
-    from .recordings.many import import_many
-    from .recordings.nwb import read_nwb
+    from .recordings.importers.allen import read_allen
+    from .recordings.importers.allen_cache import AllenCache
+    from .recordings.importers.arrays import from_arrays
+    from .recordings.importers.many import import_many
+    from .recordings.importers.nwb import read_nwb
+    from .recordings.importers.suite2p import read_suite2p
     from .recordings.session import new_session
-    from .recordings.simulate import simulate
+    from .recordings.simulated.cortex import simulate
     from .recordings.splits import leave_one_out, split_blocks, split_chronological
     from .recordings.store import Store, open_store
-    from .recordings.suite2p import read_suite2p
-    from .study import Study
-    from .training.activation import fit_classifier
-    from .training.pretrain import pretrain
-    from .training.response import fit_forecaster
-    from .training.saving import load
+    from .study.study import Study
 
+put_up_signpost()
 
 __all__ = [
     "AllenCache",
@@ -61,22 +63,22 @@ __all__ = [
 _HOME = {
     "recordings.store": ("Store", "open_store"),
     "recordings.session": ("new_session",),
-    "recordings.simulate": ("simulate",),
-    "recordings.arrays": ("from_arrays",),
-    "recordings.allen": ("read_allen",),
-    "recordings.allen_cache": ("AllenCache",),
-    "recordings.many": ("import_many",),
-    "recordings.nwb": ("read_nwb",),
-    "recordings.suite2p": ("read_suite2p",),
+    "recordings.simulated.cortex": ("simulate",),
+    "recordings.importers.arrays": ("from_arrays",),
+    "recordings.importers.allen": ("read_allen",),
+    "recordings.importers.allen_cache": ("AllenCache",),
+    "recordings.importers.many": ("import_many",),
+    "recordings.importers.nwb": ("read_nwb",),
+    "recordings.importers.suite2p": ("read_suite2p",),
     "recordings.splits": ("split_blocks", "split_chronological", "leave_one_out"),
     "models.config": ("QuantFormerConfig",),
-    "training.pretrain": ("pretrain",),
-    "training.response": ("fit_forecaster",),
-    "training.activation": ("fit_classifier",),
-    "training.saving": ("load",),
+    "estimators.quantformer.pretrain": ("pretrain",),
+    "estimators.quantformer.response": ("fit_forecaster",),
+    "estimators.quantformer.activation": ("fit_classifier",),
+    "estimators.saving": ("load",),
     "evaluation.compare": ("compare",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
-    "study": ("Study",),
+    "study.study": ("Study",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qf_toolkit.recordings.simulate_allen import write_visual_coding
+from qf_toolkit.recordings.simulated.visual_coding_files import write_visual_coding
 
 
 def noise_session(path, *, cells=5, frames=3000, seed=0, dtype=np.float32, trials=12, **options):

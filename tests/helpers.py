@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.recordings.session import new_session
 
 

@@ -10,13 +10,13 @@ import pytest
 from allen_files import noise_session
 from helpers import refused
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
-from qf_toolkit.evaluation.naive import scored
-from qf_toolkit.recordings import allen
-from qf_toolkit.recordings.allen import PIPELINE, read_allen
+from qf_toolkit.estimators.naive import scored
+from qf_toolkit.recordings.importers import allen
+from qf_toolkit.recordings.importers.allen import PIPELINE, read_allen
 from qf_toolkit.recordings.session import Fingerprint, epoch_table, trial_table
-from qf_toolkit.recordings.simulate_allen import simulate_container
+from qf_toolkit.recordings.simulated.visual_coding_files import simulate_container
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks
 from qf_toolkit.recordings.store import Store
 from qf_toolkit.recordings.trials import cut
@@ -389,7 +389,7 @@ def test_nothing_outside_allensdk_is_changed():
     code = """
 import sys, numpy as np, scipy, logging, statsmodels.sandbox.stats.multicomp as m
 before = set(dir(np)), set(dir(m)), "pkg_resources" in sys.modules, list(logging.getLogger().handlers)
-from qf_toolkit.evaluation.naive import scored
+from qf_toolkit.estimators.naive import scored
 from qf_toolkit.recordings import allen
 allen._dataset_class(); allen.cache_classes()
 assert before == (set(dir(np)), set(dir(m)), "pkg_resources" in sys.modules, list(logging.getLogger().handlers))
@@ -421,7 +421,7 @@ def test_threads_that_read_first_leave_nothing_behind(tmp_path):
     code = f"""
 import sys, warnings, logging
 from concurrent.futures import ThreadPoolExecutor
-import qf_toolkit.recordings.allen as allen, h5py, pandas, xarray, statsmodels.api
+import qf_toolkit.recordings.importers.allen as allen, h5py, pandas, xarray, statsmodels.api
 before = list(warnings.filters), "pkg_resources" in sys.modules, list(logging.getLogger().handlers)
 with ThreadPoolExecutor(4) as pool:
     out = list(pool.map(lambda _: allen.read_allen(r"{tmp_path / "a.nwb"}").attrs["fingerprint"], range(8)))
@@ -433,7 +433,7 @@ assert before == after, [f for f in after[0] if f not in before[0]]
 
 
 def test_allensdk_is_imported_on_use_alone():
-    code = "import sys, qf_toolkit, qf_toolkit.cli, qf_toolkit.recordings.allen; assert not any(m.startswith('allensdk') for m in sys.modules)"
+    code = "import sys, qf_toolkit, qf_toolkit.cli.main, qf_toolkit.recordings.importers.allen; assert not any(m.startswith('allensdk') for m in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -442,7 +442,7 @@ def test_without_allensdk_one_line_says_how_to_install_it(tmp_path):
     code = f"""
 import sys
 sys.modules["allensdk"] = None
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 sys.exit(main(["import", "allen", "--files", r"{tmp_path / "a.nwb"}", "--store", r"{tmp_path / "store"}"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

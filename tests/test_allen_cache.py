@@ -10,11 +10,11 @@ import pytest
 from allen_files import noise_session
 from helpers import refused
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.recordings import allen_cache, download
-from qf_toolkit.recordings.allen import PAPER_CONTAINERS
-from qf_toolkit.recordings.allen_cache import AllenCache
+from qf_toolkit.recordings.importers import allen_cache, download
+from qf_toolkit.recordings.importers.allen import PAPER_CONTAINERS
+from qf_toolkit.recordings.importers.allen_cache import AllenCache
 from qf_toolkit.recordings.store import Store
 
 pytest.importorskip("allensdk", reason="allensdk is not installed: try `make allen`")

@@ -29,7 +29,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("how", [["--workers", "2"], ["--scheduler", "--workers", "2"]], ids=["processes", "dask"])
 def test_forty_files_with_three_broken_ones_killed_half_way_and_started_again(files, tmp_path, how):
     store = tmp_path / "store"
-    argv = [sys.executable, "-m", "qf_toolkit.cli", "import", "allen", "--files", str(files), "--store", str(store), "--quiet", *how]
+    argv = [sys.executable, "-m", "qf_toolkit.cli.main", "import", "allen", "--files", str(files), "--store", str(store), "--quiet", *how]
     first = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(list(store.glob("*.nc"))) < 8:
         assert first.poll() is None, "the import ended before it could be killed"

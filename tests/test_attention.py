@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from matplotlib.collections import QuadMesh
 
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.evaluation.naive import CopyLast
+from qf_toolkit.estimators.interface import origin
+from qf_toolkit.estimators.naive import CopyLast
+from qf_toolkit.estimators.quantformer.activation import QuantFormerClassifier, fit_classifier
+from qf_toolkit.estimators.quantformer.pretrain import Autoencoder, pretrain
+from qf_toolkit.estimators.quantformer.response import QuantFormerForecaster, fit_forecaster
+from qf_toolkit.estimators.stimulus_tokens import StimulusTokens
 from qf_toolkit.interpret import attention
 from qf_toolkit.interpret.attention import attention_rollout, readout, rollout, rollout_of
 from qf_toolkit.models.quantformer import QuantFormer, QuantFormerConfig
@@ -23,11 +28,6 @@ from qf_toolkit.plots.attention import figure_heads, figure_rollout, figure_roll
 from qf_toolkit.plots.style import provenance
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.activation import QuantFormerClassifier, fit_classifier
-from qf_toolkit.training.forecaster import origin
-from qf_toolkit.training.pretrain import Autoencoder, pretrain
-from qf_toolkit.training.response import QuantFormerForecaster, fit_forecaster
-from qf_toolkit.training.tokens import StimulusTokens
 
 torch.set_num_threads(1)
 KINDS = [QuantFormerClassifier, QuantFormerForecaster]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers import refused, toy_session
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.recordings.store import Store
 
 RATE, N_FRAMES = 10.0, 3000
@@ -272,7 +272,7 @@ def test_odd_models_are_named(trained, tmp_path, capsys):
 # a real limit on the size of files stands for a disk that is full half way
 FULL = """
 import resource, signal, sys
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 sys.exit(main(sys.argv[2:]))

@@ -11,8 +11,8 @@ import xarray as xr
 from helpers import refused
 from robustness.bad_use import ENVIRONMENTS, OPTIONS, prepare, run_environment, run_option
 
-from qf_toolkit._console import console
-from qf_toolkit.cli import main
+from qf_toolkit.cli.console import console
+from qf_toolkit.cli.main import main
 from qf_toolkit.recordings.store import Store
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
@@ -74,7 +74,7 @@ def test_what_can_not_be_printed_stops_no_work(paths, tmp_path, monkeypatch, cap
 @posix
 def test_a_full_disk_under_the_output_is_an_error(paths, tmp_path):
     limited = (
-        "import resource, signal, sys; from qf_toolkit.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "import resource, signal, sys; from qf_toolkit.cli.main import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
     )
     with open(tmp_path / "shown", "w") as out:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.evaluation.ridge import RidgeOwn
+from qf_toolkit.estimators.ridge import RidgeOwn
 from qf_toolkit.interpret.neurons import repeatable_share
 from qf_toolkit.plots.chosen import Shown, choose_observations, wanted_of
 from qf_toolkit.plots.forecasts import figure_forecasts

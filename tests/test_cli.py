@@ -15,7 +15,7 @@ import xarray as xr
 from helpers import refused, toy_session
 
 import qf_toolkit as qf
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 
 SIM = ["--neurons", "4", "--repeats", "15", "--directions", "2", "--temporal-frequencies", "1", "--quiet"]
 GRATINGS = ["--condition", *(f"drifting_gratings/orientation={angle},temporal_frequency=1" for angle in (0, 180))]  # not the few blanks
@@ -190,7 +190,7 @@ def test_bad_windows_and_splits_are_one_line(store, tmp_path, capsys):
 
 
 def test_broken_pipe_is_quiet(store):
-    process = subprocess.Popen([sys.executable, "-m", "qf_toolkit.cli", "info", str(store)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "qf_toolkit.cli.main", "info", str(store)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
@@ -202,7 +202,7 @@ def test_ctrl_c_exits_with_130(store, tmp_path):
         sys.executable,
         "-u",
         "-m",
-        "qf_toolkit.cli",
+        "qf_toolkit.cli.main",
         "pretrain",
         str(store),
         "--out",

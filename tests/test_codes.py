@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from qf_toolkit.errors import QfError, UnknownKeyError
+from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.interpret.codes import BLOCK, burst, codebook, decode_codes, reconstruction_error, run_lengths, swap, swaps, transitions
 from qf_toolkit.interpret.embedding import tsne
 from qf_toolkit.plots import codes as draw
@@ -26,7 +27,6 @@ from qf_toolkit.plots.style import TRUTH, palette, provenance
 from qf_toolkit.plots.training import plot_code_usage
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import _Memory, cut
-from qf_toolkit.training.pretrain import pretrain
 
 torch.set_num_threads(1)
 # 30 + 20 frames at 10 Hz in patches of 8: 2 frames of padding before the window, 4 after it

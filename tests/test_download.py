@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from qf_toolkit.errors import DamagedFileError, QfError
-from qf_toolkit.recordings import download
-from qf_toolkit.recordings.download import believed, fetch
+from qf_toolkit.recordings.importers import download
+from qf_toolkit.recordings.importers.download import believed, fetch
 
 PIECE = 1 << 16
 SIZE = 16 * PIECE + 1234

@@ -10,15 +10,15 @@ import xarray as xr
 from helpers import refused, toy_session
 
 import qf_toolkit as qf
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError
-from qf_toolkit.evaluation.ceiling import SimulatorCeiling
+from qf_toolkit.estimators.ceiling import SimulatorCeiling
+from qf_toolkit.estimators.frequency import FrequencyClassifier
+from qf_toolkit.estimators.naive import CopyLast, StimulusMean, Zero
 from qf_toolkit.evaluation.compare import compare, marks, show_differences
-from qf_toolkit.evaluation.frequency import FrequencyClassifier
-from qf_toolkit.evaluation.naive import CopyLast, StimulusMean, Zero
 from qf_toolkit.evaluation.scored import score
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier, show, write_table
-from qf_toolkit.recordings.conditional_mean import conditional_mean
+from qf_toolkit.recordings.simulated.conditional_mean import conditional_mean
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from qf_toolkit.errors import QfError, UnknownKeyError
+from qf_toolkit.estimators.naive import CopyLast
+from qf_toolkit.estimators.rows import naive_forecasters
 from qf_toolkit.evaluation.compare import compare
-from qf_toolkit.evaluation.naive import CopyLast
-from qf_toolkit.evaluation.rows import naive_forecasters
 from qf_toolkit.evaluation.table import evaluate
 from qf_toolkit.plots.chosen import choose_most_active
 from qf_toolkit.plots.forecasts import STIMULI, _looks, figure_examples, figure_forecasts, figure_stimuli, plot_forecast

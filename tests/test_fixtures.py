@@ -40,7 +40,7 @@ def test_saved_models_predict_what_they_did(saved, signal):
 
 
 def test_the_options_they_were_trained_with_are_read(saved, capsys):
-    from qf_toolkit.cli import main
+    from qf_toolkit.cli.main import main
 
     made = saved / "dff"
     assert main(["evaluate", str(saved / "store"), "--model", str(made / "forecaster"), str(made / "classifier"), "--quiet"]) == 0

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
-from qf_toolkit.recordings.arrays import as_trials, frames_at, from_arrays, read_arrays, read_trials_csv
 from qf_toolkit.recordings.conditions import condition_key
+from qf_toolkit.recordings.importers.arrays import as_trials, frames_at, from_arrays, read_arrays, read_trials_csv
 from qf_toolkit.recordings.session import signal_of, trial_features
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

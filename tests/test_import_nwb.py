@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
-from qf_toolkit.recordings.nwb import read_nwb
+from qf_toolkit.recordings.importers.nwb import read_nwb
 from qf_toolkit.recordings.session import signal_of, trial_features
 from qf_toolkit.recordings.store import Store
 
@@ -381,9 +381,9 @@ def visual_coding(path, letter, dandi=False):
     `dandi`: as the converter of dandiset 000728 does, with tables and index series among the stimuli, units in the names of the columns,
     a coarse table of epochs, and cells by global_roi_id.
     """
-    from qf_toolkit.recordings.allen import read_allen
+    from qf_toolkit.recordings.importers.allen import read_allen
     from qf_toolkit.recordings.session import epoch_table, trial_table
-    from qf_toolkit.recordings.simulate_allen import simulate_container
+    from qf_toolkit.recordings.simulated.visual_coding_files import simulate_container
 
     ds = read_allen(simulate_container(path.parent / "one", sessions=(letter,), n_neurons=3, noise_frames=90, images=4)[0])
     time = ds["frame_time"].values

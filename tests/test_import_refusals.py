@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from robustness.seeds import SEEDS
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
-from qf_toolkit.recordings.arrays import from_arrays, read_arrays
-from qf_toolkit.recordings.nwb import read_nwb
+from qf_toolkit.recordings.importers.arrays import from_arrays, read_arrays
+from qf_toolkit.recordings.importers.nwb import read_nwb
+from qf_toolkit.recordings.importers.suite2p import read_suite2p
 from qf_toolkit.recordings.store import Store, open_store
-from qf_toolkit.recordings.suite2p import read_suite2p
 
 RATE, FRAMES = 10.0, 600
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
-from qf_toolkit.recordings.suite2p import read_suite2p
+from qf_toolkit.recordings.importers.suite2p import read_suite2p
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 N, T = 5, 200

@@ -15,8 +15,9 @@ from readers_for_many import read_nothing, read_planes, read_seed
 from qf_toolkit import _files
 from qf_toolkit._files import HOST, atomic_path, sweep
 from qf_toolkit.errors import QfError
-from qf_toolkit.recordings import many, store
-from qf_toolkit.recordings.many import import_many
+from qf_toolkit.recordings import store
+from qf_toolkit.recordings.importers import many
+from qf_toolkit.recordings.importers.many import import_many
 from qf_toolkit.recordings.store import Store, open_store
 
 
@@ -256,7 +257,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from readers_for_many import read_seed
-from qf_toolkit.recordings.many import import_many
+from qf_toolkit.recordings.importers.many import import_many
 if {guard}:
     import_many(read_seed, sorted(Path(sys.argv[1]).glob("*.npy")), sys.argv[1] + "/store", options={{"sleep_s": float(sys.argv[2])}},
                 workers=2, progress=False, on_done=lambda r: print(r.source, r.error, flush=True))

@@ -4,7 +4,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 
 from qf_toolkit.errors import QfError
-from qf_toolkit.evaluation import metrics as m
+from qf_toolkit.evaluation import scores as m
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from helpers import toy_session
 from sklearn.linear_model import Ridge
 
 from qf_toolkit.errors import LeakageError, QfError, UnknownKeyError
-from qf_toolkit.evaluation import frequency, naive, rows, table
+from qf_toolkit.estimators import frequency, naive, rows
+from qf_toolkit.estimators.interface import Forecaster
+from qf_toolkit.estimators.ridge import PENALTIES, RidgePopulation
+from qf_toolkit.evaluation import table
 from qf_toolkit.evaluation.compare import compare, per_neuron_scores
-from qf_toolkit.evaluation.ridge import PENALTIES, RidgePopulation
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.forecaster import Forecaster
 
 ROWS = ["copy last", "mean of the context", "training mean", "stimulus mean (PSTH)", "ridge, own trace", "ridge, population"]
 

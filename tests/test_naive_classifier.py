@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from qf_toolkit.errors import LeakageError, QfError, UnknownKeyError
-from qf_toolkit.evaluation.frequency import FrequencyClassifier
-from qf_toolkit.evaluation.over_f0 import FrequencyOverF0, LevelOverF0
-from qf_toolkit.evaluation.rows import naive_classifiers
+from qf_toolkit.estimators.frequency import FrequencyClassifier
+from qf_toolkit.estimators.over_f0 import FrequencyOverF0, LevelOverF0
+from qf_toolkit.estimators.rows import naive_classifiers
 from qf_toolkit.evaluation.table import evaluate_classifier
 from qf_toolkit.plots.tables import NAIVE
 from qf_toolkit.recordings.splits import leave_one_out, split_blocks

@@ -20,20 +20,20 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from qf_toolkit.errors import QfError
+from qf_toolkit.estimators.quantformer.activation import QuantFormerClassifier, fit_classifier
+from qf_toolkit.estimators.quantformer.pretrain import Autoencoder, pretrain
+from qf_toolkit.estimators.quantformer.response import QuantFormerForecaster, fit_forecaster
+from qf_toolkit.estimators.saving import load
+from qf_toolkit.estimators.stimulus_tokens import StimulusTokens
 from qf_toolkit.interpret.embedding import tsne
 from qf_toolkit.interpret.neurons import linear_probe, nearest_neighbours, neighbour_agreement, neuron_statistics, neuron_tokens
 from qf_toolkit.models.quantformer import QuantFormer, QuantFormerConfig
 from qf_toolkit.plots.neurons import figure_neuron_tokens, plot_probe, plot_tokens
 from qf_toolkit.plots.style import provenance
-from qf_toolkit.recordings.simulate import simulate
+from qf_toolkit.recordings.simulated.cortex import simulate
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.recordings.window import Window
-from qf_toolkit.training.activation import QuantFormerClassifier, fit_classifier
-from qf_toolkit.training.pretrain import Autoencoder, pretrain
-from qf_toolkit.training.response import QuantFormerForecaster, fit_forecaster
-from qf_toolkit.training.saving import load
-from qf_toolkit.training.tokens import StimulusTokens
 
 torch.set_num_threads(1)
 

@@ -7,15 +7,15 @@ from helpers import toy_session
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from qf_toolkit.estimators.quantformer.activation import fit_classifier
+from qf_toolkit.estimators.quantformer.pretrain import pretrain
+from qf_toolkit.estimators.quantformer.response import fit_forecaster
+from qf_toolkit.estimators.saving import load
 from qf_toolkit.interpret.attention import attention_rollout, rollout_of
 from qf_toolkit.interpret.codes import codebook, decode_codes, swaps
 from qf_toolkit.interpret.observation import Observer
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.activation import fit_classifier
-from qf_toolkit.training.pretrain import pretrain
-from qf_toolkit.training.response import fit_forecaster
-from qf_toolkit.training.saving import load
 
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False, "epochs": 1}
 FIT = {"batch_size": 64, "progress": False, "epochs": 1}

@@ -14,18 +14,18 @@ import torch
 from helpers import toy_session
 
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.evaluation.ceiling import SimulatorCeiling
-from qf_toolkit.evaluation.frequency import FrequencyClassifier
-from qf_toolkit.evaluation.naive import CopyLast, StimulusMean
-from qf_toolkit.evaluation.rows import naive_forecasters
+from qf_toolkit.estimators.ceiling import SimulatorCeiling
+from qf_toolkit.estimators.frequency import FrequencyClassifier
+from qf_toolkit.estimators.naive import CopyLast, StimulusMean
+from qf_toolkit.estimators.quantformer.activation import fit_classifier
+from qf_toolkit.estimators.quantformer.pretrain import pretrain
+from qf_toolkit.estimators.quantformer.response import fit_forecaster
+from qf_toolkit.estimators.rows import naive_forecasters
 from qf_toolkit.interpret.observation import KEPT, Observer, one_thread
 from qf_toolkit.plots.observation import code_rows, figure_observation, model_looks, plot_codes, plot_observation, plot_psth, title_of
 from qf_toolkit.plots.style import palette, provenance
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.activation import fit_classifier
-from qf_toolkit.training.pretrain import pretrain
-from qf_toolkit.training.response import fit_forecaster
 
 torch.set_num_threads(1)
 TINY = {"patch_frames": 8, "width": 16, "layers": 2, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False, "epochs": 2}

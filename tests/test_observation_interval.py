@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers import toy_session
 
+from qf_toolkit.estimators.interface import Forecaster
 from qf_toolkit.interpret.observation import Observer
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.forecaster import Forecaster
 
 
 class Exact(Forecaster):

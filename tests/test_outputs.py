@@ -15,8 +15,8 @@ from helpers import refused, toy_session
 
 from qf_toolkit import _files
 from qf_toolkit._files import HOST, atomic_path, part_name, sweep, write_text
-from qf_toolkit._outputs import claim_output
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
+from qf_toolkit.cli.outputs import claim_output
 from qf_toolkit.errors import QfError
 from qf_toolkit.recordings.store import Store
 
@@ -103,7 +103,7 @@ def test_a_killed_command_is_cleaned_up_after_by_the_next_one(trained, tmp_path)
 @posix
 def test_ended_by_the_system_it_leaves_nothing_that_the_next_run_keeps(trained, tmp_path):
     out = tmp_path / "model"
-    argv = [sys.executable, "-u", "-m", "qf_toolkit.cli", "pretrain", str(trained / "store"), "--out", str(out), *QUICK, "--epochs", "1000"]
+    argv = [sys.executable, "-u", "-m", "qf_toolkit.cli.main", "pretrain", str(trained / "store"), "--out", str(out), *QUICK, "--epochs", "1000"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         deadline = time.monotonic() + 60
         while not (out / "checkpoint" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from qf_toolkit.errors import QfError
-from qf_toolkit.evaluation.ridge import PENALTIES, RidgeOwn, RidgePopulation
-from qf_toolkit.evaluation.rows import naive_forecasters
+from qf_toolkit.estimators.ridge import PENALTIES, RidgeOwn, RidgePopulation
+from qf_toolkit.estimators.rows import naive_forecasters
 from qf_toolkit.evaluation.table import evaluate
 from qf_toolkit.recordings.splits import Split, split_blocks
 from qf_toolkit.recordings.trials import cut

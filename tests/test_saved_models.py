@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save, save_file
 
 import qf_toolkit as qf
 from qf_toolkit.errors import DamagedFileError, QfError
+from qf_toolkit.estimators.quantformer.pretrain import Autoencoder, pretrain
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.pretrain import Autoencoder, pretrain
 
 FIXTURE = Path(__file__).parent / "fixtures" / "b35afb9"
 KINDS = ("autoencoder", "forecaster", "classifier")
@@ -103,7 +103,7 @@ def test_weights_that_wait_for_their_name_are_read(two, tmp_path):
 
 
 def test_the_options_it_was_trained_with_are_in_one_file_with_the_model(two, tmp_path):
-    from qf_toolkit.training.notes import run_settings
+    from qf_toolkit.estimators.notes import run_settings
 
     assert run_settings(FIXTURE / "dff" / "forecaster")["baseline_s"] == 2.0  # of run.json
     model = copy.copy(two[0])

@@ -13,12 +13,13 @@ import pytest
 import torch
 from helpers import toy_session
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError
-from qf_toolkit.evaluation import metrics
+from qf_toolkit.estimators.frequency import FrequencyClassifier
+from qf_toolkit.estimators.naive import ContextMean, StimulusMean, Zero, scored, scored_whole
+from qf_toolkit.estimators.saving import load
+from qf_toolkit.evaluation import scores as metrics
 from qf_toolkit.evaluation.compare import compare, per_neuron_scores
-from qf_toolkit.evaluation.frequency import FrequencyClassifier
-from qf_toolkit.evaluation.naive import ContextMean, StimulusMean, Zero, scored, scored_whole
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier
 from qf_toolkit.plots.chosen import Shown, choose_most_active, choose_observations
 from qf_toolkit.plots.forecasts import figure_forecasts, plot_forecast
@@ -27,7 +28,6 @@ from qf_toolkit.recordings.store import Store
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.recordings.window import Window
 from qf_toolkit.training.bank import Bank
-from qf_toolkit.training.saving import load
 
 torch.set_num_threads(1)
 STIMULI = ("drifting_gratings", "static_gratings")  # 2 s and 0.5 s (paper, table A-1), at 10 Hz 20 and 5 frames

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.recordings import simulate as simulation
-from qf_toolkit.recordings.conditional_mean import conditional_mean
-from qf_toolkit.recordings.simulate import SUBTRACTED, Physiology, load_truth, simulate
+from qf_toolkit.recordings.simulated import cortex as simulation
+from qf_toolkit.recordings.simulated.conditional_mean import conditional_mean
+from qf_toolkit.recordings.simulated.cortex import SUBTRACTED, Physiology, load_truth, simulate
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.store import Store
 

@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 from helpers import refused, toy_session
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
 from qf_toolkit.recordings.session import new_session, validate
 from qf_toolkit.recordings.store import Store, open_store
@@ -70,7 +70,7 @@ def test_a_file_that_the_system_refuses_is_not_called_damaged(store, monkeypatch
 
 AS_NOBODY = """
 import os, sys
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.recordings import store
 os.setuid(65534)
 sys.exit(main(["info", sys.argv[1]]))

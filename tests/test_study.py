@@ -17,10 +17,10 @@ import torch
 from helpers import refused, toy_session
 
 import qf_toolkit as qf
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.figures import Run, _failed_cell, _without_widgets, page
-from qf_toolkit.study import SIZES, Study
+from qf_toolkit.study.notebook_page import Run, _failed_cell, _without_widgets, page
+from qf_toolkit.study.study import SIZES, Study
 
 mpl.use("Agg")
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -189,7 +189,7 @@ def test_a_stimulus_that_leads_out_of_the_folder_is_refused(toy_study, stimulus)
 
 
 def test_a_demo_makes_room_by_what_it_made_alone(tmp_path):
-    from qf_toolkit.demo import _prepare
+    from qf_toolkit.study.demo import _prepare
 
     out = tmp_path / "demo"
     _prepare(out, {"qf_toolkit": "0", "plan": {"epochs": 1}, "seed": 0})
@@ -347,7 +347,7 @@ def made(tmp_path_factory):
     (root / "nb" / "03_broken.ipynb").write_text("{ no notebook")
     notebook(root / "nb" / "04_dead.ipynb", "# the kernel dies\nimport os; os._exit(1)")
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    argv = [sys.executable, "-m", "qf_toolkit.cli", "figures", "--out", "out", "--notebooks", "nb", "--seed", "7"]
+    argv = [sys.executable, "-m", "qf_toolkit.cli.main", "figures", "--out", "out", "--notebooks", "nb", "--seed", "7"]
     done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=False, env=env)
     return root, done
 

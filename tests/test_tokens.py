@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qf_toolkit.errors import QfError, UnknownKeyError
+from qf_toolkit.estimators.quantformer.activation import fit_classifier
+from qf_toolkit.estimators.quantformer.pretrain import pretrain
+from qf_toolkit.estimators.quantformer.response import fit_forecaster
+from qf_toolkit.estimators.saving import load
+from qf_toolkit.estimators.stimulus_tokens import Feature, StimulusTokens
 from qf_toolkit.recordings.conditions import category_of, condition_key, parse_condition
 from qf_toolkit.recordings.session import new_session
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.activation import fit_classifier
-from qf_toolkit.training.pretrain import pretrain
-from qf_toolkit.training.response import fit_forecaster
-from qf_toolkit.training.saving import load
-from qf_toolkit.training.tokens import Feature, StimulusTokens
 
 torch.set_num_threads(1)
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False}
@@ -194,7 +194,7 @@ def test_models_saved_before_the_choice_was_theirs_come_back(toy, tmp_path, kind
 def test_models_saved_with_the_former_circle_keep_it(toy, tmp_path):
     split, autoencoder = toy
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qf_toolkit.training.tokens.WAVES", {"orientation": ("sin1", "cos1")})
+        patch.setattr("qf_toolkit.estimators.stimulus_tokens.WAVES", {"orientation": ("sin1", "cos1")})
         model = fit_forecaster(autoencoder, split, epochs=1, stim_token="features", **FIT)
     model.save(tmp_path)
     note = json.loads((tmp_path / "config.json").read_text())

@@ -15,14 +15,14 @@ from helpers import toy_session
 from safetensors.torch import load_file
 
 from qf_toolkit.errors import DamagedFileError, LeakageError, QfError, UnknownKeyError
+from qf_toolkit.estimators.notes import read_note
+from qf_toolkit.estimators.quantformer.activation import fit_classifier
+from qf_toolkit.estimators.quantformer.pretrain import Autoencoder, pretrain
+from qf_toolkit.estimators.quantformer.response import fit_forecaster
+from qf_toolkit.estimators.saving import load, write_model
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.activation import fit_classifier
 from qf_toolkit.training.bank import Bank
-from qf_toolkit.training.notes import read_note
-from qf_toolkit.training.pretrain import Autoencoder, pretrain
-from qf_toolkit.training.response import fit_forecaster
-from qf_toolkit.training.saving import load, write_model
 
 torch.set_num_threads(1)
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False}

@@ -13,8 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qf_toolkit as qf
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import LeakageError, QfError
+from qf_toolkit.estimators.interface import join_seen, seen_frames, seen_trials
+from qf_toolkit.estimators.quantformer.activation import fit_classifier
+from qf_toolkit.estimators.quantformer.pretrain import pretrain
+from qf_toolkit.estimators.quantformer.response import fit_forecaster
+from qf_toolkit.estimators.saving import load
 from qf_toolkit.models.batch import Batch
 from qf_toolkit.models.config import QuantFormerConfig
 from qf_toolkit.models.options import check_options
@@ -22,13 +27,8 @@ from qf_toolkit.models.quantformer import QuantFormer
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training import loop
-from qf_toolkit.training.activation import fit_classifier
 from qf_toolkit.training.bank import Bank
-from qf_toolkit.training.forecaster import join_seen, seen_frames, seen_trials
 from qf_toolkit.training.options import PAPER, FitConfig, LoopConfig
-from qf_toolkit.training.pretrain import pretrain
-from qf_toolkit.training.response import fit_forecaster
-from qf_toolkit.training.saving import load
 
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False, "device": "cpu"}
 FIT = {"batch_size": 64, "progress": False}

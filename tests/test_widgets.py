@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 from test_observation import HIDDEN, LATE, TINY, fitted, part_of, session, study
 
 from qf_toolkit.errors import QfError, UnknownKeyError
-from qf_toolkit.evaluation.naive import CopyLast, StimulusMean
+from qf_toolkit.estimators.naive import CopyLast, StimulusMean
+from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.interpret.attention import attention_rollout, readout
 from qf_toolkit.interpret.codes import codebook, decode_codes
 from qf_toolkit.interpret.embedding import tsne
@@ -38,7 +39,6 @@ from qf_toolkit.interpret.neurons import nearest_neighbours, neuron_statistics, 
 from qf_toolkit.plots.style import palette
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
-from qf_toolkit.training.pretrain import pretrain
 from qf_toolkit.widgets import CodeExplorer, EmbeddingBrowser, RolloutViewer, TraceInspector, base, code_explorer, diagnose, rollout_viewer
 from qf_toolkit.widgets.chart import around, image, numbers, shades
 from qf_toolkit.widgets.rollout_viewer import ALL_HEADS, CONDITION, STIMULUS, THIS

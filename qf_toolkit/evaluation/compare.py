@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from ..training.forecaster import origin
-from . import metrics
+from ..estimators.interface import origin
+from . import scores as metrics
 from .scored import Scored, forecast_of, models_of, named, score, truth_of
 from .significance import DRAWS, intervals, levels, macro_means
 

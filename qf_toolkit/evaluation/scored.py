@@ -12,12 +12,12 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from ..errors import QfError, UnknownKeyError
+from ..estimators.ceiling import SimulatorCeiling
+from ..estimators.interface import origin
+from ..estimators.naive import ContextMean, Zero, scored
+from ..estimators.rows import naive_forecasters
 from ..recordings.splits import check_split
-from ..training.forecaster import origin
-from . import metrics
-from .ceiling import SimulatorCeiling
-from .naive import ContextMean, Zero, scored
-from .rows import naive_forecasters
+from . import scores as metrics
 from .significance import animal_of, blocks_of
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)

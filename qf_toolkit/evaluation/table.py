@@ -16,13 +16,13 @@ import pandas as pd
 from .._files import atomic_path, write_text
 from .._version import versions
 from ..errors import QfError
+from ..estimators.ceiling import SimulatorCeiling
+from ..estimators.naive import scored_whole
+from ..estimators.rows import naive_classifiers
 from ..recordings.splits import check_split
-from . import metrics
+from . import scores as metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
-from .ceiling import SimulatorCeiling
 from .compare import compare, marks, shortened, show_differences
-from .naive import scored_whole
-from .rows import naive_classifiers
 from .scored import Scored, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 

@@ -11,9 +11,9 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..training.activation import QuantFormerClassifier
-from ..training.downstream import Downstream
-from ..training.forecaster import origin
+from ..estimators.interface import origin
+from ..estimators.quantformer.activation import QuantFormerClassifier
+from ..estimators.quantformer.downstream import Downstream
 
 BY = ("stimulus", "condition", "neuron", "observation")
 MOST_BYTES = 2e9  # of a result

@@ -14,9 +14,9 @@ import torch
 import xarray as xr
 
 from ..errors import QfError
+from ..estimators.interface import origin
+from ..estimators.quantformer.pretrain import Autoencoder
 from ..training.bank import CHUNK
-from ..training.forecaster import origin
-from ..training.pretrain import Autoencoder
 
 BLOCK = 16  # sequences decoded together; always as many, since the last bits of a matrix product depend on its number of rows
 ORIGIN = ("data", "model", "seed", "simulated", "session")

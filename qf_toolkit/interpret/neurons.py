@@ -4,10 +4,10 @@ import numpy as np
 import xarray as xr
 
 from ..errors import QfError
+from ..estimators.interface import origin
+from ..estimators.quantformer.downstream import Downstream
 from ..recordings.conditions import category_of
 from ..recordings.trials import check_trials
-from ..training.downstream import Downstream
-from ..training.forecaster import origin
 from .embedding import with_seed
 
 METRICS = ("cosine", "euclidean")

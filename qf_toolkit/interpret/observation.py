@@ -8,12 +8,12 @@ import torch
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..evaluation.metrics import central_interval
+from ..estimators.interface import Forecaster, origin, seen_trials
+from ..estimators.quantformer.activation import QuantFormerClassifier
+from ..estimators.quantformer.pretrain import Autoencoder
+from ..estimators.quantformer.response import QuantFormerForecaster
+from ..evaluation.scores import central_interval
 from ..recordings.trials import check_trials
-from ..training.activation import QuantFormerClassifier
-from ..training.forecaster import Forecaster, origin, seen_trials
-from ..training.pretrain import Autoencoder
-from ..training.response import QuantFormerForecaster
 
 LEVEL = 0.9  # of the intervals
 KEPT = 16  # neurons whose windows stay in memory

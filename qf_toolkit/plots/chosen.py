@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import QfError
-from ..evaluation.naive import scored_whole
+from ..estimators.naive import scored_whole
 from ..interpret.neurons import repeatable_share
 from ..recordings.trials import check_trials
 

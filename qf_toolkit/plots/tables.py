@@ -7,8 +7,8 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from matplotlib.textpath import text_to_path
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..evaluation.naive import Zero
-from ..evaluation.rows import naive_classifiers, naive_forecasters
+from ..estimators.naive import Zero
+from ..estimators.rows import naive_classifiers, naive_forecasters
 from ..evaluation.scored import COVERAGE
 from .heat import heat_map
 from .style import TRUTH, axes_or_current, credit, style

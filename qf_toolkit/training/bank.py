@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from ..errors import QfError
+from ..estimators.stimulus_tokens import token_id
 from ..models.batch import Batch
 from ..recordings.session import signal_of
 from ..recordings.window import as_fluorescence, is_active, response_gain, window_dff
-from .tokens import token_id
 
 CHUNK = 8192  # observations looked at together where every window is visited once
 

@@ -8,13 +8,13 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError
+from ..estimators.interface import origin
+from ..estimators.quantformer.pretrain import Autoencoder
 from ..interpret.codes import burst, codebook, decode_codes, swap
 from ..interpret.observation import one_thread
 from ..plots.codes import plot_swap
 from ..plots.style import style
 from ..recordings.trials import check_trials
-from ..training.forecaster import origin
-from ..training.pretrain import Autoencoder
 from .base import ALL_KEYS, ROW, WIDE, Viewer, fill
 from .chart import around, line, rule, shades, span
 

@@ -6,14 +6,14 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..estimators.interface import origin
+from ..estimators.quantformer.response import QuantFormerForecaster
 from ..interpret.embedding import tsne
 from ..interpret.neurons import nearest_neighbours, neuron_statistics, neuron_tokens
 from ..interpret.observation import Observer, one_thread
 from ..plots.neurons import plot_tokens
 from ..plots.style import TRUTH, credit, palette, style
 from ..recordings.window import SIGNAL_LABELS
-from ..training.forecaster import origin
-from ..training.response import QuantFormerForecaster
 from .base import ROW, WIDE, Viewer
 from .chart import around, band, image, line, rule, shades
 from .trace_inspector import STATISTICS

@@ -5,13 +5,13 @@ import numpy as np
 import xarray as xr
 
 from ..errors import QfError
+from ..estimators.interface import origin
+from ..estimators.quantformer.activation import QuantFormerClassifier
+from ..estimators.quantformer.response import QuantFormerForecaster
 from ..interpret.attention import readout, rollout_of
 from ..interpret.observation import Observer, one_thread
 from ..plots.attention import plot_rollout, plot_rollout_map
 from ..plots.style import credit, palette, style
-from ..training.activation import QuantFormerClassifier
-from ..training.forecaster import origin
-from ..training.response import QuantFormerForecaster
 from .base import ROW, WIDE, Viewer, fill, step
 from .chart import numbers, shades
 

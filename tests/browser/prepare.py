@@ -5,13 +5,13 @@ from pathlib import Path
 
 import nbformat
 
-from qf_toolkit.demo import demo
+from qf_toolkit.study.demo import demo
 
 SETUP = """
 import warnings
 import qf_toolkit as qf
-from qf_toolkit.demo import _split
-from qf_toolkit.evaluation.naive import StimulusMean
+from qf_toolkit.study.demo import _split
+from qf_toolkit.estimators.naive import StimulusMean
 from qf_toolkit.widgets import CodeExplorer, EmbeddingBrowser, RolloutViewer, TraceInspector
 
 split = _split(qf.open_store("demo/store"))

@@ -110,7 +110,7 @@ def prepare(root):
     """What the cases are run on: the names in their braces and the paths for them. Subject and session have letters beyond ASCII."""
     from helpers import toy_session
 
-    from qf_toolkit.cli import main
+    from qf_toolkit.cli.main import main
     from qf_toolkit.recordings.store import Store
 
     root = Path(root)
@@ -139,7 +139,7 @@ def prepare(root):
 
 def run_option(command, paths):
     """Run a case of OPTIONS in this process: (lines on standard error, exit code, seconds)."""
-    from qf_toolkit.cli import main
+    from qf_toolkit.cli.main import main
 
     shutil.rmtree(paths["new"], ignore_errors=True)
     out, err, start = io.StringIO(), io.StringIO(), time.monotonic()
@@ -164,7 +164,7 @@ def _too_long(*args):
 
 def run_environment(line, paths):
     """Run a case of ENVIRONMENTS by bash: (lines on standard error, exit code, seconds)."""
-    qf = f'qf() {{ {shlex.quote(sys.executable)} -m qf_toolkit.cli "$@"; }}; '
+    qf = f'qf() {{ {shlex.quote(sys.executable)} -m qf_toolkit.cli.main "$@"; }}; '
     start = time.monotonic()
     done = subprocess.run(
         ["bash", "-c", qf + line.format(**paths)],

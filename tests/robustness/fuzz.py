@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
-from qf_toolkit.cli import main
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError
 from robustness.mutations import alter
 from robustness.seeds import SEEDS, make_seeds

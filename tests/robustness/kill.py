@@ -115,7 +115,7 @@ def _child(folder, command, kill_at):
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(folder)
-    from qf_toolkit.cli import main
+    from qf_toolkit.cli.main import main
 
     seen = 0
 

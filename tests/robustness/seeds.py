@@ -142,7 +142,7 @@ TRAIN = ["pretrain", "store", "--out", "model", *WINDOW, *TINY]
 def _checkpoint(path):
     shutil.copytree(SAVED / "store", path / "store")
     # in a process of its own: torch's threads would not survive the forks of the cases
-    subprocess.run([sys.executable, "-m", "qf_toolkit.cli", *TRAIN, "--quiet"], cwd=path, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "qf_toolkit.cli.main", *TRAIN, "--quiet"], cwd=path, check=True, capture_output=True)
 
 
 SEEDS = {

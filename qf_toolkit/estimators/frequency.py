@@ -1,0 +1,112 @@
+"""Naive classifiers of activation, and the simplest of them: how often a neuron was active for a condition in training."""
+
+import numpy as np
+import xarray as xr
+
+from ..errors import QfError
+from ..recordings.conditions import category_of
+from ..recordings.trials import check_trials
+from .interface import check_keys, seen_frames
+from .naive import HINT, _Naive, scored_whole
+
+
+class _NaiveClassifier(_Naive):
+    """What the naive classifiers share. Subclasses learn in `_learn_from(trials)` and answer in `_probability(part, neurons)`."""
+
+    def fit_on(self, trials):
+        """Learn from these Trials alone, so that a threshold can be chosen on others; returns self."""
+        check_trials(trials)
+        self.notes = []
+        self._remember(trials)
+        self.seen = seen_frames(trials)
+        self._learn_from(trials)
+        self._learnt_from = f"{type(self).__name__} {trials.digest()}"
+        return self
+
+    def _learn(self, split):
+        self._learn_from(split.fitting)
+
+    def predict_probability(self, trials):
+        """Probability of being active.
+
+        Returns
+        -------
+        xarray.DataArray
+            (trial, neuron), for the trials of one session.
+
+        Raises
+        ------
+        UnknownKeyError
+            For a neuron it never saw.
+        QfError
+            If the trials are of several sessions; go through `trials.by_session()`.
+        """
+        check_trials(trials)
+        trials = self.prepare(trials)
+        if len(trials.sessions) != 1:
+            raise QfError(f"predict_probability: expected trials of one session, found {len(trials.sessions)}. Go through trials.by_session().")
+        neurons = trials.neurons_of(trials.sessions[0])
+        check_keys("neuron", neurons, self.neurons, HINT)
+        coords = {"trial": trials.table["trial"].to_numpy(), "neuron": np.array(neurons, dtype=object)}
+        return xr.DataArray(self._probability(trials, neurons), coords, ("trial", "neuron"), name="probability")
+
+    def predict(self, trials):
+        raise QfError(f"{self.name}: expected a forecaster, found a classifier, which gives probabilities. Use predict_probability(trials).")
+
+
+class FrequencyClassifier(_NaiveClassifier):
+    """How often a neuron was active for a condition in training: the naive row of activation.
+
+    Parameters
+    ----------
+    shrinkage : float
+        Weight, in trials, of the neuron's own frequency (by Laplace's rule) in that of the condition. A condition that was not in training (or of
+        which that neuron has no whole observation) takes the frequency of its stimulus category, and where that is new, too, the neuron's own.
+
+    Raises
+    ------
+    QfError
+        If `shrinkage` is no number above 0.
+    """
+
+    name = "frequency of activation"
+
+    def __init__(self, shrinkage=2.0):
+        super().__init__()
+        self.shrinkage = check_shrinkage(shrinkage)
+
+    def _learn_from(self, trials):
+        self.neurons = {n: i for i, n in enumerate(trials.neurons)}
+        # categories stand below the conditions: no key of the one is a key of the other, which holds a slash
+        conditions, categories = trials.conditions, sorted({category_of(c) for c in trials.conditions})
+        self.rows = {k: i for i, k in enumerate([*conditions, *categories])}
+        hits, total = (np.zeros((len(self.rows), len(self.neurons))) for _ in range(2))
+        for part in trials.by_session():
+            ds = part.dataset()
+            known = scored_whole(ds)
+            columns = np.array([self.neurons[n] for n in part.neurons_of(part.sessions[0])])
+            for key in (str, category_of):
+                at = np.ix_(np.array([self.rows[key(c)] for c in ds["condition"].values]), columns)
+                np.add.at(hits, at, ds["active"].values & known)
+                np.add.at(total, at, known)
+        n = len(conditions)
+        self.own = (hits[:n].sum(0) + 1) / (total[:n].sum(0) + 2)
+        self.frequency = (hits + self.shrinkage * self.own) / (total + self.shrinkage)
+        of_category = self.frequency[[self.rows[category_of(c)] for c in conditions]]
+        self.frequency[:n] = np.where(total[:n] > 0, self.frequency[:n], of_category)
+
+    def _probability(self, part, neurons):
+        columns = np.array([self.neurons[n] for n in neurons])
+        rows = [self.rows.get(c, self.rows.get(category_of(c))) for c in part.table["condition"]]
+        return np.stack([(self.own if row is None else self.frequency[row])[columns] for row in rows])
+
+
+def check_shrinkage(shrinkage):
+    """The shrinkage as a float; QfError where it is no finite number above 0."""
+    try:
+        value = float(shrinkage)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not 0 < value < np.inf:
+        raise QfError(f"shrinkage: expected a number of trials above 0, found {shrinkage!r}. Pass 2, say.")
+    return value

@@ -1,0 +1,221 @@
+"""Naive forecasters, the rows that every table of forecasts holds.
+
+All but the ridges (ridge.py) learn on train and validation together (they have no choice to make, so the more data is the stronger, more honest row).
+The ridges choose their penalty on validation and are then fitted again on both.
+
+Only observations (trial, neuron) whose baseline and response are whole are learnt from. Rows that learn something of each neuron raise
+UnknownKeyError for one they never saw.
+"""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import QfError
+from ..recordings.conditions import category_of
+from ..recordings.splits import check_split
+from .interface import Forecaster, check_keys, check_rate, seen_frames
+
+HINT = "Fit on trials of these neurons, or choose the neurons it knows."
+
+
+class _Naive(Forecaster):
+    """What the naive rows share: the window they were fitted with, and the session-wise reading of arrays.
+
+    Attributes
+    ----------
+    notes : list of str
+        What the last `fit` could not do as it does elsewhere, a sentence each: a penalty that validation could not choose, say.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def fit(self, split):
+        """Learn from a Split; returns self.
+
+        Raises
+        ------
+        QfError
+            If it is no Split, or the sessions' windows differ in frames (rates more than 2 % apart).
+        """
+        check_split(split)
+        self.notes = []
+        self._remember(split.fitting)
+        self.seen = seen_frames(split.train, split.validation)
+        self._learn(split)
+        self._learnt_from = f"{type(self).__name__} {split.train.digest()} {split.validation.digest()}"
+        return self
+
+    def digest(self):
+        """A hash of what it is and what it was fitted on, which decide all it does; "" before `fit`."""
+        known = getattr(self, "_learnt_from", "")
+        return hashlib.blake2b(known.encode(), digest_size=12).hexdigest() if known else ""
+
+    def _remember(self, trials):
+        self.rate_hz, self.window, self.scaling = trials.rate_hz, trials.window, trials.scaling
+        check_rate(self.rate_hz, trials)
+        self.n_context, self.n_response = self.window.frames(self.rate_hz)[:2]
+
+    def _learn(self, split):
+        """Nothing to learn where the context is all that is used."""
+
+    def prepare(self, trials):
+        """The same trials with the z-scores of the training part; raises QfError where window or rate are not those of `fit`."""
+        if self.n_response is None:
+            raise QfError(f"{self.name}: not fitted yet. Call fit(split) first.")
+        ours, theirs = (tuple(getattr(w, n) for n in ("baseline_s", "response_s", "f0_s", "signal")) for w in (self.window, trials.window))
+        if ours != theirs:
+            raise QfError(
+                f"{self.name}: expected windows (baseline_s, response_s, f0_s, signal) = {ours}, as fitted, found {theirs}. Cut them alike."
+            )
+        check_rate(self.rate_hz, trials)
+        return replace(trials, scaling=self.scaling) if self.window.signal == "zscore" else trials
+
+    def _observations(self, trials):
+        """For each session: neurons, conditions, context and response float64 (trial, neuron, time; 0 where missing), whole (trial, neuron)."""
+        for part in trials.by_session():
+            ds = part.dataset()
+            x = ds[part.window.signal].values.astype(np.float64)
+            if (ds.attrs["n_baseline"], x.shape[-1]) != (self.n_context, self.n_context + self.n_response):
+                raise QfError(
+                    f"{self.name}: expected {self.n_context} + {self.n_response} frames a window, found {ds.attrs['n_baseline']} + "
+                    f"{x.shape[-1] - ds.attrs['n_baseline']} in {part.sessions[0]}. Take sessions of one rate."
+                )
+            whole = np.isfinite(x).all(-1)
+            x = np.nan_to_num(x)
+            yield (
+                part.neurons_of(part.sessions[0]),
+                [str(c) for c in ds["condition"].values],
+                x[..., : self.n_context],
+                x[..., self.n_context :],
+                whole,
+            )
+
+
+class Zero(_Naive):
+    """The constant forecast 0 (for dF/F: the response stays at F0): the zero of the explained share E."""
+
+    name = "zero"
+
+    def predict_arrays(self, context, neurons, conditions):
+        return np.zeros((*context.shape[:2], self.n_response), np.float32)
+
+
+class CopyLast(_Naive):
+    """The last frame of the baseline, held."""
+
+    name = "copy last"
+
+    def predict_arrays(self, context, neurons, conditions):
+        return np.repeat(context[..., -1:], self.n_response, -1)
+
+
+class ContextMean(_Naive):
+    """The mean of the whole baseline, held."""
+
+    name = "mean of the context"
+
+    def predict_arrays(self, context, neurons, conditions):
+        return np.repeat(context.mean(-1, keepdims=True), self.n_response, -1)
+
+
+class _Means(_Naive):
+    """Time-resolved response means per neuron, neuron x stimulus category, neuron x condition."""
+
+    def _learn(self, split):
+        trials = split.fitting
+        self.neurons = {n: i for i, n in enumerate(trials.neurons)}
+        levels = {"condition": trials.conditions, "category": sorted({category_of(c) for c in trials.conditions}), "neuron": [""]}
+        self.levels = {level: {k: i for i, k in enumerate(keys)} for level, keys in levels.items()}
+        sums = {level: np.zeros((len(keys), len(self.neurons), self.n_response)) for level, keys in levels.items()}
+        counts = {level: np.zeros((len(keys), len(self.neurons))) for level, keys in levels.items()}
+        for neurons, conditions, _, response, whole in self._observations(trials):
+            columns = np.array([self.neurons[n] for n in neurons])
+            total = np.where(whole[..., None], response, 0.0)
+            for level, index in self.levels.items():
+                rows = np.array([index[_at(level, c)] for c in conditions])
+                for row in np.unique(rows):
+                    sums[level][row, columns] += total[rows == row].sum(0)
+                    counts[level][row, columns] += whole[rows == row].sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {level: sums[level] / counts[level][..., None] for level in levels}
+        # a neuron without one whole observation says nothing: 0, the baseline itself
+        means["neuron"] = np.nan_to_num(means["neuron"])
+        means["category"] = np.where(np.isnan(means["category"]), means["neuron"], means["category"])
+        self.means = {level: m.astype(np.float32) for level, m in means.items()}
+
+    def _columns(self, neurons):
+        check_keys("neuron", neurons, self.neurons, HINT)
+        return np.array([self.neurons[n] for n in neurons])
+
+
+class TrainingMean(_Means):
+    """The mean response of each neuron over all trials and frames of the training part.
+
+    Parameters
+    ----------
+    time_resolved : bool
+        Keep the mean's course over the response instead of one number a neuron.
+    """
+
+    name = "training mean"
+
+    def __init__(self, time_resolved=False):
+        super().__init__()
+        self.time_resolved = time_resolved
+
+    def predict_arrays(self, context, neurons, conditions):
+        mean = self.means["neuron"][0, self._columns(neurons)]
+        if not self.time_resolved:
+            mean = np.repeat(mean.mean(-1, keepdims=True), self.n_response, -1)
+        return np.repeat(mean[None], len(conditions), 0)
+
+
+class StimulusMean(_Means):
+    """The mean course of each neuron for each condition (PSTH).
+
+    A condition that was not in training (or of which that neuron has no whole observation) takes the mean of its stimulus category, and
+    where that is new, too, the neuron's mean.
+    """
+
+    name = "stimulus mean (PSTH)"
+
+    def predict_arrays(self, context, neurons, conditions):
+        columns = self._columns(neurons)
+        out = np.empty((len(conditions), len(neurons), self.n_response), np.float32)
+        for i, condition in enumerate(conditions):
+            for level in ("condition", "category", "neuron"):
+                row = self.levels[level].get(_at(level, condition))
+                if row is not None:
+                    break
+            mean = self.means[level][row, columns]
+            if level == "condition" and np.isnan(mean).any():
+                mean = np.where(np.isnan(mean), self.means["category"][self.levels["category"][category_of(condition)], columns], mean)
+            out[i] = mean
+        return out
+
+
+def _at(level, condition):
+    """The key under which a condition is averaged at that level."""
+    return {"condition": condition, "category": category_of(condition), "neuron": ""}[level]
+
+
+def scored(ds):
+    """Which frames of the response are scored: valid, inside the trial's first `n_score`, after a baseline without a gap.
+
+    Returns
+    -------
+    bool array, shape (trial, neuron, attrs["n_score"])
+    """
+    n, k = ds.attrs["n_baseline"], ds.attrs["n_score"]
+    valid = ds["valid"].values
+    inside = np.arange(k) < ds["n_score"].values[:, None]
+    return valid[..., n : n + k] & valid[..., :n].all(-1)[..., None] & inside[:, None]
+
+
+def scored_whole(ds):
+    """Observations of which every frame that is to be scored counts, those of the trial's own window: bool array (trial, neuron)."""
+    return scored(ds).sum(-1) == ds["n_score"].values[:, None]

@@ -1,0 +1,309 @@
+"""What response forecasting (paper 3.4.2) and activation classification (3.4.1) share: tokens, training, saved models, new neurons."""
+
+from copy import copy, deepcopy
+from dataclasses import asdict
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from ...errors import QfError
+from ...models.options import check_options, defaults, refuse_unknown, shown
+from ...recordings.splits import check_split
+from ...recordings.window import Window
+from ...training.bank import Bank, tell_left_out
+from ...training.checkpoint import digest
+from ...training.device import pick_device, told_memory
+from ...training.loop import batches, run
+from ...training.options import FitConfig, LoopConfig
+from ..interface import Forecaster, check_keys, join_seen, seen_frames
+from ..notes import refuse
+from ..reference import told
+from ..saving import fill, read_model, write_model
+from ..schema import fitted
+from ..stimulus_tokens import StimulusTokens, token_id
+from .pretrain import Autoencoder, _scales
+
+LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
+KEEP = {"checkpoint": None, "resume": True, "progress": True}
+
+
+class Downstream(Forecaster):
+    """What both tasks share: the keys of their tokens, the auto-encoder they started from, saving and adding neurons."""
+
+    kind = ""
+    call = ""  # the function that fits one
+    module_class: type = torch.nn.Module
+    options: tuple = ("dropout", "hide")  # how it is trained, of `FitConfig`, and
+    results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`; both are saved
+    run = None
+
+    def __init__(self, autoencoder, neurons, tokens, *, dropout=None, hide=0.0, **weights):
+        super().__init__()
+        self.autoencoder = autoencoder
+        vars(self).update(check_options(FitConfig, {"dropout": dropout, "hide": hide, **weights}))
+        self.neurons, self.tokens = list(neurons), tokens
+        self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
+        self.history, self.chosen, self.reference = [], {}, None
+        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), tokens.size, self.dropout)
+        self.module.to(autoencoder.device).eval()
+        self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
+
+    @property
+    def device(self):
+        return self.autoencoder.device
+
+    def digest(self):
+        """A hash of the weights, those of the auto-encoder included, and of what else decides a forecast."""
+        return digest(self._both().state_dict(), [self._scale, self.autoencoder.scaling, self._settings(*self.results)])
+
+    def _both(self):
+        return torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
+
+    @property
+    def stim_token(self):
+        """What has a stimulus token; see `StimulusTokens`."""
+        return self.tokens.kind
+
+    @property
+    def stimuli(self):
+        """Keys of the conditions and categories that have a token, or under "features" an embedding."""
+        return self.tokens.keys
+
+    def prepare(self, trials):
+        """Check rate, window, neurons and conditions; give the trials this model's z-scores."""
+        trials = self.autoencoder.prepare(trials)
+        check_keys("neuron", trials.neurons, self.neurons, "Add it with model.add_neurons(split), or choose neurons=... in trials().")
+        self.tokens.check(trials.conditions)
+        return trials
+
+    def check_labels(self, trials):
+        """Refuse trials whose labels mean something else than in training, where labels are what is learnt."""
+
+    def bank(self, trials):
+        """The observations of `trials` with this model's tokens and scales."""
+        return Bank(trials, self._table(self.neurons), self._stimulus_ids(trials.conditions), self.device, self._scale)
+
+    @staticmethod
+    def _table(keys):
+        return {k: i for i, k in enumerate(keys)}
+
+    def _stimulus_ids(self, conditions):
+        """{key of the stimulus token: position}; under "features" the module learns what conditions not met before are, but no weight of theirs."""
+        if self.stim_token == "features":
+            self.module.stimuli.describe(*map(torch.from_numpy, self.tokens.describe(conditions)))
+        return self.tokens.ids
+
+    def _ids(self, neurons, conditions):
+        """Positions of tokens for every (trial, neuron), flat."""
+        check_keys("neuron", neurons, self.neurons, "Add it with model.add_neurons(split).")
+        self.tokens.check(conditions)
+        n, s = self._table(self.neurons), self._stimulus_ids(conditions)
+        neuron = torch.tensor([n[k] for k in neurons], device=self.device).repeat(len(conditions))
+        stimulus = torch.tensor([token_id(s, c) for c in conditions], device=self.device).repeat_interleave(len(neurons))
+        return neuron, stimulus
+
+    def _flat(self, context, neurons):
+        divisor = np.array([self._scale[n] for n in neurons], np.float32)
+        x = torch.from_numpy(np.ascontiguousarray(context / divisor[:, None], dtype=np.float32))
+        return x.flatten(0, 1).to(self.device), divisor
+
+    def add_neurons(self, split, **options):
+        """Add the neurons of `split` that are new, and prompt-tune on it: only the tokens of the new neurons change.
+
+        Parameters
+        ----------
+        split : Split
+            Trials with the new neurons.
+        **options
+            Of `fit_forecaster` or `fit_classifier` (epochs, lr...).
+
+        Returns
+        -------
+        list of str
+            Keys that were added.
+
+        Raises
+        ------
+        QfError
+            If an option is unknown or out of range, or the training fails; the model is then as before.
+        """
+        check_split(split)
+        loop, keep, _ = self._options(options)
+        new = [n for n in split.train.neurons if n not in self.neurons]
+        if not new:
+            return []
+        before = (
+            {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
+            (self.module.neurons.table, self.module.neurons.start),
+        )
+        known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
+        self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
+        if self.autoencoder.scaling is not None:
+            self.autoencoder = copy(self.autoencoder)  # others may share it
+            scaling = dict(self.autoencoder.scaling)
+            for session, found in split.train.scaling.items():
+                scaling[session] = {**scaling.get(session, {}), **{n: found[n] for n in new if n in found}}
+            self.autoencoder.scaling = scaling
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(loop.seed)
+            self.module.neurons.grow(len(new))
+        try:
+            self._train(split, loop, keep, tuning="new", known=known)
+        except BaseException:
+            # as if it had not been called: an untrained token must not forecast
+            vars(self).update(before[0])
+            self.module.neurons.table, self.module.neurons.start = before[1]
+            self.module.eval().requires_grad_(False)
+            raise
+        return new
+
+    def _hidden(self, n):
+        """Which patches of the baseline a training step hides, bool (n, P_b), or None: in each observation a share of its own, up to `hide`."""
+        if not (self.hide and self.module.training):
+            return None
+        share = self.hide * torch.rand(n, 1, device=self.device)
+        return torch.rand(n, self.autoencoder.config.baseline_patches, device=self.device) < share
+
+    def _freeze(self, tuning, known):
+        module = self.module
+        for name, p in module.named_parameters():
+            frozen = name.startswith("autoencoder.") or (tuning == "prompt" and name.startswith("encoder.")) or tuning == "new"
+            p.requires_grad_(not frozen)
+        if tuning == "new":
+            weight = module.neurons.table.weight.requires_grad_(True)
+            return weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
+        return None
+
+    @classmethod
+    def _options(cls, options, own=()):
+        """The options of a fit as (LoopConfig, what is kept of it, the rest, of `own`)."""
+        loop, rest = defaults(LoopConfig), {k: v for k, v in options.items() if k not in KEEP}
+        refuse_unknown(cls.call, rest, sorted({*loop, *KEEP, *own}))
+        check_options(FitConfig, rest)
+        given = {k: v for k, v in rest.items() if k in loop}
+        return LoopConfig(**{**LOOP, **given}), {n: options.get(n, v) for n, v in KEEP.items()}, {k: v for k, v in rest.items() if k in own}
+
+    def _train(self, split, loop, keep, *, tuning="fine", known=0):
+        """Train with the options of `_options`; "new" tunes the tokens from the position `known` on alone."""
+        with told_memory(self.device):
+            self._run(split, loop, keep, tuning, known)
+
+    def _run(self, split, loop, keep, tuning, known):
+        if tuning == "new":
+            self.check_labels(split.train)
+        kept = self._freeze(tuning, known)
+        split_train, split_validation = (self.autoencoder.prepare(p) for p in (split.train, split.validation))
+        train, validation = self.bank(split_train), self.bank(split_validation)
+        tell_left_out(train, validation)
+        step, validate = self._objective(train, validation)
+        label = f"{self.kind} ({tuning})"
+        self.history = run(
+            self.module, lambda: batches(torch.randperm(len(train), device=self.device), loop, train.trial), step, validate, loop,
+            settings={"kind": self.kind, "tuning": tuning, "neurons": self.neurons, **self.tokens.note(), "window": split.train.window,
+                      "model": self.autoencoder.config, "pretrained": digest(self.autoencoder.module.state_dict()),
+                      "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
+                      **self._settings(*self.options)},
+            quick=[self.module.neurons.table.weight],  # each neuron's token learns from its own observations alone, a few in a batch
+            label=label, **keep,
+        )  # fmt: skip
+        if kept is not None:
+            kept.remove()
+        self.module.requires_grad_(False)
+        self.window, self.seed, self.run = split.train.window, loop.seed, None
+        self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))
+        self._learnt(validation, anew=tuning != "new")
+        self.reference = told(self.kind, self.history, self._constants(train, validation), keep["progress"])
+
+    def fit(self, split, **options):
+        """Go on training on `split`; options as in `fit_forecaster`. Returns self."""
+        check_split(split)
+        loop, keep, own = self._options(options, ("tuning",))
+        self._train(split, loop, keep, **own)
+        return self
+
+    def save(self, folder):
+        """Write config.json and model.safetensors into `folder`, over a model that is there.
+
+        Raises
+        ------
+        QfError
+            If the folder can't be written.
+        """
+        note = {
+            "autoencoder": self.autoencoder.note(), "neurons": self.neurons, **self.tokens.note(), "scale": self._scale,
+            "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen, "seed": self.seed,
+            **self._settings(*self.options, *self.results, "reference", "run"),
+        }  # fmt: skip
+        write_model(folder, self.kind, note, self._both())
+
+    @classmethod
+    def load(cls, folder, device="auto"):
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        QfError
+            If it is no such saved model, or one of another version; DamagedFileError if a file is cut short or altered.
+        """
+        device = pick_device(device)
+        note, tensors = read_model(folder, cls.kind, fitted(cls.options, cls.results))
+        with told_memory(device, "Load a smaller model"):
+            return cls._from_note(note, tensors, device, folder)
+
+    @classmethod
+    def _from_note(cls, note, tensors, device, folder):
+        pretrained = {k.removeprefix("pretrained."): v for k, v in tensors.items() if k.startswith("pretrained.")}
+        autoencoder = Autoencoder.from_note(note["autoencoder"], pretrained, device, folder, "autoencoder.")
+        tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
+        for name, keys in {"neurons": note["neurons"], "stimuli": tokens.keys}.items():
+            table = tensors.get(f"task.{name}.table.weight")
+            if table is not None and len(table) != len(keys):
+                refuse(folder, name, f"a key for each of the {len(table)} tokens", len(keys))
+            if table is not None:  # saved before the start of tokens was kept
+                tensors.setdefault(f"task.{name}.start", torch.full_like(table, float("nan")))
+        if missing := [n for n in note["neurons"] if n not in note["scale"]]:
+            refuse(folder, f"scale.{missing[0]}", "a divisor", "none")
+        try:
+            window = Window(**note["window"])
+        except QfError as e:
+            refuse(folder, "window", "values that go together", e)
+        if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):
+            refuse(folder, "window", "the auto-encoder's frames", n)
+        self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
+        fill(folder, self._both(), tensors)
+        self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
+        self.window, self.seed, self.reference, self.run = window, note.get("seed"), note.get("reference"), note.get("run")
+        for name in cls.results:
+            setattr(self, name, note[name])
+        return self
+
+    def _settings(self, *names):
+        return {n: getattr(self, n) for n in names}
+
+    def _objective(self, train, validation):
+        """(step, validate) of `loop.run`."""
+        raise NotImplementedError
+
+    def _constants(self, train, validation):
+        """What `constant_scores` makes of the validation score."""
+        raise NotImplementedError
+
+    def _learnt(self, validation, anew):
+        """What is found on the validation part after training; not `anew` where only new neurons learnt."""
+
+
+def fit(kind, autoencoder, split, own, *, tuning, stim_token, seed, **options):
+    """Make a Downstream of `kind` with the tokens of the training part and its `own` options, and train it."""
+    if not isinstance(autoencoder, Autoencoder):
+        raise QfError(f"autoencoder: expected an Autoencoder, found {shown(autoencoder)}. Pass what pretrain gave, or load what it saved.")
+    check_split(split)
+    check_options(FitConfig, {**own, "tuning": tuning, "stim_token": stim_token})
+    loop, keep, _ = kind._options({**options, "seed": seed})
+    tokens = StimulusTokens.learnt(autoencoder.config.stim_token if stim_token is None else stim_token, split.train.table)
+    with told_memory(autoencoder.device):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(loop.seed)
+            model = kind(autoencoder, split.train.neurons, tokens, **own)
+        model._train(split, loop, keep, tuning=tuning)
+    return model

@@ -1,0 +1,348 @@
+"""Pre-training: the masked auto-encoder over all observations, neuron and stimulus ignored (paper 3.3)."""
+
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ...errors import QfError
+from ...models.config import QuantFormerConfig
+from ...models.options import check_options, defaults, refuse_unknown, shown
+from ...models.quantformer import QuantFormer
+from ...recordings.conditions import category_of
+from ...recordings.splits import check_split
+from ...recordings.trials import check_trials, scaling_by_session
+from ...recordings.window import Window
+from ...training.bank import CHUNK, Bank, tell_left_out
+from ...training.checkpoint import digest
+from ...training.device import pick_device, told_memory
+from ...training.loop import batches, forked, run
+from ...training.options import LoopConfig, PretrainConfig
+from ..interface import check_rate, check_unseen, origin, seen_frames
+from ..notes import refuse
+from ..reference import constant_scores, told
+from ..saving import check_sizes, fill, read_model, write_model
+from ..schema import AUTOENCODER
+
+
+class Autoencoder:
+    """A pre-trained QuantFormer auto-encoder with what it needs to be used again.
+
+    Attributes
+    ----------
+    module : QuantFormer
+    window : Window
+    normalise : str
+        "neuron" or "global": by what each neuron's signal is divided.
+    scale : dict
+        {neuron key: divisor}; "" is the pooled one.
+    seen : dict
+        Frames it was trained or validated on.
+    history : list of dict
+    scaling : dict or None
+        {session: {neuron key: (mean, sd)}} under signal="zscore".
+    seed : int or None
+        Of the training; None in models saved before it was kept.
+    simulated : bool or None
+        Whether it was trained on simulated recordings; None as above.
+    reference : dict or None
+        What its validation score is worth: epoch (the best, from 0), epochs, score, and the same score of the stimulus_mean and the mean of the
+        training part (see `training.reference`); None as above.
+    run : dict or None
+        How the command line trained it (qf_toolkit, settings); None where it was trained from Python.
+    """
+
+    kind = "autoencoder"
+    name = "QuantFormer auto-encoder"
+    population = False
+    run = None
+
+    def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None, simulated=None, reference=None):
+        self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
+        self.seen, self.history, self.scaling, self.seed, self.simulated = seen, history, scaling, seed, simulated
+        self.reference = reference
+
+    @property
+    def config(self):
+        """The QuantFormerConfig."""
+        return self.module.config
+
+    @property
+    def device(self):
+        return next(self.module.parameters()).device
+
+    def digest(self):
+        """A hash of the weights and of what else decides a code."""
+        return digest(self.module.state_dict(), [self.scale, self.scaling])
+
+    def divisor(self, neuron):
+        """What the signal of a neuron is divided by; the pooled one for a neuron not seen in training."""
+        return self.scale.get(neuron, self.scale[""])
+
+    def prepare(self, trials):
+        """Check that trials fit (rate, window, signal) and give them this model's z-scores."""
+        return prepare(trials, self.config, self.window, self.scaling)
+
+    def codes(self, trials):
+        """Codes and reconstructions of whole windows of one session, unmasked.
+
+        Parameters
+        ----------
+        trials : Trials
+            Of one session.
+
+        Returns
+        -------
+        xarray.Dataset
+            `code` (trial, neuron, patch) int64, -1 where the window isn't whole; `reconstruction` (trial, neuron, time), units of the signal;
+            coord `start_s` (patch), seconds from the onset, the first patch's inside the padding where it has some.
+        """
+        ds = self.prepare(trials).dataset()
+        codes, reconstruction = self.codes_arrays(ds[self.window.signal].values, [str(n) for n in ds["neuron"].values])
+        dims = ("trial", "neuron")
+        found = xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), reconstruction)}, ds.coords, ds.attrs)
+        found = found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
+        for name in found.data_vars:  # a variable taken alone still says where it comes from
+            found[name].attrs.update(found.attrs)
+        return found
+
+    def codes_arrays(self, x, neurons):
+        """Codes (trial, neuron, patch) and reconstructions (trial, neuron, time) of whole windows `x` (trial, neuron, time); see `codes`."""
+        x = np.asarray(x, np.float32)  # Apple's GPUs have no float64
+        whole = np.isfinite(x).all(-1)
+        divisor = np.array([self.divisor(n) for n in neurons], np.float32)[:, None]
+        codes = np.full((*whole.shape, self.config.patches), -1)
+        out = np.full_like(x, np.nan)
+        flat = torch.from_numpy((x / divisor)[whole])
+        with torch.no_grad():
+            parts = [self.module(part.to(self.device)) for part in flat.split(CHUNK)]
+        if parts:
+            codes[whole] = torch.cat([p[1] for p in parts]).cpu().numpy()
+            out[whole] = torch.cat([p[0] for p in parts]).cpu().numpy()
+        return codes, out * divisor
+
+    def code_usage(self, trials):
+        """Share of the patches that each code takes.
+
+        Returns
+        -------
+        xarray.DataArray (code,)
+            attrs: perplexity, and codes_used (those with 0.2 % of the patches or more).
+        """
+        check_trials(trials)
+        counts = np.zeros(self.config.codes)
+        for part in trials.by_session():
+            codes = self.codes(part)["code"].values
+            counts += np.bincount(codes[codes >= 0], minlength=self.config.codes)
+        share = counts / max(counts.sum(), 1)
+        perplexity = float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))
+        return xr.DataArray(
+            share, dims="code", name="usage", attrs={"perplexity": perplexity, "codes_used": int((share >= 0.002).sum()), **origin(trials, self)}
+        )
+
+    def check_unseen(self, trials):
+        """Raise LeakageError where `trials` share a frame with pre-training."""
+        check_unseen(self.seen, trials, self.name)
+
+    def note(self):
+        """What goes into config.json of every model that holds this one."""
+        return {
+            "model": asdict(self.config), "window": asdict(self.window), "normalise": self.normalise, "scale": self.scale,
+            "seen": self.seen, "history": self.history, "scaling": self.scaling, "seed": self.seed,
+            "simulated": self.simulated, "reference": self.reference,
+        }  # fmt: skip
+
+    def save(self, folder):
+        """Write config.json and model.safetensors into `folder`, over a model that is there.
+
+        Raises
+        ------
+        QfError
+            If the folder can't be written.
+        """
+        write_model(folder, self.kind, {**self.note(), "run": self.run}, self.module)
+
+    @classmethod
+    def load(cls, folder, device="auto"):
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        QfError
+            If it is no saved auto-encoder, or one of another version; DamagedFileError if a file is cut short or altered.
+        """
+        device = pick_device(device)
+        note, tensors = read_model(folder, cls.kind, AUTOENCODER)
+        with told_memory(device, "Load a smaller model"):
+            self = cls.from_note(note, tensors, device, folder)
+        self.run = note.get("run")
+        return self
+
+    @classmethod
+    def from_note(cls, note, tensors, device, folder, where=""):
+        """Build from the content of config.json and the weights in `folder`; `where` in config.json the note stands."""
+        try:
+            config, window = QuantFormerConfig(**note["model"]), Window(**note["window"])
+        except QfError as e:
+            refuse(folder, f"{where}model or {where}window", "values that go together", e)
+        frames, found = window.frames(config.rate_hz)[:2], (config.n_baseline, config.n_response)
+        if frames != found:
+            refuse(folder, f"{where}model.n_baseline, n_response", f"the frames of the window {frames}", found)
+        if "" not in note["scale"]:
+            refuse(folder, f"{where}scale", "a pooled divisor, of the key ''", "none")
+        check_sizes(folder, tensors, f"{where}model", config)
+        module = QuantFormer(config)
+        fill(folder, module, tensors)
+        own = ("normalise", "scale", "seen", "history")
+        late = (note.get(n) for n in ("seed", "simulated", "reference"))
+        return cls(module.to(device), window, *(note[n] for n in own), scaling_by_session(note["scaling"]), *late)
+
+
+def prepare(trials, config, window, scaling):
+    """Trials checked against a model's rate and window, with the model's z-scores."""
+    check_trials(trials)
+    check_rate(config.rate_hz, trials)
+    for name in ("baseline_s", "response_s", "f0_s", "signal"):
+        mine, theirs = getattr(window, name), getattr(trials.window, name)
+        if (abs(mine - theirs) > 1e-6) if not isinstance(mine, str) else mine != theirs:
+            raise QfError(f"{name}: expected {mine}, the model's, found {theirs}. Cut the trials with {name}={mine!r}.")
+    return trials if scaling is None else type(trials)(**{**vars(trials), "scaling": scaling})
+
+
+def pretrain(
+    split,
+    *,
+    config=None,
+    epochs=50,
+    steps=0,
+    batch_size=512,
+    batch_trials=0,
+    lr=1e-4,
+    schedule="constant",
+    clip=1.0,
+    patience=0,
+    balance="weight",
+    normalise="neuron",
+    seed=0,
+    device="auto",
+    checkpoint=None,
+    resume=True,
+    progress=True,
+    **overrides,
+):
+    """Pre-train the vector-quantised masked auto-encoder on the training part, choosing the epoch on the validation part.
+
+    Parameters
+    ----------
+    split : Split
+    config : QuantFormerConfig, optional
+        rate_hz, n_baseline and n_response are always taken from the trials.
+    epochs, steps, batch_size, batch_trials, lr, schedule, clip, patience, seed
+        See `LoopConfig`; batch_size in observations. Of epochs and steps the larger counts.
+    balance : {"weight", "sample"}
+        Against the rarity of activations: the loss weight 1 + a beta of eq. 2 (paper), or as many inactive as active observations an
+        epoch (released code).
+    normalise : {"neuron", "global", "none"}
+        Divide each neuron's signal by its own standard deviation over the training part, all by the pooled one, or not at all.
+    device : str
+    checkpoint : str or Path, optional
+        Folder from which an interrupted run goes on.
+    resume, progress : bool
+    **overrides
+        Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...) and of `LoopConfig` (weight_decay, bf16).
+
+    Returns
+    -------
+    Autoencoder
+        With `reference`, what its validation score is worth.
+
+    Raises
+    ------
+    QfError
+        If sessions differ in rate, a setting is unknown or out of range, no observation is left, the loss or the validation score is no number
+        any more, or the device's memory is full.
+    """
+    check_split(split)
+    given = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "batch_trials": batch_trials, "lr": lr, "schedule": schedule,
+             "clip": clip, "patience": patience, "seed": seed}  # fmt: skip
+    mine = {"config", "balance", "normalise", "device", "checkpoint", "resume", "progress"}
+    refuse_unknown("pretrain", overrides, sorted({*defaults(QuantFormerConfig), *defaults(LoopConfig), *mine}))
+    loop = LoopConfig(**given, **{n: overrides.pop(n) for n in list(overrides) if n in defaults(LoopConfig)})
+    how = PretrainConfig(balance=balance, normalise=normalise)
+    check_options(QuantFormerConfig, overrides)
+    if config is not None and not isinstance(config, QuantFormerConfig):
+        raise QfError(f"config: expected a QuantFormerConfig, found {shown(config)}.")
+    device = pick_device(device)
+    with told_memory(device):
+        return _pretrain(split, config, overrides, loop, how, device, {"checkpoint": checkpoint, "resume": resume, "progress": progress})
+
+
+def _pretrain(split, config, overrides, loop, how, device, keep):
+    window, rate = split.train.window, split.train.rate_hz
+    n_baseline, n_response, _ = window.frames(rate)
+    base = asdict(config) if config else {}
+    config = QuantFormerConfig(**{**base, **overrides, "rate_hz": rate, "n_baseline": n_baseline, "n_response": n_response})
+    for part in (split.train, split.validation):
+        check_rate(rate, part)
+    scale = _scales(split.train, how.normalise, device)
+    everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
+    tokens = {category_of(c): 0 for p in (split.train, split.validation) for c in p.conditions}
+    pooled = {n: scale.get(n, scale[""]) for n in everything}
+    train, validation = (Bank(p, everything, tokens, device, pooled) for p in (split.train, split.validation))
+    tell_left_out(train, validation)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(loop.seed)
+        module = QuantFormer(config).to(device)
+    beta = train.beta(config.beta_most) if how.balance == "weight" else 0.0
+    actives, others = (torch.nonzero(train.active == a).flatten() for a in (1, 0))
+
+    def draw():
+        if how.balance == "weight" or not len(actives):
+            return batches(torch.randperm(len(train), device=device), loop, train.trial)
+        chosen = torch.cat([actives, others[torch.randperm(len(others), device=device)[: len(actives)]]])
+        return batches(chosen[torch.randperm(len(chosen), device=device)], loop, train.trial)
+
+    def validate():
+        torch.manual_seed(0)  # the same masks every epoch
+        total = 0.0
+        for at in validation.chunks():
+            total += float(module.loss(validation.batch(at), validation.active[at], beta)) * len(at)
+        return {"score": total / len(validation)}
+
+    def of_constants(outs, at):
+        x, valid, _, _ = validation.batch(at).folded()
+        mask = module.draw_mask(len(x), device)
+        return [module.reconstruction_loss(out, x, valid, mask, validation.active[at], beta) for out in outs]
+
+    history = run(
+        module, draw, lambda at: module.loss(train.batch(at), train.active[at], beta), validate, loop,
+        settings={"model": config, "window": window, **asdict(how),
+                  "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
+        label="pre-training", **keep,
+    )  # fmt: skip
+    with forked(device):
+        torch.manual_seed(0)  # the masks of `validate`
+        scores = constant_scores(train, validation, lambda bank, at: bank.batch(at).x[:, 0], of_constants)
+    reference = told("pre-training", history, scores, keep["progress"])
+    seen, simulated = seen_frames(split.train, split.validation), split.train.simulated
+    return Autoencoder(module, window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)
+
+
+def _scales(trials, normalise, device):
+    """{neuron key: divisor} of the training part; "" is the pooled one."""
+    keys = trials.neurons
+    if normalise == "none":
+        return dict.fromkeys(["", *keys], 1.0)
+    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), device)
+    spread, count = bank.spread()
+    spread, names = spread[count > 0], np.array(bank.keys, dtype=object)[count > 0]
+    pooled = float(np.sqrt(np.mean(np.square(spread)))) or 1.0
+    scale = {"": pooled}
+    if normalise == "global":
+        return {**scale, **dict.fromkeys(keys, pooled)}
+    for n in keys:
+        mine = spread[names == n]
+        # a nearly silent neuron would otherwise have its noise blown up to the size of the others' responses
+        scale[n] = max(float(np.sqrt(np.mean(np.square(mine)))), 0.1 * pooled) if len(mine) else pooled
+    return scale

@@ -1,0 +1,176 @@
+"""Saved models: a folder of config.json and model.safetensors, never pickle.
+
+Whatever kills a save, the folder holds the model that was there before or the new one. New weights wait beside the old ones as
+`model-HASH.safetensors`; config.json, which names the hash of its weights, is replaced in one step, and from then on the folder is the new model;
+last, the weights take their usual name. A reader takes the file whose hash config.json names.
+"""
+
+import hashlib
+import json
+import os
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from .._files import atomic_path, sweep, write_text
+from ..errors import DamagedFileError, QfError
+from . import schema
+from .notes import AGAIN, FORMAT, check_folder, read_bytes, read_note, refusal, refuse
+
+WEIGHTS = "model.safetensors"
+
+
+def write_model(folder, kind, config, module):
+    """Write a model over what is in `folder`.
+
+    Parameters
+    ----------
+    folder : str or Path
+    kind : str
+    config : dict
+        What JSON holds.
+    module : nn.Module
+
+    Raises
+    ------
+    QfError
+        If the folder can't be written. The model that was there before stays.
+    """
+    folder = check_folder(folder)
+    # safetensors refuses tensors that share memory
+    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
+    note = {"format": FORMAT, "kind": kind, "weights": _hash(data), "torch": torch.__version__, **config}
+    waiting, file = folder / f"model-{note['weights']}.safetensors", folder / "config.json"
+    if folder.is_dir():
+        sweep(folder)
+    with atomic_path(waiting) as tmp:
+        tmp.write_bytes(data)
+    write_text(file, json.dumps(note, indent=1))
+    try:
+        os.replace(waiting, folder / WEIGHTS)
+        for other in folder.glob("model-*.safetensors"):  # of a save that was killed
+            other.unlink()
+    except OSError as e:
+        raise QfError(f"could not write {folder / WEIGHTS}: {e.strerror or e}. The model is whole all the same; save it again.") from e
+
+
+def read_model(folder, kind, check):
+    """(config, tensors) of a saved model.
+
+    Parameters
+    ----------
+    folder : str or Path
+    kind : str
+    check : callable
+        Of `schema`: what its config.json holds beside `schema.ABOUT`.
+
+    Raises
+    ------
+    QfError
+        If it is no saved model, of another kind or of another version of the toolkit.
+    DamagedFileError
+        If a file is cut short or altered, or the two don't belong together.
+    """
+    folder, note = check_folder(folder), read_note(folder)
+    if note["kind"] != kind:
+        raise QfError(f"{folder}: expected a saved {kind}, found a {note['kind'][:40]}. Give the folder of a {kind}.")
+    try:
+        check({k: v for k, v in note.items() if k not in schema.ABOUT}, "")
+    except schema.Unfit as e:
+        raise refusal(folder / "config.json", e) from e
+    waiting = folder / f"model-{note['weights']}.safetensors"
+    for path, missing in ((waiting, None), (folder / WEIGHTS, QfError)):
+        data = read_bytes(path, missing)
+        if data is not None and _hash(data) == note["weights"]:
+            return note, _tensors(path, data)
+    raise DamagedFileError(f"{folder / WEIGHTS}: is cut short or altered, or belongs to another config.json. {AGAIN}")
+
+
+def _tensors(path, data):
+    try:
+        tensors = load_tensors(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as e:
+        raise DamagedFileError(f"{path}: is no whole safetensors file ({' '.join(str(e).split())[:80]}). {AGAIN}") from e
+    for name, value in tensors.items():
+        # tokens saved before their start was kept have none
+        if not name.endswith(".start") and not torch.isfinite(value).all():
+            raise DamagedFileError(f"{path}: {name[:80]} holds numbers that no weights can have (NaN or infinite). {AGAIN}")
+    return tensors
+
+
+def check_sizes(folder, tensors, where, config):
+    """Refuse an auto-encoder's config whose sizes are not those of its weights, before anything of these sizes is made.
+
+    Parameters
+    ----------
+    folder : str or Path
+    tensors : dict of tensors
+        Of a QuantFormer.
+    where : str
+        Of the config in config.json.
+    config : QuantFormerConfig
+    """
+    shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+    book, patch, place = (shapes.get(n, ()) for n in ("quantizer.codebook", "to_patch.weight", "decoder_position"))
+    layers = sum(k.startswith("decoder.blocks.") and k.endswith(".norm1.weight") for k in shapes)
+    if not len(book) == len(patch) == len(place) == 2:
+        refuse(folder, where, "the settings of an auto-encoder beside its weights", "other weights")
+    sizes = {"codes": book[0], "width": book[1], "patch_frames": patch[0], "layers": layers, "patches": place[0]}
+    for name, size in sizes.items():
+        if getattr(config, name) != size:
+            name, at = ("n_baseline", config.n_baseline) if name == "patches" else (name, getattr(config, name))
+            refuse(folder, f"{where}.{name}", f"what fits the weights ({size})", at)
+
+
+def fill(folder, module, tensors):
+    """Load weights into a module.
+
+    Raises
+    ------
+    QfError
+        If they are not those of such a module.
+    """
+    wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in d.items()} for d in (module.state_dict(), tensors))
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            ours, theirs = ("{1} of shape {0}".format(*d[name]) if name in d else "none" for d in (wanted, found))
+            raise QfError(
+                f"{folder}: holds weights of another version of qf_toolkit, or not those of its config.json ({name[:80]}: expected {ours}, "
+                f"found {theirs}). Train the model again, or use the version that saved it."
+            )
+    module.load_state_dict(tensors)
+
+
+def load(folder, device="auto"):
+    """Load any saved model.
+
+    Parameters
+    ----------
+    folder : str or Path
+        What `save`, `qf pretrain --out` or `qf fit --out` wrote.
+    device : str
+
+    Returns
+    -------
+    Autoencoder, QuantFormerForecaster or QuantFormerClassifier
+
+    Raises
+    ------
+    QfError
+        If it is no saved model, or one of another version; DamagedFileError if a file of it is cut short or altered.
+    """
+    from .quantformer.activation import QuantFormerClassifier
+    from .quantformer.pretrain import Autoencoder
+    from .quantformer.response import QuantFormerForecaster
+
+    kind = read_note(folder)["kind"]
+    kinds = {c.kind: c for c in (Autoencoder, QuantFormerForecaster, QuantFormerClassifier)}
+    if kind not in kinds:
+        raise QfError(f"{folder}: expected one of {sorted(kinds)}, found {kind[:40]!r}. Update the toolkit.")
+    return kinds[kind].load(folder, device=device)
+
+
+def _hash(data):
+    return hashlib.blake2b(data, digest_size=12).hexdigest()

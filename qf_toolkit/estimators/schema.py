@@ -1,0 +1,206 @@
+"""What config.json of a saved model may hold: each check takes a value and where it stands, and raises `Unfit` where they don't go together."""
+
+import re
+from dataclasses import fields
+
+from ..errors import QfError
+from ..models.config import STIM_TOKENS, QuantFormerConfig
+from ..models.options import Range, shown
+from ..training.options import FitConfig
+
+HUGE = 1e30  # float32 ends at 3.4e38; no number that decides a forecast comes near it
+
+
+class Unfit(Exception):
+    """Where a file doesn't hold what it should: "key: expected X, found Y", and whether another version may have written it so."""
+
+    def __init__(self, where, expected, found, version=False):
+        super().__init__(f"{where}: expected {expected}, found {found}")
+        self.version = version
+
+
+def number(least=-HUGE, most=HUGE, above=None, optional=False):
+    """A finite number."""
+    return _of(Range("number", least=least if above is None else None, most=most, above=above, optional=optional))
+
+
+def whole(least=0, most=2**63 - 1, optional=False):
+    """An integer."""
+    return _of(Range("whole", least=least, most=most, optional=optional))
+
+
+def flag(optional=False):
+    """True or False."""
+    return _of(Range("flag", optional=optional))
+
+
+def choice(*known, optional=False):
+    """One of some texts."""
+    return _of(Range("text", known=known, optional=optional))
+
+
+def _of(allowed):
+    def check(value, where):
+        try:
+            allowed.checked("", value)
+        except QfError:
+            raise Unfit(where, allowed, shown(value)) from None
+
+    return check
+
+
+def text(pattern=None, what="a text"):
+    """A text, of a pattern where one is named."""
+
+    def check(value, where):
+        if not isinstance(value, str) or (pattern and not re.fullmatch(pattern, value)):
+            raise Unfit(where, what, shown(value))
+
+    return check
+
+
+def maybe(check):
+    """None, or what `check` takes."""
+    return lambda value, where: None if value is None else check(value, where)
+
+
+def listing(check, unique=False, size=None):
+    """A list of what `check` takes."""
+
+    def checked(value, where):
+        if not isinstance(value, list) or (size is not None and len(value) != size):
+            raise Unfit(where, "a list" if size is None else f"a list of {size}", shown(value))
+        for i, item in enumerate(value):
+            check(item, f"{where}[{i}]")
+        if unique and len(set(value)) < len(value):
+            raise Unfit(where, "each key once", shown(next(v for i, v in enumerate(value) if v in value[:i])) + " twice")
+
+    return checked
+
+
+def mapping(check):
+    """A dict of anything to what `check` takes."""
+
+    def checked(value, where):
+        if not isinstance(value, dict):
+            raise Unfit(where, "a mapping", shown(value))
+        for key, item in value.items():
+            check(item, f"{where}.{key[:60]}")
+
+    return checked
+
+
+def record(required, optional=None):
+    """A dict of known keys, each with its check."""
+    optional = optional or {}
+
+    def checked(value, where):
+        if not isinstance(value, dict):
+            raise Unfit(where or "config", "a mapping", shown(value))
+        at = f"{where}." if where else ""
+        for key in required:
+            if key not in value:
+                raise Unfit(f"{at}{key}", "a value", "none", version=True)
+        for key, item in value.items():
+            check = required.get(key) or optional.get(key)
+            if check is None:
+                raise Unfit(f"{at}{key[:60]}", "no such key", shown(item), version=True)
+            check(item, f"{at}{key}")
+
+    return checked
+
+
+def options(kind, required=()):
+    """A record of a dataclass whose fields are made with `option`; those that are not `required` may be missing."""
+    checks = {f.name: _of(f.metadata["range"]) for f in fields(kind)}
+    return record({n: c for n, c in checks.items() if n in required}, {n: c for n, c in checks.items() if n not in required})
+
+
+def _interval(value, where):
+    listing(whole(least=-(2**40), most=2**62), size=2)(value, where)
+    if value[0] >= value[1]:
+        raise Unfit(where, "a first frame before one past the last", shown(value))
+
+
+def _scaling(value, where):
+    """{session: {neuron: [mean, sd]}}, or {neuron: [mean, sd]} of models saved before sessions had scales of their own."""
+    pair = listing(number(), size=2)
+
+    def mean_sd(value, where):
+        pair(value, where)
+        number(above=0)(value[1], f"{where}[1]")
+
+    mapping(lambda v, w: mapping(mean_sd)(v, w) if isinstance(v, dict) else mean_sd(v, w))(value, where)
+    if len({isinstance(v, dict) for v in value.values()}) > 1:
+        raise Unfit(where, "either scales by session or by neuron", "both")
+
+
+SECONDS = number(above=0, most=1e6)
+SCORE = lambda value, where: choice("paper")(value, where) if isinstance(value, str) else SECONDS(value, where)  # noqa: E731
+KEYS = listing(text(), unique=True)
+DIVISORS = mapping(number(least=1e-30))
+SEED = whole(-(2**63), 2**64 - 1, optional=True)
+WINDOW = record(
+    {"baseline_s": SECONDS, "response_s": SECONDS, "f0_s": SECONDS, "signal": choice("dff", "zscore")},
+    {"score_s": SCORE, "active_rule": choice("gain", "abs_dff"), "active_gain": number(-1e6, 1e6)},
+)
+SEEN = mapping(record({"fingerprint": text(), "intervals": listing(_interval)}, {"session": text()}))
+FEATURE = record(
+    {"name": text(), "scale": choice("circle", "log2", "linear", "text", "none")},
+    {"period": number(above=0), "mean": number(), "sd": number(above=0), "values": KEYS, "flag": flag(),
+     "waves": listing(choice("sin1", "cos1", "sin2", "cos2"), unique=True)},
+)  # fmt: skip
+REFERENCE = record({"epoch": whole(), "epochs": whole(), **{n: number() for n in ("score", "stimulus_mean", "mean")}})
+# the options of the command line that a model was trained with
+RUN = record(
+    {
+        "qf_toolkit": text(),
+        "settings": record(
+            {
+                **{n: maybe(listing(text())) for n in ("stimulus", "condition", "session", "subject")},
+                "baseline_s": SECONDS, "response_s": SECONDS, "f0_s": maybe(SECONDS), "score_s": maybe(SCORE), "signal": choice("dff", "zscore"),
+                "active_rule": choice("gain", "abs_dff"), "active_gain": number(-1e6, 1e6), "split": choice("blocks", "chronological"),
+                "test": number(optional=True), "validation": number(above=0, most=1), "gap_s": number(least=0, optional=True),
+            }
+        ),
+    }
+)  # fmt: skip
+
+
+def _history(value, where):
+    numbers = {k: number() for entry in value if isinstance(entry, dict) for k in entry} if isinstance(value, list) else {}
+    listing(record({"epoch": whole(), "loss": number(), "score": number()}, numbers))(value, where)
+
+
+AUTOENCODER = record(
+    {
+        "model": options(QuantFormerConfig, ("rate_hz", "n_baseline", "n_response", "patch_frames", "codes", "width", "layers", "heads")),
+        "window": WINDOW, "normalise": choice("neuron", "global", "none"), "scale": DIVISORS, "seen": SEEN, "history": _history,
+        "scaling": maybe(_scaling),
+    },
+    {"seed": SEED, "simulated": flag(optional=True), "reference": maybe(REFERENCE), "run": maybe(RUN)},
+)  # fmt: skip
+
+
+def fitted(own, results):
+    """The check of a fitted model.
+
+    Parameters
+    ----------
+    own : sequence of str
+        Its options, of `FitConfig`.
+    results : dict
+        {name of what is found after training: check}.
+    """
+    kept = {f.name: _of(f.metadata["range"]) for f in fields(FitConfig) if f.name in own}
+    return record(
+        {
+            "autoencoder": AUTOENCODER, "neurons": KEYS, "stimuli": KEYS, "scale": DIVISORS, "window": WINDOW, "seen": SEEN, "history": _history,
+            "chosen": mapping(number()), **kept, **results,
+        },
+        {"stim_token": choice(*STIM_TOKENS), "features": listing(FEATURE), "seed": SEED, "reference": maybe(REFERENCE), "run": maybe(RUN)},
+    )  # fmt: skip
+
+
+# what every saved model holds beside its own: `write_model` adds it
+ABOUT = {"format": whole(least=1), "kind": text(), "weights": text("[0-9a-f]{24}", "a hash"), "torch": text()}

@@ -1,0 +1,450 @@
+"""Importing many recordings into a store at once, in several processes or on a Dask cluster."""
+
+import hashlib
+import inspect
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import threading
+import uuid
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..._files import sweep
+from ...errors import QfError, SessionError
+from ..schema import session_key, validate
+from ..session import describe_flags
+from ..store import Store, _file_name, _previous
+
+FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at either end of a file that tell it from another
+MOST_WORKERS = 1024
+PATIENCE_S = 10  # for a cluster to answer
+DIED = "the process that read it died; out of memory? Try --workers 1"
+GUARD = "In a script, call import_many under `if __name__ == '__main__':`; or pass workers=1."
+PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning, ResourceWarning, ImportWarning)  # no business of the user's
+_ONE = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of one source: the keys of its sessions in the store, warnings, the error, and a line on each session that was read."""
+
+    source: str
+    keys: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    skipped: bool = False
+    summary: tuple[str, ...] = ()
+
+
+def import_many(read, sources, store, *, options=None, overwrite=False, workers=None, scheduler=None, progress=True, on_done=None):
+    """Import recordings into a store, several at a time; what is there already is skipped, what is bad stops nothing.
+
+    Parameters
+    ----------
+    read : callable
+        `read(source, **options)` gives a Session or a list of them (planes); a function at the top of a module, so that other processes find it.
+    sources : sequence of str or Path
+        A file or folder a recording. Workers of a cluster must see them, the store, and the files named in `options` under the same paths.
+    store : str or Path
+        The folder, made where missing.
+    options : mapping, optional
+        Passed to `read`.
+    overwrite : bool
+        Read all again and replace what is there; else a source is skipped that was imported with these options, and known by its name, its
+        size, and the bytes at both ends of its file or files. A change in the middle of a file alone is not seen.
+    workers : int, optional
+        Processes, those of the machine's CPUs where left out; 1 reads in this very process. A running cluster has its own number.
+    scheduler : str, optional
+        "local" for a Dask cluster on this machine, or the address of a running one, tcp://host:port.
+    progress : bool
+        Show a progress bar.
+    on_done : callable, optional
+        Called with each Imported as it ends.
+
+    Returns
+    -------
+    list of Imported
+        In the order of `sources`.
+
+    Raises
+    ------
+    QfError
+        If the store can't be made, the cluster can't be reached or no process can be started. A source that can't be read has its `error`.
+    """
+    from tqdm.auto import tqdm
+
+    sources, options = [sources] if isinstance(sources, str | Path) else list(sources), dict(options or {})
+    check_how(workers, scheduler)
+    if not hasattr(read, "__qualname__"):
+        raise QfError(f"read: expected a function, found {type(read).__name__}. Pass what it takes as options.")
+    folder = Store(store, create=True).path
+    usual, told = _defaults(read), {name: _told(value) for name, value in options.items()}
+    # a default that is given is no other import
+    told = {name: text for name, text in told.items() if name not in usual or text != _told(usual[name])}
+    # stores of 0.1.0 know our readers by the module that they stood in then
+    module = read.__module__.replace("qf_toolkit.recordings.importers.", "qf_toolkit.recordings.")
+    recipe = "\n".join([f"{module}.{read.__qualname__}", *(f"{name}={told[name]}" for name in sorted(told))])
+    run = _Run(read, options, recipe, folder, overwrite)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    results, owner = {}, {}
+
+    def ended(i, result):
+        result = replace(result, source=str(sources[i]))
+        twice = [key for key in result.keys if key in owner] if overwrite else []
+        if twice:  # without overwrite, Store.add refuses it
+            text = f"{result.source}: gives {twice[0]}, as {owner[twice[0]]} did, whose session it replaced. Import one of them under another name."
+            result = replace(result, error=" ".join([*filter(None, [result.error]), text]))
+        owner.update(dict.fromkeys(result.keys, result.source))
+        results[i] = result
+        bar.update()
+        if on_done is not None:
+            on_done(result)
+
+    sweep(folder)
+    bar = tqdm(total=len(sources), desc="import", unit="file", disable=not progress or len(sources) < 2)
+    try:
+        with bar:
+            known, left = {} if overwrite else _known(folder), []
+            for i, source in enumerate(sources):
+                source_id = None
+                if known and os.path.exists(source):  # only the workers of a cluster may see it
+                    with suppress(OSError):
+                        source_id = _source_id(recipe, source, folder)
+                there = known.get(source_id, {})
+                if there and len(there) >= max(there.values()):
+                    ended(i, Imported(str(source), tuple(sorted(there)), skipped=True))
+                else:
+                    left.append((i, source, source_id))
+            if left and scheduler is not None:
+                ends = _on_cluster(replace(run, store=folder.absolute()), left, workers or cpus, scheduler)
+            elif (workers or cpus) == 1 or len(sources) == 1:
+                ends = ((i, run(source, source_id)) for i, source, source_id in left)
+            else:
+                ends = _in_processes(run, left, min(workers or cpus, len(left)))
+            with closing(ends):  # stops the workers, too, when this loop is left by an error or Ctrl-C
+                for i, result in ends:
+                    ended(i, result)
+    finally:
+        sweep(folder)
+    return [results[i] for i in range(len(sources))]
+
+
+def check_how(workers, scheduler):
+    """Raise QfError where a number of workers or a scheduler can't be."""
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise QfError(f"workers: expected 1 or more processes, at most {MOST_WORKERS}, found {workers}.")
+    if scheduler is not None and scheduler != "local" and "://" not in scheduler:
+        raise QfError(f"scheduler: expected 'local' or the address of a Dask cluster, tcp://host:port, found {scheduler!r}.")
+
+
+def _defaults(read):
+    try:
+        parameters = inspect.signature(read).parameters.values()
+    except ValueError:  # of something built in
+        return {}
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all sources of a run share; calling it imports one of them, and never raises."""
+
+    read: Callable[..., Any]
+    options: dict
+    recipe: str
+    store: Path
+    overwrite: bool
+
+    def __call__(self, source, source_id=None):
+        keys, summary, errors = [], [], []
+        # a worker of a cluster may have several threads, but warnings are caught for all of them; HDF5 takes one thread at a time in any case
+        with _ONE, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for kind in PROGRAMMERS:
+                warnings.simplefilter("ignore", kind)
+            try:
+                source_id = source_id or _source_id(self.recipe, source, self.store)
+                sessions = self.read(source, **self.options)
+                sessions = sessions if isinstance(sessions, list | tuple) else [sessions]
+                if not sessions:
+                    raise SessionError("expected a recording, found none.")
+                marks = {"source_id": source_id, **({"source_parts": len(sessions)} if len(sessions) > 1 else {})}
+                for ds in sessions:
+                    try:
+                        self._add(ds.assign_attrs(marks), keys, summary)
+                    except (QfError, OSError) as error:
+                        errors.append(_reason(source, error))
+            except (Exception, SystemExit) as error:
+                errors.append(_reason(source, error))
+        notes = dict.fromkeys(_line(source, str(w.message)) for w in caught)
+        return Imported(str(source), tuple(keys), tuple(notes), " ".join(errors) or None, summary=tuple(summary))
+
+    def _add(self, ds, keys, summary):
+        key = session_key(validate(ds))
+        if key in keys:
+            raise SessionError(f"session: expected a key of its own for each, found {key} twice.")
+        path = self.store / _file_name(key)
+        there = _attrs(path) if path.is_file() and not self.overwrite else {}
+        if there is None or there.get("source_id") != ds.attrs["source_id"]:
+            Store(self.store).add(ds, overwrite=self.overwrite or there is None)
+        if there is None:
+            warnings.warn(f"{path} was damaged and is replaced; the version before is kept as {_previous(path).name}.", stacklevel=2)
+        keys.append(key)
+        flagged = ", ".join(f"{n} {why}" for why, n in describe_flags(ds).items()) or "none"
+        size = f"{ds.sizes['neuron']} neurons, {ds.sizes['frame']} frames at {ds.attrs['rate_hz']:.4g} Hz, {ds.sizes['trial']} trials"
+        summary.append(f"{key}: {size}, flagged: {flagged}")
+
+
+def _line(source, text):
+    text = " ".join(text.split())
+    return text if str(source) in text else f"{source}: {text}"
+
+
+def _reason(source, error):
+    """An error as one line that names the source."""
+    text = " ".join(str(error).split()) or "no reason given"
+    if isinstance(error, QfError | OSError):
+        return _line(source, text)
+    if isinstance(error, MemoryError):
+        return f"{source}: expected enough memory to read it, found too little. Try --workers 1"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{source}: {error.name} is needed to read it and is not installed. Install it: pip install {error.name}"
+    return f"{source}: could not be read ({type(error).__name__}: {text[:300]}); the file may be damaged, or this is a fault of qf_toolkit"
+
+
+# ---------------------------------------------------------------- knowing a source again
+
+
+def _source_id(recipe, source, store):
+    """A digest of the reader, its options, and the source; the name belongs to it, since readers call sessions by it."""
+    path = Path(os.path.abspath(source))
+    name = path.parts[-3:] if path.is_dir() else path.parts[-1:]  # a suite2p folder gets its name from one above
+    return _digest(recipe, *name, _content(path, store))
+
+
+def _content(path, store=None):
+    if path.is_file():
+        return _edges(path, FILE_EDGE)
+    # a store may lie in the very folder it is made of
+    without = Path(os.path.abspath(store)) if store else None
+    files = sorted(p for p in path.rglob("*") if p.is_file() and without not in p.parents)
+    return _digest(*(f"{p.relative_to(path).as_posix()} {_edges(p, FOLDER_EDGE)}" for p in files))
+
+
+def _edges(path, n):
+    with open(path, "rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        f.seek(0)
+        first = f.read(n)
+        f.seek(max(len(first), size - n))
+        return _digest(str(size), first, f.read(n))
+
+
+def _told(value):
+    """An option as text that is another where its meaning is: files, tables and arrays by their content."""
+    if isinstance(value, str | Path) and os.path.isfile(value):
+        return f"{Path(value).name} {_content(Path(value))}"
+    if hasattr(value, "to_csv"):
+        return value.to_csv()
+    if isinstance(value, np.ndarray):
+        return _digest(value.dtype.str, str(value.shape), pickle.dumps(value) if value.dtype.hasobject else value.tobytes())
+    return repr(value)
+
+
+def _digest(*parts):
+    h = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        part = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        h.update(len(part).to_bytes(8, "big") + part)
+    return h.hexdigest()
+
+
+def _known(store):
+    """{source_id: {key: how many sessions the source has}} of the sessions that can be read."""
+    known = defaultdict(dict)
+    there = Store(store)
+    keys = there.keys()
+    for key in keys:
+        attrs = _attrs(there.file(key))
+        if attrs and "source_id" in attrs:
+            known[attrs["source_id"]][key] = int(np.ravel(attrs.get("source_parts", 1))[0])
+    return known
+
+
+def _attrs(path):
+    """Attributes of a stored Session, five times as fast as by xarray; None where the file is damaged."""
+    try:
+        with h5py.File(path, "r") as f:
+            for variable in f.values():  # the first to suffer
+                dict(variable.attrs)
+            return dict(f.attrs)
+    except Exception as error:
+        # with an errno it was the system that refused, and the file may well be whole
+        return {} if isinstance(error, OSError) and error.errno is not None else None
+
+
+# ---------------------------------------------------------------- in processes
+
+
+def _in_processes(run, left, workers):
+    """Yield (position, Imported) of each of `left` as it ends."""
+    try:
+        data = pickle.dumps(run)
+    except (pickle.PicklingError, AttributeError, TypeError) as e:
+        raise QfError(f"read: expected a function at the top of a module and plain options, which other processes can be sent, found {e}.") from e
+    left = deque(left)
+    while left:
+        suspects = []
+        with _pool(workers) as pool:
+            yield from _until_it_breaks(pool, data, left, workers, suspects)
+        # whichever killed its process, the pool broke for all that were in it: each gets one more try, alone
+        for i, *source in suspects:
+            yield i, _alone(data, *source)
+
+
+def _until_it_breaks(pool, data, left, workers, suspects):
+    flying = {}
+    while flying or (left and not suspects):
+        try:
+            while left and len(flying) < workers and not suspects:
+                flying[pool.submit(_unpacked, data, *left[0][1:])] = left[0]
+                left.popleft()
+        except BrokenProcessPool:
+            if not flying:  # a process died idle
+                return
+        for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            job = flying.pop(future)
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                suspects.append(job)
+            else:
+                yield job[0], result
+
+
+def _alone(data, source, source_id):
+    with _pool(1) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as e:
+            raise QfError(f"workers: expected processes that start, found that they die at once. {GUARD}") from e
+        try:
+            return pool.submit(_unpacked, data, source, source_id).result()
+        except BrokenProcessPool:
+            return Imported(str(source), error=f"{source}: {DIED}")
+
+
+def _unpacked(data, source, source_id):
+    try:
+        run = pickle.loads(data)  # in here, so that a reader that can't be found here is an error and no dead process
+    except Exception as error:
+        return Imported(str(source), error=_reason(source, error))
+    return run(source, source_id)
+
+
+@contextmanager
+def _pool(workers):
+    # spawn: a forked child of a process with threads (HDF5, torch) may hang
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start)
+    try:
+        yield pool
+    except BaseException:
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(5)
+        raise
+    pool.shutdown()
+
+
+def _start():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, but stopping is the parent's to do
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+# ---------------------------------------------------------------- on a Dask cluster
+
+
+def _on_cluster(run, left, workers, scheduler):
+    """Yield (position, Imported) of each of `left` as it ends."""
+    with _client(workers, scheduler) as client:
+        import cloudpickle
+        from distributed import KilledWorker, as_completed
+
+        data = cloudpickle.dumps(run)
+
+        def submit(i, source, source_id):
+            source = type(source)(os.path.abspath(source)) if os.path.exists(source) else source  # a worker has a working directory of its own
+            return client.submit(_unpacked, data, source, source_id, key=f"import-{uuid.uuid4().hex}", pure=False, retries=1)
+
+        def lost(source, error):
+            text = DIED if isinstance(error, KilledWorker) else f"the cluster lost it ({error}). The same import again goes on from here."
+            return Imported(str(source), error=f"{source}: {' '.join(text.split())}")
+
+        suspects = []
+        flying = {submit(*job): job for job in left}
+        for future in as_completed(list(flying), loop=client.loop, raise_errors=False):
+            job = flying.pop(future)
+            try:
+                yield job[0], future.result()
+            except KilledWorker:  # a worker holds several tasks, and is lost to all of them: each gets one more try, alone
+                suspects.append(job)
+            except Exception as error:
+                yield job[0], lost(job[1], error)
+        for job in suspects:
+            try:
+                yield job[0], submit(*job).result()
+            except Exception as error:
+                yield job[0], lost(job[1], error)
+
+
+@contextmanager
+def _client(workers, scheduler):
+    try:
+        import dask.config
+        from distributed import Client, LocalCluster
+    except ImportError as e:
+        raise QfError("scheduler: needs dask.distributed, which is not installed. Install it: pip install 'qf_toolkit[cluster]'") from e
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it logs a traceback where a cluster ends; the errors of the sources say so in a line each
+    try:
+        if scheduler != "local":
+            try:
+                client = Client(scheduler, timeout=PATIENCE_S, set_as_default=False)
+            except Exception as e:  # what answers may be anything: of a web server comes a MemoryError
+                text = " ".join(str(e).split())
+                raise QfError(f"scheduler: expected a Dask cluster at {scheduler}, found none ({text}). Start one there: dask scheduler") from e
+            with client:
+                yield client
+            return
+        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):  # `_on_cluster` tries again itself
+            try:
+                cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL)
+            except Exception as e:
+                raise QfError(f"scheduler: expected a cluster on this machine, found that it does not start ({e}). {GUARD}") from e
+            with cluster, Client(cluster, set_as_default=False) as client:
+                yield client
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,355 @@
+"""Importing NWB 2 files: one Session from the fluorescence or dF/F of a file, and its trials from any table of intervals.
+
+Only the chosen series is read; the rest of the file (movies, behaviour) stays on disk.
+"""
+
+import re
+import warnings
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
+from ..hdf5 import open_hdf5, readable_file, reason, refused, whole
+from ..session import new_session, with_running
+from .arrays import naming
+from .nwb_intervals import trials_of_file
+
+INSTALL = "pip install 'qf_toolkit[nwb]'"
+_DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
+_OTHER = re.compile(r"(?i)neuropil|deconv|spike|event|background")  # kept as RoiResponseSeries too, but no trace of a cell's calcium
+
+
+_EVENTS = re.compile(r"(?i)events?$|deconv|spike")  # what is beside dF/F in its container
+_CM_PER_S = {
+    **dict.fromkeys(("cm/s", "cm/sec", "cm s-1", "centimeters/second", "centimeters per second"), 1),
+    **dict.fromkeys(("m/s", "m/sec", "m s-1", "meters/s", "meters/second", "meters per second"), 100), **dict.fromkeys(("mm/s", "mm s-1"), 0.1),
+}  # fmt: skip
+
+
+@dataclass
+class _Series:
+    """A RoiResponseSeries and where it lies."""
+
+    series: object
+    container: str  # module/container
+    plane: str
+
+    @property
+    def path(self):
+        return f"{self.container}/{self.series.name}"
+
+    @property
+    def is_dff(self):
+        return bool(_DFF.search(self.path.split("/", 1)[-1])) or "DfOverF" in self.container.split("/")
+
+    @property
+    def names(self):
+        return {self.plane, self.series.name, self.container, self.container.split("/")[-1], self.path, self.series.rois.table.name}
+
+
+def read_nwb(
+    path,
+    *,
+    subject=None,
+    session=None,
+    signal=None,
+    trials=None,
+    stimulus=None,
+    condition_columns=None,
+    plane=None,
+    matched=None,
+    allow_external=False,
+):
+    """Import an NWB 2 file as a Session.
+
+    Parameters
+    ----------
+    path : str or Path
+        The .nwb file.
+    subject, session : str, optional
+        The file's own subject_id and session_id where left out; its name where it has none.
+    signal : {"fluorescence", "dff"}, optional
+        Which traces; fluorescence where there is any, else dF/F.
+    trials : str, list of str or False, optional
+        Tables of intervals to take as trials. Where left out: the stimuli of the Visual Coding protocol, `trials`, or every `*_presentations` table,
+        but for natural movies and spontaneous activity, which are epochs. False makes a continuous recording.
+    stimulus : str, optional
+        Stimulus category of all trials; where left out, from a column stimulus_name or stimulus, or the table's name (without `_presentations`).
+    condition_columns : list of str, optional
+        Columns that make the condition. Where left out: `condition`, or the columns of known features (orientation, trial_type, image...),
+        or all that repeat over the trials and are no outcome.
+    plane : str, optional
+        One of several planes or series, by the name of its imaging plane, its series, its container or its ROI table.
+    matched : bool, optional
+        Whether an ROI of that id is the same cell in every session of the subject; where left out, if it is a cell_specimen_id.
+    allow_external : bool
+        Read data that the file keeps in other files (external links and storage, virtual datasets): such a file can name any that you may read.
+
+    Returns
+    -------
+    xarray.Dataset
+        A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron); `running_speed` (running_time) in cm/s where
+        there is a series of that name. The stimuli of Visual Coding get the same conditions, blocks and epochs as by `read_allen`.
+        attrs: `ignored_columns` of the trial tables with the reason, `ignored_behaviour`, what else the file holds of it.
+
+    Raises
+    ------
+    QfError
+        If pynwb is missing, or there is no such file, table, column or plane.
+    DamagedFileError
+        If the file is cut short or no HDF5 file.
+    SessionError
+        If it is no NWB 2 file, leads to other files, holds no ROI traces, or breaks the schema.
+    """
+    path = readable_file(path, "an NWB file")
+    if signal not in (None, "fluorescence", "dff"):
+        raise QfError(f"signal: expected 'fluorescence' or 'dff', found {signal!r}.")
+    try:
+        from pynwb import NWBHDF5IO
+    except ImportError as e:
+        raise QfError(f"pynwb: needed to read {path}, found none. Install it: {INSTALL}") from e
+    _check_nwb2(path, allow_external)
+    with warnings.catch_warnings():
+        # files carry the schema they were written with; pynwb says so for each one older than its own
+        warnings.filterwarnings("ignore", message="(?s).*(gnoring|namespace)")
+        try:
+            io = NWBHDF5IO(str(path), "r", load_namespaces=True)
+        except Exception as e:
+            raise SessionError(
+                f"{path}: expected an NWB 2 file, found one whose schema pynwb can't load ({reason(e)}). Write it again with pynwb."
+            ) from e
+        with io:
+            try:
+                file = io.read()
+            except Exception as e:  # pynwb lets anything through, of h5py's errors up to KeyError and its own
+                raise SessionError(
+                    f"{path}: expected an NWB 2 file, found one that pynwb can't read ({reason(e)}). Check it with `nwbinspector`."
+                ) from e
+            try:
+                return naming(path, _session, path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched)
+            except QfError:
+                raise
+            except MemoryError as e:
+                raise QfError(f"{path}: expected data that fit into memory, found more. Use a machine with more memory.") from e
+            except OSError as e:
+                if e.errno is not None:
+                    raise refused(path, e) from e
+                raise DamagedFileError(f"{path}: expected a whole NWB file, found data that can't be read ({reason(e)}). Copy it again.") from e
+            except Exception as e:  # what a file that breaks the standard leads to, in hdmf, h5py or numpy
+                raise SessionError(
+                    f"{path}: expected tables and series as the standard has them, found others ({type(e).__name__}: {reason(e)}). "
+                    "Check it with `nwbinspector`, or import the traces with read_arrays."
+                ) from e
+
+
+def _check_nwb2(path, allow_external):
+    damaged = "expected an NWB file (HDF5), found {kind} ({reason}). Copy it again."
+    with open_hdf5(path, damaged, allow_external) as f:
+        version = f.attrs.get("nwb_version", f["nwb_version"][()] if isinstance(f.get("nwb_version"), h5py.Dataset) else None)
+    version = np.asarray(version).ravel()[0] if version is not None else None
+    version = version.decode(errors="replace") if isinstance(version, bytes) else version
+    if version is None:
+        raise SessionError(f"{path}: expected an NWB 2 file, found HDF5 without nwb_version. Is it another format? Use the importer for it.")
+    if not str(version).startswith("2"):
+        raise SessionError(
+            f"{path}: expected NWB 2, found version {version!r}. For a Visual Coding session use `qf import allen --files` (read_allen); "
+            "convert others to NWB 2, or import their traces with read_arrays."
+        )
+
+
+def _session(path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched):
+    signal, chosen = _choose_series(file, signal, plane)
+    traces, frame_time, rate = _read_planes(chosen)
+    provenance = [s.path for s in chosen]
+    if signal == "dff" and all(str(s.series.unit).lower() in ("percent", "%") for s in chosen):
+        traces = traces / np.float32(100)
+        provenance.append("percent by its unit, divided by 100")
+    several = len(chosen) > 1
+    named = [_roi_ids(s.series) for s in chosen]
+    cells = [f"{s.plane}-{i}".replace("/", "_") if several else i for s, (ids, _) in zip(chosen, named, strict=True) for i in ids]
+    optical = getattr(chosen[0].series.rois.table, "imaging_plane", None)
+    table, epochs, ignored = trials_of_file(file, frame_time, trials, stimulus, condition_columns)
+    about = {n: getattr(file.subject, n, None) for n in ("sex", "age", "genotype", "species")} if file.subject else {}
+    beside = {"ignored_columns": ", ".join(f"{n} ({why})" for n, why in ignored.items()), "ignored_behaviour": ", ".join(_other_behaviour(file))}
+    ds = new_session(
+        traces,
+        subject=subject or _key(file.subject.subject_id if file.subject else None) or _from_name(path, "sub"),
+        session=session or _key(file.session_id) or _from_name(path, "ses"),
+        rate_hz=rate, signal=signal, frame_time=frame_time, cells=cells, matched=all(m for _, m in named) if matched is None else matched,
+        trials=table, epochs=epochs, attrs={n: str(v) for n, v in {**about, **beside}.items() if v},
+        neuron_coords={"plane": np.array([s.plane for s, (ids, _) in zip(chosen, named, strict=True) for _ in ids], dtype=object)},
+        indicator=str(getattr(optical, "indicator", None) or "unknown"), area=str(getattr(optical, "location", None) or "unknown"),
+        source="nwb", provenance=f"{path.name}: {', '.join(provenance)}",
+    )  # fmt: skip
+    return _with_running(ds, file)
+
+
+def _with_running(ds, file):
+    """The Session with its running speed, where there is a series of that name."""
+    from pynwb import TimeSeries
+
+    series = [i for m in file.processing.values() for i in _leaves(m.data_interfaces) if isinstance(i, TimeSeries) and i.name == "running_speed"]
+    if not series or np.ndim(series[0].data) != 1:
+        return ds
+    unit = str(series[0].unit).strip().lower().replace(" / ", "/")
+    if unit not in _CM_PER_S:
+        warnings.warn(f"running_speed: expected a speed in cm/s or m/s, found {unit!r}; left out.", stacklevel=2)
+        return ds
+    speed = whole(series[0].data, "running_speed").astype(np.float32) * np.float32(_CM_PER_S[unit] * (series[0].conversion or 1))
+    if series[0].timestamps is not None:
+        seconds = whole(series[0].timestamps, "running_speed").astype(np.float64)
+    else:
+        seconds = float(series[0].starting_time or 0) + np.arange(len(speed)) / float(series[0].rate)
+    if len(seconds) != len(speed):
+        warnings.warn(f"running_speed: expected a time for each of {len(speed)} values, found {len(seconds)}; left out.", stacklevel=2)
+        return ds
+    return with_running(ds, speed, seconds)
+
+
+def _other_behaviour(file):
+    """Names of the behaviour in a file that no Session holds: all in its behaviour modules but running speed."""
+    modules = [m for n, m in file.processing.items() if n.lower().startswith("behav")]
+    return [i.name for m in modules for i in m.data_interfaces.values() if i.name != "running_speed"]
+
+
+def _leaves(interfaces):
+    for item in interfaces.values():
+        yield item
+        yield from getattr(item, "time_series", {}).values()
+
+
+def _key(name):
+    """A name that can be a key, None where there is none."""
+    return str(name).strip().replace("/", "-") or None if name is not None else None
+
+
+def _from_name(path, entity):
+    """`0301` of `sub-0301_ses-1.nwb`; the whole name of another file."""
+    match = re.search(rf"(?:^|_){entity}-([^_]+)", path.stem)
+    return match[1] if match else path.stem.strip()
+
+
+# --- traces
+
+
+def _all_series(file):
+    from pynwb.ophys import DfOverF, Fluorescence, RoiResponseSeries
+
+    groups = {
+        **{f"processing/{n}": m.data_interfaces for n, m in file.processing.items()},
+        "acquisition": file.acquisition,
+        "analysis": file.analysis,
+    }
+    for group, interfaces in groups.items():
+        for name, item in interfaces.items():
+            if isinstance(item, RoiResponseSeries):
+                yield _Series(item, group, _plane_of(item))
+            elif isinstance(item, DfOverF | Fluorescence):
+                # a DfOverF may have any name: its type is put into the path
+                container = f"{group}/{name}" + ("/DfOverF" if isinstance(item, DfOverF) and name != "DfOverF" else "")
+                for series in item.roi_response_series.values():
+                    yield _Series(series, container, _plane_of(series))
+
+
+def _plane_of(series):
+    optical = getattr(series.rois.table, "imaging_plane", None)
+    return str(optical.name if optical is not None else series.name)
+
+
+def _choose_series(file, signal, plane):
+    """The signal and the series to be read, one a plane."""
+    every = list(_all_series(file))
+    found = [s for s in every if not (_EVENTS.search(s.series.name) if s.is_dff else _OTHER.search(f"{s.container}/{s.series.name}"))]
+    if not found:
+        also = f" ({', '.join(s.path for s in every)} can't be used)" if every else ""
+        raise SessionError(
+            f"traces: expected a RoiResponseSeries in Fluorescence or DfOverF, found none{also}. "
+            "Extract the ROI traces first (for example with suite2p), or import them with read_arrays."
+        )
+    if signal is None:
+        signal = "dff" if all(s.is_dff for s in found) else "fluorescence"
+    kind = [s for s in found if s.is_dff == (signal == "dff")]
+    if not kind:
+        raise QfError(
+            f"signal: expected {signal} traces, found only {', '.join(s.path for s in found)}. Pass signal={'fluorescence' if signal == 'dff' else 'dff'!r}."
+        )
+    if plane is not None:
+        named = [s for s in kind if str(plane) in s.names]
+        if not named:
+            raise QfError(f"plane: {plane!r} is not here; {did_you_mean(plane, sorted({n for s in kind for n in (s.plane, s.series.name)}))}")
+        kind = named
+    else:
+        corrected = [s for s in kind if "correct" in s.path.lower()]
+        kind = corrected or kind
+    # two series of the same ROIs are two versions of one signal; which one is meant is for the user to say
+    seen = {}
+    for s in kind:
+        ids = (id(s.series.rois.table), tuple(np.asarray(s.series.rois.data[:]).tolist()))
+        if ids in seen:
+            raise QfError(f"plane: expected one series of the same ROIs, found {seen[ids]} and {s.path}. Pass plane='{s.path}' to choose one.")
+        seen[ids] = s.path
+    if len({s.plane for s in kind}) < len(kind):
+        for s in kind:  # several sets of ROIs in one imaging plane
+            s.plane = s.series.name if len({k.series.name for k in kind}) == len(kind) else s.series.rois.table.name
+    return signal, kind
+
+
+def _read_planes(chosen):
+    """Traces (neuron, frame) of all planes, the time of the frames and the rate."""
+    parts = [_read_one(s) for s in chosen]
+    (x, time, rate), first = parts[0], chosen[0]
+    for (other, other_time, other_rate), s in zip(parts[1:], chosen[1:], strict=True):
+        period = 1 / rate
+        if other.shape[1] != x.shape[1] or abs(other_rate / rate - 1) > 0.02 or np.abs(other_time - time).max() > period:
+            raise SessionError(
+                f"planes: expected one rate and length, found {x.shape[1]} frames at {rate:.4g} Hz from {time[0]:g} s in {first.path} and {other.shape[1]} "
+                f"at {other_rate:.4g} Hz from {other_time[0]:g} s in {s.path}. Pass plane={s.plane!r} or another for one of them."
+            )
+    return np.concatenate([p[0] for p in parts]), time, rate
+
+
+def _read_one(s):
+    series, n_rois = s.series, len(s.series.rois.data)
+    timestamps = None if series.timestamps is None else whole(series.timestamps, s.path).astype(np.float64)
+    x = whole(series.data, s.path)
+    if x.dtype.kind not in "fiu" or x.ndim > 2 or x.size == 0:
+        raise SessionError(f"{s.path}: expected numbers (frame, ROI), found {x.dtype} of shape {x.shape}.")
+    x = x[:, None] if x.ndim == 1 else x
+    # the standard says (frame, ROI), but files of the other order exist: the number of ROIs, then of the timestamps, tells
+    fits = [x.shape[1 - axis] == n_rois and (timestamps is None or x.shape[axis] == len(timestamps)) for axis in (0, 1)]
+    if not any(fits):
+        times = "" if timestamps is None else f" and {len(timestamps)} timestamps"
+        raise SessionError(
+            f"{s.path}: expected data (frame, ROI) for {n_rois} ROIs{times}, found shape {x.shape}. Mend the file, or use read_arrays."
+        )
+    x = (x.T if fits[0] else x).astype(np.float32)
+    conversion, offset = float(series.conversion or 1.0), float(getattr(series, "offset", 0.0) or 0.0)
+    if conversion != 1.0 or offset != 0.0:
+        x = x * np.float32(conversion) + np.float32(offset)
+    if timestamps is None:
+        if series.rate is None or not series.rate > 0:
+            raise SessionError(f"{s.path}: expected timestamps or a rate above 0, found rate {series.rate}. Mend the file, or use read_arrays.")
+        rate = float(series.rate)
+        return x, float(series.starting_time or 0.0) + np.arange(x.shape[1]) / rate, rate
+    if len(timestamps) < 2 or not np.all(np.diff(timestamps) > 0):
+        raise SessionError(f"{s.path}: expected increasing timestamps, found {len(timestamps)} that are not. Mend the file, or use read_arrays.")
+    return x, timestamps, 1.0 / float(np.median(np.diff(timestamps)))
+
+
+def _roi_ids(series):
+    """Names of the ROIs of a series, their row where the ids are not unique; and whether they are cell_specimen_ids, matched across sessions."""
+    rows, table = np.asarray(series.rois.data[:], dtype=int), series.rois.table
+    if rows.ndim != 1 or (len(rows) and not 0 <= rows.min() <= rows.max() < len(table.id)):
+        raise SessionError(
+            f"{series.name}: expected ROIs of its table, 0 to {len(table.id) - 1}, found {rows.min()} to {rows.max()}. Mend the file, or use read_arrays."
+        )
+    specimen = next((c for c in ("cell_specimen_id", "global_roi_id") if c in table.colnames), None)  # of allensdk, and on DANDI
+    column = table.id.data if specimen is None else table[specimen].data
+    ids = np.asarray(column[:])[rows]
+    if specimen is not None and ids.dtype.kind in "iuf":
+        specimen = None if not (ids > 0).all() else specimen
+        ids = ids if specimen else np.asarray(table.id.data[:])[rows]
+    unique = len(set(ids.tolist())) == len(ids) and not (ids.dtype.kind == "f" and not np.isfinite(ids).all())
+    return [str(int(i)) if isinstance(i, int | float) else str(i) for i in (ids if unique else rows).tolist()], specimen is not None and unique

@@ -27,7 +27,7 @@ import xarray as xr
 import qf_toolkit as qf
 from qf_toolkit.interpret.neurons import linear_probe, neighbour_agreement, neuron_statistics, neuron_tokens
 from qf_toolkit.recordings.simulated.cortex import load_truth
-from qf_toolkit.study.demo import SIZES
+from qf_toolkit.study.plans import SIZES
 
 K, METRIC, TUNED = 5, "cosine", 0.1
 STARTS, QUICK = 200, 10.0

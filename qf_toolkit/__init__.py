@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .estimators.quantformer.activation import fit_classifier
     from .estimators.quantformer.pretrain import pretrain
     from .estimators.quantformer.response import fit_forecaster
-    from .estimators.saving import load
+    from .estimators.registry import load
     from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
     from .models.config import QuantFormerConfig
@@ -75,7 +75,7 @@ _HOME = {
     "estimators.quantformer.pretrain": ("pretrain",),
     "estimators.quantformer.response": ("fit_forecaster",),
     "estimators.quantformer.activation": ("fit_classifier",),
-    "estimators.saving": ("load",),
+    "estimators.registry": ("load",),
     "evaluation.compare": ("compare",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
     "study.study": ("Study",),

@@ -4,10 +4,10 @@ import sys
 from importlib.abc import MetaPathFinder
 
 MOVED = {
-    "demo": "study.demo",
+    "demo": "study.demo (report: study.report; SIZES and ALLEN: study.plans)",
     "evaluation.ceiling": "estimators.ceiling",
     "evaluation.frequency": "estimators.frequency",
-    "evaluation.metrics": "evaluation.scores",
+    "evaluation.metrics": "evaluation.scores (the paper's family: evaluation.paper_scores)",
     "evaluation.naive": "estimators.naive (ridges: estimators.ridge; frequencies: estimators.frequency; the list of rows: estimators.rows)",
     "evaluation.over_f0": "estimators.over_f0",
     "evaluation.ridge": "estimators.ridge",
@@ -33,7 +33,7 @@ MOVED = {
     "training.pretrain": "estimators.quantformer.pretrain",
     "training.reference": "estimators.reference",
     "training.response": "estimators.quantformer.response",
-    "training.saving": "estimators.saving",
+    "training.saving": "estimators.saving (load: estimators.registry)",
     "training.schema": "estimators.schema",
     "training.tokens": "estimators.stimulus_tokens",
 }

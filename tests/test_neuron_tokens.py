@@ -23,7 +23,7 @@ from qf_toolkit.errors import QfError
 from qf_toolkit.estimators.quantformer.activation import QuantFormerClassifier, fit_classifier
 from qf_toolkit.estimators.quantformer.pretrain import Autoencoder, pretrain
 from qf_toolkit.estimators.quantformer.response import QuantFormerForecaster, fit_forecaster
-from qf_toolkit.estimators.saving import load
+from qf_toolkit.estimators.registry import load
 from qf_toolkit.estimators.stimulus_tokens import StimulusTokens
 from qf_toolkit.interpret.embedding import tsne
 from qf_toolkit.interpret.neurons import linear_probe, nearest_neighbours, neighbour_agreement, neuron_statistics, neuron_tokens

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.estimators.quantformer.response import fit_forecaster
-from qf_toolkit.estimators.saving import load
+from qf_toolkit.estimators.registry import load
 from qf_toolkit.interpret.attention import attention_rollout, rollout_of
 from qf_toolkit.interpret.codes import codebook, decode_codes, swaps
 from qf_toolkit.interpret.observation import Observer

@@ -17,8 +17,8 @@ from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError
 from qf_toolkit.estimators.frequency import FrequencyClassifier
 from qf_toolkit.estimators.naive import ContextMean, StimulusMean, Zero, scored, scored_whole
-from qf_toolkit.estimators.saving import load
-from qf_toolkit.evaluation import scores as metrics
+from qf_toolkit.estimators.registry import load
+from qf_toolkit.evaluation import paper_scores
 from qf_toolkit.evaluation.compare import compare, per_neuron_scores
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier
 from qf_toolkit.plots.chosen import Shown, choose_most_active, choose_observations
@@ -107,7 +107,12 @@ def test_columns_of_the_table_by_hand(change):
     truth, n_score = ds["dff"].values[..., 30:], ds["n_score"].values
     error = np.concatenate([((f - t)[:, :k] ** 2).ravel() for f, t, k in zip(forecast, truth, n_score, strict=True)])
     assert row["mse"] == pytest.approx(np.nanmean(error))  # pooled over frames
-    paper = {"paper_mse": metrics.paper_mse, "paper_smape": metrics.paper_smape, "paper_corr": metrics.corr_abs, "paper_ssim": metrics.ssim_global}
+    paper = {
+        "paper_mse": paper_scores.paper_mse,
+        "paper_smape": paper_scores.paper_smape,
+        "paper_corr": paper_scores.corr_abs,
+        "paper_ssim": paper_scores.ssim_global,
+    }
     for name, score in paper.items():  # pooled over windows, each alone and for its own length
         alone = [
             score(f[None, None, :k], t[None, None, :k])

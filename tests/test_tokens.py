@@ -16,7 +16,7 @@ from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.estimators.quantformer.response import fit_forecaster
-from qf_toolkit.estimators.saving import load
+from qf_toolkit.estimators.registry import load
 from qf_toolkit.estimators.stimulus_tokens import Feature, StimulusTokens
 from qf_toolkit.recordings.conditions import category_of, condition_key, parse_condition
 from qf_toolkit.recordings.session import new_session

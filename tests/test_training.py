@@ -19,7 +19,8 @@ from qf_toolkit.estimators.notes import read_note
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
 from qf_toolkit.estimators.quantformer.pretrain import Autoencoder, pretrain
 from qf_toolkit.estimators.quantformer.response import fit_forecaster
-from qf_toolkit.estimators.saving import load, write_model
+from qf_toolkit.estimators.registry import load
+from qf_toolkit.estimators.saving import write_model
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training.bank import Bank

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 import qf_toolkit as qf
 from qf_toolkit.cli.main import main
 from qf_toolkit.errors import LeakageError, QfError
-from qf_toolkit.estimators.interface import join_seen, seen_frames, seen_trials
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
+from qf_toolkit.estimators.quantformer.options import PAPER, FitConfig
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.estimators.quantformer.response import fit_forecaster
-from qf_toolkit.estimators.saving import load
+from qf_toolkit.estimators.registry import load
+from qf_toolkit.estimators.seen import join_seen, seen_frames, seen_trials
 from qf_toolkit.models.batch import Batch
 from qf_toolkit.models.config import QuantFormerConfig
 from qf_toolkit.models.options import check_options
@@ -28,7 +29,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training import loop
 from qf_toolkit.training.bank import Bank
-from qf_toolkit.training.options import PAPER, FitConfig, LoopConfig
+from qf_toolkit.training.options import LoopConfig
 
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False, "device": "cpu"}
 FIT = {"batch_size": 64, "progress": False}

@@ -146,7 +146,7 @@ def _run_of(folder, store):
         return settings
     from dataclasses import asdict
 
-    from ..estimators.saving import load
+    from ..estimators.registry import load
 
     model = load(folder, device="cpu")
     window = asdict(model.window)
@@ -200,7 +200,7 @@ def _fit(args):
     claim_output(args.out, FITS[args.task], overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
     from ..estimators.quantformer.activation import fit_classifier
     from ..estimators.quantformer.response import fit_forecaster
-    from ..estimators.saving import load
+    from ..estimators.registry import load
 
     model = load(args.pretrained, device=args.device)
     settings = _settings(args, _run_of(args.pretrained, args.store))
@@ -213,7 +213,7 @@ def _fit(args):
 def _forecast(args):
     from ..estimators.quantformer.pretrain import Autoencoder
     from ..estimators.quantformer.response import QuantFormerForecaster
-    from ..estimators.saving import load
+    from ..estimators.registry import load
     from ..recordings.store import Store
 
     model = load(args.model)
@@ -239,8 +239,8 @@ def _forecast(args):
 
 def _evaluate(args):
     from ..estimators.quantformer.pretrain import Autoencoder
-    from ..estimators.saving import load
-    from ..study.demo import report, report_files
+    from ..estimators.registry import load
+    from ..study.report import report, report_files
 
     models = [load(folder) for folder in args.model]
     for folder, model in zip(args.model, models, strict=True):

@@ -4,8 +4,9 @@ import argparse
 from dataclasses import fields
 
 from .. import __version__
+from ..estimators.quantformer.options import FitConfig, PretrainConfig
 from ..models.config import QuantFormerConfig
-from ..training.options import FitConfig, LoopConfig, PretrainConfig, check_device
+from ..training.options import LoopConfig, check_device
 from .parsing import Parser, flags
 
 FROM_TRIALS = ("rate_hz", "n_baseline", "n_response")

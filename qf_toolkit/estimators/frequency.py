@@ -6,8 +6,9 @@ import xarray as xr
 from ..errors import QfError
 from ..recordings.conditions import category_of
 from ..recordings.trials import check_trials
-from .interface import check_keys, seen_frames
+from .interface import check_keys
 from .naive import HINT, _Naive, scored_whole
+from .seen import seen_frames
 
 
 class _NaiveClassifier(_Naive):

@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import QfError
 from ..recordings.conditions import category_of
 from ..recordings.splits import check_split
-from .interface import Forecaster, check_keys, check_rate, seen_frames
+from .interface import Forecaster, check_keys, check_rate
+from .seen import seen_frames
 
 HINT = "Fit on trials of these neurons, or choose the neurons it knows."
 

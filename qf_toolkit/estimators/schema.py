@@ -6,7 +6,7 @@ from dataclasses import fields
 from ..errors import QfError
 from ..models.config import STIM_TOKENS, QuantFormerConfig
 from ..models.options import Range, shown
-from ..training.options import FitConfig
+from .quantformer.options import FitConfig
 
 HUGE = 1e30  # float32 ends at 3.4e38; no number that decides a forecast comes near it
 

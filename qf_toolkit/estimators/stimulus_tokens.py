@@ -20,12 +20,6 @@ LOGARITHMIC = ("temporal_frequency", "spatial_frequency")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-def token_id(ids, condition):
-    """The token of a condition in {key: position}: its own, else its category's, else None."""
-    own = ids.get(condition)
-    return ids.get(category_of(condition)) if own is None else own
-
-
 @dataclass(frozen=True)
 class Feature:
     """How one feature becomes numbers, as the training conditions decided.

@@ -17,6 +17,7 @@ from ..estimators.interface import origin
 from ..estimators.naive import ContextMean, Zero, scored
 from ..estimators.rows import naive_forecasters
 from ..recordings.splits import check_split
+from . import paper_scores
 from . import scores as metrics
 from .significance import animal_of, blocks_of
 
@@ -214,8 +215,8 @@ class _Session:
         mse = metrics.mse(*of) - error
         return {
             "mse": mse, "mse_ratio": mse / reference_mse, "mae": metrics.mae(*of), "r": metrics.mean_of_windows(r), "crps": np.nan, "coverage_90": np.nan,
-            "jump": np.nan, "paper_mse": metrics.paper_mse(*of, n_score), "paper_smape": metrics.paper_smape(*of, n_score),
-            "paper_corr": metrics.corr_abs(*of, n_score), "paper_ssim": metrics.ssim_global(*of, n_score),
+            "jump": np.nan, "paper_mse": paper_scores.paper_mse(*of, n_score), "paper_smape": paper_scores.paper_smape(*of, n_score),
+            "paper_corr": paper_scores.corr_abs(*of, n_score), "paper_ssim": paper_scores.ssim_global(*of, n_score),
         }  # fmt: skip
 
     def per_neuron(self, forecast, r):

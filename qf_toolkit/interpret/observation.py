@@ -8,10 +8,11 @@ import torch
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..estimators.interface import Forecaster, origin, seen_trials
+from ..estimators.interface import Forecaster, origin
 from ..estimators.quantformer.activation import QuantFormerClassifier
 from ..estimators.quantformer.pretrain import Autoencoder
 from ..estimators.quantformer.response import QuantFormerForecaster
+from ..estimators.seen import seen_trials
 from ..evaluation.scores import central_interval
 from ..recordings.trials import check_trials
 

@@ -11,7 +11,7 @@ Deviations from the paper, each an option (`QuantFormerConfig` where no other ca
 - `decode` of `fit_forecaster`: "auto", the way of decoding of least validation error; "argmax" is the paper, and throws the distribution away;
 - `stim_token`: "auto", a token for each condition where conditions repeat, else one for their category; "condition" is the paper, "features"
   near the released code, see `FeatureTokens`.
-Those of the training stand at the head of `training.options`.
+Those of the training stand at the head of `estimators.quantformer.options`.
 
 Choices where the paper is silent:
 - padding: zeros before the baseline and after the response, so that the onset falls on the edge of a patch; padding enters no loss;
@@ -33,6 +33,7 @@ from ..errors import QfError
 from .batch import Batch
 from .config import DECODINGS, QuantFormerConfig
 from .quantizer import Quantizer
+from .tokens import Tokens, stimulus_tokens
 from .transformer import Transformer
 
 
@@ -172,72 +173,6 @@ class QuantFormer(nn.Module):
         return (weight * (self.config.alpha * masked + unmasked)).mean()
 
 
-class Tokens(nn.Module):
-    """One learned token for each key of a table.
-
-    Attributes
-    ----------
-    start : tensor, shape (n, D)
-        What each began as, at random: a short training moves a token little, and what it has learnt is where it moved. NaN in models saved
-        before it was kept.
-    """
-
-    start: torch.Tensor
-
-    def __init__(self, n, width):
-        super().__init__()
-        # unit variance, as the tokens of patches have after a norm: from smaller ones identity is learned many epochs later
-        self.table = nn.Embedding(n, width)
-        self.register_buffer("start", self.table.weight.detach().clone())
-
-    def forward(self, ids):
-        """(B,) -> (B, 1, D)."""
-        return self.table(ids)[:, None]
-
-    @torch.no_grad()
-    def grow(self, n):
-        """Add `n` tokens, each the mean of the known ones plus a little noise."""
-        old = self.table.weight
-        new = old.mean(0) + 0.02 * torch.randn(n, old.shape[1], device=old.device)
-        self.table = nn.Embedding.from_pretrained(torch.cat([old, new]), freeze=False)
-        self.start = torch.cat([self.start, new])
-
-
-class FeatureTokens(nn.Module):
-    """One token for each condition: a learned map of its features, plus a learned embedding of its category.
-
-    What the conditions are stands in buffers, a row each, which `describe` adds to and which are no weights: neither learnt nor saved.
-
-    Parameters
-    ----------
-    n_categories, n_features, width : int
-    """
-
-    category: torch.Tensor
-    features: torch.Tensor
-
-    def __init__(self, n_categories, n_features, width):
-        super().__init__()
-        self.categories = nn.Embedding(n_categories, width)
-        # features have about unit variance each, and so has what they add up to
-        self.weight = nn.Parameter(torch.randn(width, n_features) / max(n_features, 1) ** 0.5)
-        self.register_buffer("category", torch.zeros(0, dtype=torch.long), persistent=False)
-        self.register_buffer("features", torch.zeros(0, n_features), persistent=False)
-
-    def forward(self, ids):
-        """(B,) -> (B, 1, D)."""
-        return (self.categories(self.category[ids]) + F.linear(self.features[ids], self.weight))[:, None]
-
-    def describe(self, category, features):
-        """Add conditions: positions of their categories (n,), and their features (n, F)."""
-        self.category = torch.cat([self.category, category.to(self.category)])
-        self.features = torch.cat([self.features, features.to(self.features)])
-
-
-def _stimulus_tokens(n, width):
-    return Tokens(n, width) if isinstance(n, int) else FeatureTokens(*n, width)
-
-
 GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # times the label's own, beside which they stand
 
 
@@ -267,7 +202,7 @@ class ActivationClassifier(nn.Module):
         config = autoencoder.config
         self.config, self.encoder = config, _encoder_of(autoencoder, dropout)
         self.cls = nn.Parameter(0.02 * torch.randn(config.width))
-        self.neurons, self.stimuli = Tokens(n_neurons, config.width), _stimulus_tokens(n_stimuli, config.width)
+        self.neurons, self.stimuli = Tokens(n_neurons, config.width), stimulus_tokens(n_stimuli, config.width)
         self.head, self.levels = nn.Linear(config.width, 2), nn.Linear(config.width, len(GAIN_LEVELS))
         self.patchify = autoencoder.patchify
 
@@ -295,7 +230,7 @@ class ResponseForecaster(nn.Module):
         config = autoencoder.config
         self.config, self.autoencoder = config, autoencoder.requires_grad_(False)
         self.encoder = _encoder_of(autoencoder, dropout)
-        self.neurons, self.stimuli = Tokens(n_neurons, config.width), _stimulus_tokens(n_stimuli, config.width)
+        self.neurons, self.stimuli = Tokens(n_neurons, config.width), stimulus_tokens(n_stimuli, config.width)
         self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, config.codes))
 
     def train(self, mode=True):

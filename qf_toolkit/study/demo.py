@@ -7,59 +7,9 @@ from pathlib import Path
 from .. import __version__
 from .._files import sweep, write_text
 from ..errors import QfError
+from .plans import ALLEN, SIZES, STIMULI, epochs_of, well_shown
+from .report import report
 
-# full: at most 5 minutes on 2 CPU cores; small: what .ci/run does, under 2; tiny: for the tests
-SIZES = {
-    "full": {
-        "simulate": {"n_neurons": 40, "repeats": 15, "directions": 8, "temporal_frequencies": 2},
-        "config": {"width": 64, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
-        "pretrain": {"epochs": 20, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"epochs": 40, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
-        "classifier": {"epochs": 20, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
-    },
-    "small": {
-        "simulate": {"n_neurons": 20, "repeats": 12, "directions": 4, "temporal_frequencies": 2},
-        "config": {"width": 32, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
-        "pretrain": {"epochs": 30, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"epochs": 50, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
-        "classifier": {"epochs": 20, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
-    },
-    "tiny": {
-        "simulate": {"n_neurons": 5, "repeats": 15, "directions": 2, "temporal_frequencies": 1, "gap_s": 6.0},
-        "config": {"width": 16, "layers": 1, "heads": 2, "patch_frames": 15, "codes": 8},
-        "pretrain": {"epochs": 1},
-        "forecaster": {"epochs": 1},
-        "classifier": {"epochs": 1},
-    },
-}
-# what a container of Visual Coding files holds, and how many steps each stage learns from it; the stimuli differ tenfold in their trials
-ALLEN = {
-    "full": {
-        "simulate": {"n_neurons": 16, "repeats": 15, "directions": 8, "temporal_frequencies": 2, "images": 6, "orientations": 4,
-                     "spatial_frequencies": 1, "phases": 2, "image_repeats": 120, "noise_frames": 960},
-        "config": {"width": 48, "layers": 2, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
-        "pretrain": {"steps": 2500, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"steps": 2500, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
-        "classifier": {"steps": 1000, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
-    },
-    "small": {
-        "simulate": {"n_neurons": 10, "repeats": 15, "directions": 4, "temporal_frequencies": 1, "images": 4, "orientations": 2,
-                     "spatial_frequencies": 1, "phases": 2, "image_repeats": 120, "noise_frames": 480},
-        "config": {"width": 32, "layers": 1, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
-        "pretrain": {"steps": 800, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
-        "forecaster": {"steps": 800, "batch_size": 64, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
-        "classifier": {"steps": 400, "batch_size": 64, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
-    },
-    "tiny": {
-        "simulate": {"n_neurons": 3, "repeats": 15, "directions": 2, "temporal_frequencies": 1, "images": 2, "orientations": 1,
-                     "spatial_frequencies": 1, "phases": 1, "image_repeats": 150, "noise_frames": 300},
-        "config": {"width": 16, "layers": 1, "heads": 2, "patch_frames": 15, "codes": 8},
-        "pretrain": {"steps": 10, "batch_size": 64},
-        "forecaster": {"steps": 10, "batch_size": 64},
-        "classifier": {"steps": 10, "batch_size": 64},
-    },
-}  # fmt: skip
-STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")
 MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")
 # every table it may write, and what says where each is from
 TABLES = tuple(f"{name}{which}{end}" for name in ("table", *STIMULI) for which in ("", "_activation", "_differences") for end in (".csv", ".json"))
@@ -153,13 +103,13 @@ def _demo_allen(out, plan, device, common):
     def split_of(*stimuli):
         # F0 from the last second: gratings are 3 s apart, of images it holds four
         window = {"baseline_s": 3.0, "response_s": 2.0, "f0_s": 1.0, "score_s": "paper"}
-        return split_blocks(store.trials(stimulus=stimuli, condition=_well_shown(store.index, stimuli), **window))
+        return split_blocks(store.trials(stimulus=stimuli, condition=well_shown(store.index, stimuli), **window))
 
     split = split_of(*STIMULI)
     print(f"   {split.train}\n   {split}")
     print("3. pre-training on all four stimuli")
     model = pretrain(
-        split, checkpoint=out / "autoencoder" / "checkpoint", device=device, **plan["config"], **_epochs(plan["pretrain"], split), **common
+        split, checkpoint=out / "autoencoder" / "checkpoint", device=device, **plan["config"], **epochs_of(plan["pretrain"], split), **common
     )
     model.save(out / "autoencoder")
     paths = []
@@ -169,26 +119,10 @@ def _demo_allen(out, plan, device, common):
         models = []
         for name, fit in (("forecaster", fit_forecaster), ("classifier", fit_classifier)):
             folder = out / name / stimulus
-            models.append(fit(model, split, checkpoint=folder / "checkpoint", **_epochs(plan[name], split), **common))
+            models.append(fit(model, split, checkpoint=folder / "checkpoint", **epochs_of(plan[name], split), **common))
             models[-1].save(folder)
         paths += report(models, split, out=out / f"{stimulus}.csv", figures=out / "figures" / stimulus, progress=common["progress"])
     return paths
-
-
-def _well_shown(table, stimuli):
-    """The conditions that are shown twice or more in each block, of the stimuli whose conditions repeat; a rare blank is left out."""
-    kept = []
-    for stimulus in stimuli:
-        shown = table[table["stimulus"] == stimulus].groupby(["condition", "block"]).size().unstack(fill_value=0)
-        enough = shown.index[(shown >= 2).all(axis=1)] if shown.to_numpy().sum() > len(shown) else shown.index
-        kept += enough.tolist()
-    return kept
-
-
-def _epochs(plan, split):
-    """The epochs that make about as many steps as the plan has."""
-    observations = sum(len(part) * len(part.neurons) for part in split.train.by_session())
-    return {**{k: v for k, v in plan.items() if k != "steps"}, "epochs": max(1, round(plan["steps"] * plan["batch_size"] / observations))}
 
 
 def _split(store):
@@ -228,126 +162,3 @@ def _prepare(out, settings):
         for name in TABLES:
             (out / name).unlink(missing_ok=True)
     write_text(mark, json.dumps(settings, indent=2) + "\n")
-
-
-FIGURES = ("forecasts", "mse", "explained")
-
-
-def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False, progress=False):
-    """Evaluate models on the test part: print the tables, write them and the figures. Each session is forecast once by each row.
-
-    Parameters
-    ----------
-    models : list of Forecaster and classifiers of activation
-        Each task gets a table of its own, with the naive rows; without any model there is that of the forecasts, with the naive rows alone.
-    split : Split
-    out : str or Path, optional
-        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`. Each has a `.json` that says where it comes from.
-    figures : str or Path, optional
-        Folder.
-    ceiling : bool
-        Add the best possible forecast, where the data are simulated.
-    n_samples : int
-        Draws a forecast for crps and coverage; 0 for none.
-    bootstrap : bool
-        Add how sure each difference to the naive rows is, over animals, sessions and blocks of trials; its CSV is beside `out`, `*_differences.csv`.
-    progress : bool
-        Show a bar while the sessions are scored.
-
-    Returns
-    -------
-    list of Path
-        What was written.
-
-    Raises
-    ------
-    QfError
-        If figures are asked for, and there are classifiers alone.
-    """
-    from ..evaluation.compare import compare, show_differences
-    from ..evaluation.scored import score
-    from ..evaluation.table import evaluate, evaluate_classifier, show
-
-    forecasters, classifiers = _by_task(models)
-    if figures is not None and classifiers and not forecasters:
-        raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
-    paths = []
-    if forecasters or not classifiers:
-        chosen, keep = _shown(split) if figures is not None else ([], None)
-        scored = score(forecasters, split, ceiling=ceiling, n_samples=n_samples, keep=keep, progress=progress)
-        table = evaluate(scored, split)
-        print(show(table))
-        paths += _written(table, out)
-        if bootstrap and forecasters:
-            differences = compare(scored, split)
-            print(f"\n{show_differences(differences)}")
-            paths += _written(differences, _beside(out, "differences"))
-        if figures is not None:
-            paths += _figures(scored, split, table, chosen, Path(figures))
-    if classifiers:
-        table = evaluate_classifier(classifiers, split)
-        print(f"\n{show(table)}")
-        paths += _written(table, _beside(out, "activation") if forecasters else out)
-    if paths:
-        print("\nwritten:")
-        for path in paths:
-            print(f"  {path}")
-    return paths
-
-
-def _by_task(models):
-    """The forecasters and the classifiers among some models."""
-    classifiers = [m for m in models if hasattr(m, "predict_probability")]
-    return [m for m in models if m not in classifiers], classifiers
-
-
-def report_files(models, out, figures, bootstrap):
-    """The files that `report` may write, by the option that asks for them; arguments as those of `report`."""
-    forecasters, classifiers = _by_task(models)
-    tables = [out] if out is not None else []
-    if tables and forecasters:
-        tables += [_beside(out, name) for name, wanted in (("differences", bootstrap), ("activation", classifiers)) if wanted]
-    pictures = [] if figures is None else [Path(figures) / f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
-    return {"--out": tables, "--figures": pictures}
-
-
-def _beside(out, name):
-    return None if out is None else Path(out).with_name(f"{Path(out).stem}_{name}.csv")
-
-
-def _written(table, path):
-    """Where a table was written, if it was to be: the path of its CSV."""
-    from ..evaluation.table import write_table
-
-    return [] if path is None else write_table(table, path)[:1]
-
-
-def _shown(split):
-    """The observations that a figure of forecasts shows, and of what forecasts must be kept for it."""
-    from ..plots.chosen import choose_observations, wanted_of
-
-    chosen = choose_observations(split.test, fitting=split.fitting)
-    return chosen, wanted_of(chosen)
-
-
-def _figures(scored, split, table, chosen, folder):
-    import matplotlib as mpl
-
-    # drawn to files: a screen is neither needed nor opened
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from ..plots.forecasts import figure_forecasts
-    from ..plots.style import save_figure
-    from ..plots.tables import figure_table
-
-    best = min(scored.naive, key=lambda name: table.loc[name, "mse_ratio"])  # the naive row that is hardest to beat
-    paths = []
-    figs = {"forecasts": figure_forecasts(split.test, {name: scored.kept[name] for name in (*scored.models, best)}, chosen=chosen)}
-    figs["mse"] = figure_table(table, "mse")
-    if "E" in table and table["E"].notna().any():
-        figs["explained"] = figure_table(table, "E")
-    for name, fig in figs.items():
-        paths += save_figure(fig, folder / name)
-        plt.close(fig)
-    return paths

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from .._files import write_text
 from ..errors import DamagedFileError, QfError, UnknownKeyError, did_you_mean
-from .demo import STIMULI, _epochs, _well_shown, check_seed
+from .demo import check_seed
+from .plans import STIMULI, epochs_of, well_shown
 
 STAGES = ("autoencoder", "forecaster", "classifier")
 MARK = "study.json"
@@ -159,7 +160,7 @@ class Study:
             raise QfError(f"study: expected recordings with trials, found none in {self.store.path}. Import them with a trial table.")
         score = "paper" if any(s in PAPER_SCORE_S for s in self.stimuli) else None
         trials = self.store.trials(stimulus=list(stimuli) or None, score_s=score, **self.plan["window"])
-        known = [c for s in stimuli or self.stimuli for c in _well_shown(table, [s]) or table.loc[table["stimulus"] == s, "condition"]]
+        known = [c for s in stimuli or self.stimuli for c in well_shown(table, [s]) or table.loc[table["stimulus"] == s, "condition"]]
         return trials.subset(trials.table["condition"].isin(known).to_numpy())
 
     def split(self, *stimuli):
@@ -226,7 +227,7 @@ class Study:
         self.path(stage, stimulus)
         split = self.split(*([stimulus] if stimulus else []))
         plan = self.plan[stage]
-        out = _epochs(plan, split) if "steps" in plan else dict(plan)
+        out = epochs_of(plan, split) if "steps" in plan else dict(plan)
         if stage == "autoencoder":
             n_baseline, n_response, _ = split.train.window.frames(split.train.rate_hz)
             # a patch lasts as long at every rate; three frames at least, where the window has them, else it has no shape
@@ -285,7 +286,7 @@ class Study:
         return model
 
     def _model(self, stage, stimulus, make):
-        from ..estimators.saving import load
+        from ..estimators.registry import load
         from ..training.device import pick_device
 
         folder = self.path(stage, stimulus)

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from ..errors import QfError
-from ..estimators.stimulus_tokens import token_id
 from ..models.batch import Batch
+from ..recordings.conditions import category_of
 from ..recordings.session import signal_of
 from ..recordings.window import as_fluorescence, is_active, response_gain, window_dff
 
@@ -180,3 +180,9 @@ class Bank:
             np.add.at(count, row, x.shape[1])
         filled = np.maximum(count, 1)
         return np.sqrt(np.maximum(squares / filled - np.square(total / filled), 0)).astype(np.float32), count
+
+
+def token_id(ids, condition):
+    """The token of a condition in {key: position}: its own, else its category's, else None."""
+    own = ids.get(condition)
+    return ids.get(category_of(condition)) if own is None else own

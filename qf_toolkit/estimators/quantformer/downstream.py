@@ -11,17 +11,19 @@ from ...errors import QfError
 from ...models.options import check_options, defaults, refuse_unknown, shown
 from ...recordings.splits import check_split
 from ...recordings.window import Window
-from ...training.bank import Bank, tell_left_out
+from ...training.bank import Bank, tell_left_out, token_id
 from ...training.checkpoint import digest
 from ...training.device import pick_device, told_memory
 from ...training.loop import batches, run
-from ...training.options import FitConfig, LoopConfig
-from ..interface import Forecaster, check_keys, join_seen, seen_frames
+from ...training.options import LoopConfig
+from ..interface import Forecaster, check_keys
 from ..notes import refuse
 from ..reference import told
 from ..saving import fill, read_model, write_model
 from ..schema import fitted
-from ..stimulus_tokens import StimulusTokens, token_id
+from ..seen import join_seen, seen_frames
+from ..stimulus_tokens import StimulusTokens
+from .options import FitConfig
 from .pretrain import Autoencoder, _scales
 
 LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say

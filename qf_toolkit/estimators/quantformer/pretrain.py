@@ -18,12 +18,14 @@ from ...training.bank import CHUNK, Bank, tell_left_out
 from ...training.checkpoint import digest
 from ...training.device import pick_device, told_memory
 from ...training.loop import batches, forked, run
-from ...training.options import LoopConfig, PretrainConfig
-from ..interface import check_rate, check_unseen, origin, seen_frames
+from ...training.options import LoopConfig
+from ..interface import check_rate, origin
 from ..notes import refuse
 from ..reference import constant_scores, told
 from ..saving import check_sizes, fill, read_model, write_model
 from ..schema import AUTOENCODER
+from ..seen import check_unseen, seen_frames
+from .options import PretrainConfig
 
 
 class Autoencoder:
@@ -48,7 +50,7 @@ class Autoencoder:
         Whether it was trained on simulated recordings; None as above.
     reference : dict or None
         What its validation score is worth: epoch (the best, from 0), epochs, score, and the same score of the stimulus_mean and the mean of the
-        training part (see `training.reference`); None as above.
+        training part (see `estimators.reference`); None as above.
     run : dict or None
         How the command line trained it (qf_toolkit, settings); None where it was trained from Python.
     """

@@ -231,7 +231,7 @@ def fit_forecaster(
         Encoder, tokens and head learn, or tokens and head alone; codebook and decoder are always frozen.
     stim_token : {"auto", "condition", "category", "features"}, optional
         What has a stimulus token; the auto-encoder's where left out. "auto": each condition where conditions are repeated in training, else
-        the stimulus category. "condition" is the paper, "features" near the released code; see `training.tokens.StimulusTokens`.
+        the stimulus category. "condition" is the paper, "features" near the released code; see `estimators.stimulus_tokens.StimulusTokens`.
     expectation_weight : float
         Weight of the soft decoding's squared error beside eq. 4; 0 is the paper.
     hide : float

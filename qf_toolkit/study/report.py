@@ -1,0 +1,127 @@
+"""The demo's report: the tables and figures of some models, written beside each other."""
+
+from pathlib import Path
+
+from ..errors import QfError
+
+FIGURES = ("forecasts", "mse", "explained")
+
+
+def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False, progress=False):
+    """Evaluate models on the test part: print the tables, write them and the figures. Each session is forecast once by each row.
+
+    Parameters
+    ----------
+    models : list of Forecaster and classifiers of activation
+        Each task gets a table of its own, with the naive rows; without any model there is that of the forecasts, with the naive rows alone.
+    split : Split
+    out : str or Path, optional
+        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`. Each has a `.json` that says where it comes from.
+    figures : str or Path, optional
+        Folder.
+    ceiling : bool
+        Add the best possible forecast, where the data are simulated.
+    n_samples : int
+        Draws a forecast for crps and coverage; 0 for none.
+    bootstrap : bool
+        Add how sure each difference to the naive rows is, over animals, sessions and blocks of trials; its CSV is beside `out`, `*_differences.csv`.
+    progress : bool
+        Show a bar while the sessions are scored.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    QfError
+        If figures are asked for, and there are classifiers alone.
+    """
+    from ..evaluation.compare import compare, show_differences
+    from ..evaluation.scored import score
+    from ..evaluation.table import evaluate, evaluate_classifier, show
+
+    forecasters, classifiers = _by_task(models)
+    if figures is not None and classifiers and not forecasters:
+        raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
+    paths = []
+    if forecasters or not classifiers:
+        chosen, keep = _shown(split) if figures is not None else ([], None)
+        scored = score(forecasters, split, ceiling=ceiling, n_samples=n_samples, keep=keep, progress=progress)
+        table = evaluate(scored, split)
+        print(show(table))
+        paths += _written(table, out)
+        if bootstrap and forecasters:
+            differences = compare(scored, split)
+            print(f"\n{show_differences(differences)}")
+            paths += _written(differences, _beside(out, "differences"))
+        if figures is not None:
+            paths += _figures(scored, split, table, chosen, Path(figures))
+    if classifiers:
+        table = evaluate_classifier(classifiers, split)
+        print(f"\n{show(table)}")
+        paths += _written(table, _beside(out, "activation") if forecasters else out)
+    if paths:
+        print("\nwritten:")
+        for path in paths:
+            print(f"  {path}")
+    return paths
+
+
+def _by_task(models):
+    """The forecasters and the classifiers among some models."""
+    classifiers = [m for m in models if hasattr(m, "predict_probability")]
+    return [m for m in models if m not in classifiers], classifiers
+
+
+def report_files(models, out, figures, bootstrap):
+    """The files that `report` may write, by the option that asks for them; arguments as those of `report`."""
+    forecasters, classifiers = _by_task(models)
+    tables = [out] if out is not None else []
+    if tables and forecasters:
+        tables += [_beside(out, name) for name, wanted in (("differences", bootstrap), ("activation", classifiers)) if wanted]
+    pictures = [] if figures is None else [Path(figures) / f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")]
+    return {"--out": tables, "--figures": pictures}
+
+
+def _beside(out, name):
+    return None if out is None else Path(out).with_name(f"{Path(out).stem}_{name}.csv")
+
+
+def _written(table, path):
+    """Where a table was written, if it was to be: the path of its CSV."""
+    from ..evaluation.table import write_table
+
+    return [] if path is None else write_table(table, path)[:1]
+
+
+def _shown(split):
+    """The observations that a figure of forecasts shows, and of what forecasts must be kept for it."""
+    from ..plots.chosen import choose_observations, wanted_of
+
+    chosen = choose_observations(split.test, fitting=split.fitting)
+    return chosen, wanted_of(chosen)
+
+
+def _figures(scored, split, table, chosen, folder):
+    import matplotlib as mpl
+
+    # drawn to files: a screen is neither needed nor opened
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from ..plots.forecasts import figure_forecasts
+    from ..plots.style import save_figure
+    from ..plots.tables import figure_table
+
+    best = min(scored.naive, key=lambda name: table.loc[name, "mse_ratio"])  # the naive row that is hardest to beat
+    paths = []
+    figs = {"forecasts": figure_forecasts(split.test, {name: scored.kept[name] for name in (*scored.models, best)}, chosen=chosen)}
+    figs["mse"] = figure_table(table, "mse")
+    if "E" in table and table["E"].notna().any():
+        figs["explained"] = figure_table(table, "E")
+    for name, fig in figs.items():
+        paths += save_figure(fig, folder / name)
+        plt.close(fig)
+    return paths

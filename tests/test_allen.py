@@ -390,7 +390,7 @@ def test_nothing_outside_allensdk_is_changed():
 import sys, numpy as np, scipy, logging, statsmodels.sandbox.stats.multicomp as m
 before = set(dir(np)), set(dir(m)), "pkg_resources" in sys.modules, list(logging.getLogger().handlers)
 from qf_toolkit.estimators.naive import scored
-from qf_toolkit.recordings import allen
+from qf_toolkit.recordings.importers import allen
 allen._dataset_class(); allen.cache_classes()
 assert before == (set(dir(np)), set(dir(m)), "pkg_resources" in sys.modules, list(logging.getLogger().handlers))
 assert not hasattr(np, "string_") and not hasattr(np, "NaN")
@@ -402,7 +402,7 @@ def test_an_import_that_fails_leaves_nothing_behind():
     code = """
 import sys, numpy as np
 from qf_toolkit.errors import QfError
-from qf_toolkit.recordings import allen
+from qf_toolkit.recordings.importers import allen
 before = set(dir(np)), "pkg_resources" in sys.modules
 sys.modules["statsmodels.sandbox.stats.multicomp"] = None
 try:

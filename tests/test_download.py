@@ -207,7 +207,7 @@ def test_no_bar_when_none_is_wanted(site, tmp_path, capfd):
 
 KILLED = """
 import sys
-from qf_toolkit.recordings import download
+from qf_toolkit.recordings.importers import download
 download.PIECE = int(sys.argv[3])
 download.fetch(sys.argv[1], sys.argv[2], progress=False)
 """
@@ -501,7 +501,7 @@ def test_places_that_can_not_be_written(site, tmp_path):
 FULL = """
 import resource, signal, sys
 from qf_toolkit.errors import QfError
-from qf_toolkit.recordings import download
+from qf_toolkit.recordings.importers import download
 download.PIECE = int(sys.argv[3])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))

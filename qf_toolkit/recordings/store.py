@@ -100,7 +100,7 @@ class Store:
             If the store holds no such Session.
         """
         if isinstance(key, str) and len(key.split("/")) == 2:
-            path = self.path / _file_name(key)  # as `add` calls it: no need to list the folder
+            path = self.path / file_name(key)  # as `add` calls it: no need to list the folder
             if path.is_file():
                 return path
         files = self._files()
@@ -132,7 +132,7 @@ class Store:
         """
         key = session_key(validate(session))
         path = self._free_path(key)
-        previous = _previous(path)
+        previous = previous_version(path)
         taken = QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
         if path.exists() and not overwrite:
             raise taken
@@ -154,8 +154,8 @@ class Store:
 
     def _free_path(self, key):
         """Where a Session of that key is written; refuses what can't be, or could not be on every computer."""
-        path = self.path / _file_name(key)
-        if len(_previous(path).name) > MAX_NAME:
+        path = self.path / file_name(key)
+        if len(previous_version(path).name) > MAX_NAME:
             raise SessionError(
                 f"session: expected a key whose file has a name of at most {MAX_NAME} bytes, found {len(path.name)} for {key}. Shorten it."
             )
@@ -208,7 +208,7 @@ class Store:
         try:
             ds = read_session(path, load)
         except DamagedFileError as error:
-            previous = _previous(path)
+            previous = previous_version(path)
             if not previous.exists():
                 raise
             if load and not _is_damaged(path):  # trials are chosen by its header, which another version's traces may not fit
@@ -217,7 +217,7 @@ class Store:
             ds = read_session(previous, load)
         if session_key(ds) != key:
             raise SessionError(
-                f"{path}: expected the session {key}, as the file's name says, found {session_key(ds)}. Call the file {_file_name(session_key(ds))}, "
+                f"{path}: expected the session {key}, as the file's name says, found {session_key(ds)}. Call the file {file_name(session_key(ds))}, "
                 "or remove it if it is a copy."
             )
         return ds
@@ -317,7 +317,7 @@ def _is_damaged(path):
     return False
 
 
-def _file_name(key):
+def file_name(key):
     """`subject/session` as a file name: the slash becomes two underscores, odd characters are percent-coded."""
     return "__".join(_quote(p) for p in key.split("/")) + ".nc"
 
@@ -332,5 +332,5 @@ def _key_of(path):
     return "/".join(unquote(p) for p in path.stem.split("__"))
 
 
-def _previous(path):
+def previous_version(path):
     return path.with_suffix(".nc.previous")

@@ -8,7 +8,7 @@ import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..models.options import Range
-from ..recordings.session import TRIAL_COORDS, trial_features
+from ..recordings.session import TRIAL_COORDS
 from ..recordings.trials import check_trials
 from ..training.device import told_memory
 from .seen import check_unseen
@@ -118,7 +118,7 @@ class Forecaster:
     def _labelled(self, trials, call):
         check_trials(trials)
         headers = [trials.source.header(s) for s in trials.sessions]
-        features = [c for c in trial_features(headers[0]) if all(c in h.coords for h in headers)]
+        features = [c for c in trials.features_of(trials.sessions[0]) if all(c in h.coords for h in headers)]
         parts = []
         for part in self.prepare(trials).by_session():
             ds = part.dataset()

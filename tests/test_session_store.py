@@ -16,7 +16,7 @@ from qf_toolkit.errors import DamagedFileError, QfError, SessionError, UnknownKe
 from qf_toolkit.recordings.conditions import condition_key
 from qf_toolkit.recordings.session import Fingerprint, new_session, signal_of, validate
 from qf_toolkit.recordings.splits import split_blocks
-from qf_toolkit.recordings.store import Store, file_name, _key_of, open_store
+from qf_toolkit.recordings.store import Store, _key_of, file_name, open_store
 
 
 def make(subject="m", session="a", seed=0, n=3, t=300, **options):

@@ -14,9 +14,9 @@ from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
 from ..behaviour import with_behaviour
 from ..hdf5 import open_hdf5, readable_file, reason, refused, whole
 from ..session import new_session
-from .arrays import naming
 from .nwb_behaviour import behaviour_of_file, free_name
 from .nwb_intervals import trials_of_file
+from .trial_tables import naming
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
 _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")

@@ -226,7 +226,7 @@ def _near(trials, mask, gap_s):
     """Which trials have a window within `gap_s` of a window of the trials in `mask` (sharing a frame counts at any gap)."""
     near = np.zeros(len(trials), bool)
     for session in trials.sessions:
-        here = (trials.table["session"] == session).to_numpy()
+        here = trials.positions(session)
         windows = trials.intervals(session)
         others = windows[mask[here]]
         if not len(others):

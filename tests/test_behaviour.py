@@ -134,6 +134,7 @@ def test_times_of_an_older_store_that_do_not_increase_are_refused_on_use():
         aligned(ds)
 
 
+@pytest.mark.filterwarnings("ignore:BehavioralEvents is deprecated")
 def test_nwb_brings_series_and_events(tmp_path):
     pynwb = pytest.importorskip("pynwb")
     from test_import_nwb import RATE, DfOverF, T, Writer, dff_data
@@ -150,9 +151,14 @@ def test_nwb_brings_series_and_events(tmp_path):
     position.add_spatial_series(pynwb.behavior.SpatialSeries(name="xy", data=np.ones((9, 2)), rate=1.0, reference_frame="r"))
     for item in (pupil, licks, position, pynwb.TimeSeries(name="time", data=np.arange(T) > 5, rate=RATE, unit="n.a.")):
         module.add(item)
+    names = ["licks", "pupil_diameter", "time_"]
+    if hasattr(w.file, "create_events_table"):  # of newer pynwb
+        table = w.file.create_events_table(name="rewards", description="d")
+        table.add_row(timestamp=2.0)
+        names.insert(2, "rewards")
     path = w.write(tmp_path / "a.nwb")
     ds = read_nwb(path)
-    assert behaviour_of(ds) == ["licks", "pupil_diameter", "time_"] and ds.attrs["ignored_behaviour"] == "xy (2 dims)"
+    assert behaviour_of(ds) == names and ds.attrs["ignored_behaviour"] == "xy (2 dims)"
     np.testing.assert_array_equal(ds["pupil_diameter"], np.arange(100) / 2)
     np.testing.assert_array_equal(ds["pupil_diameter_time"], seconds)
     assert ds["pupil_diameter"].attrs == {"units": "mm"} and ds["licks"].attrs == {"kind": "events"}

@@ -63,18 +63,14 @@ def test_no_window_crosses_a_jump(lengths, n_baseline, n_response, step, onsets)
     ds = continuous(n_frames=n, rate_hz=10.0, jumps=edges[1:-1], trials=trials)
     lengths_s = {"length_s": (n_baseline + n_response) / 10, "response_s": n_response / 10}
     expected = [
-        [start, start + n_baseline + n_response]
-        for low, high in pairwise(edges)
-        for start in range(low, high - n_baseline - n_response + 1, step)
+        [start, start + n_baseline + n_response] for low, high in pairwise(edges) for start in range(low, high - n_baseline - n_response + 1, step)
     ]
     if expected:
         assert slide(ds, every_s=step / 10, **lengths_s).intervals("worm/1").tolist() == expected
     else:
         with pytest.raises(QfError, match="windows: expected a stretch"):
             slide(ds, every_s=step / 10, **lengths_s)
-    whole = [
-        o for o in sorted(onsets) if any(low <= o - n_baseline and o + n_response <= high for low, high in pairwise(edges))
-    ]
+    whole = [o for o in sorted(onsets) if any(low <= o - n_baseline and o + n_response <= high for low, high in pairwise(edges))]
     if whole:
         with pytest.warns(UserWarning) if len(whole) < len(onsets) else nullcontext():
             found = cut(ds, baseline_s=n_baseline / 10, response_s=n_response / 10)

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from test_observation import HIDDEN, LATE, TINY, fitted, part_of, session, study
 
 from qf_toolkit.errors import QfError, UnknownKeyError
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.naive import CopyLast, StimulusMean
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.interpret.attention import attention_rollout, readout
@@ -166,7 +167,7 @@ def test_inspector_draws_the_numbers_of_the_library(s, inspector):
     same(np.array(strips[0]["x1"]) - strips[0]["x0"], np.full(7, 0.8))
     context = x[None, None, :30]
     assert [int(c) for c in strips[1]["text"]] == s.forecaster.codes_arrays(
-        context, ["m/c6"], [str(ds["condition"].sel(trial=47).values)]
+        Observations(context, ["m/c6"], [str(ds["condition"].sel(trial=47).values)])
     ).ravel().tolist()
     assert [t["text"] for t in panel(inspector, "codes")["y"]["ticks"]] == ["measured", "QuantFormer"]
     levels = codebook(s.autoencoder)["level"].values

@@ -22,7 +22,7 @@ from .notes import AGAIN, FORMAT, check_folder, read_bytes, read_note, refusal, 
 WEIGHTS = "model.safetensors"
 
 
-def write_model(folder, kind, config, module):
+def write_model(folder, kind, config, tensors):
     """Write a model over what is in `folder`.
 
     Parameters
@@ -31,7 +31,7 @@ def write_model(folder, kind, config, module):
     kind : str
     config : dict
         What JSON holds.
-    module : nn.Module
+    tensors : dict of tensors
 
     Raises
     ------
@@ -40,7 +40,7 @@ def write_model(folder, kind, config, module):
     """
     folder = check_folder(folder)
     # safetensors refuses tensors that share memory
-    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
+    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
     note = {"format": FORMAT, "kind": kind, "weights": _hash(data), "torch": torch.__version__, **config}
     waiting, file = folder / f"model-{note['weights']}.safetensors", folder / "config.json"
     if folder.is_dir():

@@ -6,15 +6,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...errors import QfError
 from ...models.quantformer import GAIN_LEVELS, ActivationClassifier
 from ...training.bank import CHUNK
 from .. import schema
+from ..checks import check_labels
+from ..interface import Classifier
 from ..reference import constant_scores
 from .downstream import Downstream, fit
 
 
-class QuantFormerClassifier(Downstream):
+class QuantFormerClassifier(Downstream, Classifier):
     """Says whether a neuron will be active after the onset, from its baseline alone."""
 
     kind = "classifier"
@@ -76,10 +77,7 @@ class QuantFormerClassifier(Downstream):
 
     def check_labels(self, trials):
         """Raise QfError where "active" is defined otherwise than in training."""
-        for name in ("score_s", "active_rule", "active_gain"):
-            mine, theirs = getattr(self.window, name), getattr(trials.window, name)
-            if mine != theirs:
-                raise QfError(f"{name}: expected {mine}, with which the classifier was trained, found {theirs}. Cut the trials with {name}={mine!r}.")
+        check_labels(self.window, trials)
 
     def prepare(self, trials):
         """As every model's; the trials must also be labelled as those of the training."""
@@ -87,26 +85,21 @@ class QuantFormerClassifier(Downstream):
         return super().prepare(trials)
 
     @torch.no_grad()
-    def predict_arrays(self, context, neurons, conditions):
-        """Probability of being active, (trial, neuron); see `Forecaster.predict_arrays` for the arguments."""
-        neuron, stimulus = self._ids(neurons, conditions)
-        x, _ = self._flat(context, neurons)
-        out = [self.module(x[at], neuron[at], stimulus[at]).float().softmax(-1)[:, 1].cpu()
-               for at in torch.arange(len(x), device=self.device).split(CHUNK)]  # fmt: skip
-        return torch.cat(out).numpy().reshape(len(conditions), len(neurons))
+    def predict_arrays(self, asked):
+        """Probability of being active, (trial, neuron)."""
+        with self.inputs(asked) as (x, neuron, stimulus, _):
+            out = [self.module(x[at], neuron[at], stimulus[at]).float().softmax(-1)[:, 1].cpu()
+                   for at in torch.arange(len(x), device=self.device).split(CHUNK)]  # fmt: skip
+        return torch.cat(out).numpy().reshape(len(asked.conditions), len(asked.neurons))
 
-    def predict(self, trials):
-        """Activation of every neuron in every trial: `probability` and `active` (trial, neuron), NaN where the baseline can't be used."""
-        out = self._labelled(trials, lambda *a: {"probability": (("trial", "neuron"), self.predict_arrays(*a))})
-        out["active"] = (out["probability"] > self.threshold).where(out["probability"].notnull())
-        return out
+    def sequence(self):
+        """What the encoder reads: names of the learned tokens in front, and how many patches follow."""
+        return ["[CLS]", "[NEURON]", "[STIM]"], self.autoencoder.config.baseline_patches
 
-    def predict_probability(self, trials):
-        """Probability of being active, DataArray (trial, neuron)."""
-        return self.predict(trials)["probability"]
-
-    def sample(self, trials, n_samples=100, seed=0):
-        raise QfError("sample: a classifier gives probabilities. Use predict_probability(trials).")
+    @staticmethod
+    def evidence(logits):
+        """What speaks for the answer: by how much active is more likely than not, (b,)."""
+        return logits[:, 1] - logits[:, 0]
 
 
 def fit_classifier(autoencoder, split, *, tuning="fine", stim_token=None, gain_weight=0.0, hide=0.0, dropout=None, seed=0, **options):

@@ -1,6 +1,7 @@
 """What response forecasting (paper 3.4.2) and activation classification (3.4.1) share: tokens, training, saved models, new neurons."""
 
-from copy import copy, deepcopy
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict
 from typing import ClassVar
 
@@ -13,43 +14,64 @@ from ...recordings.splits import check_split
 from ...recordings.window import Window
 from ...training.bank import Bank, tell_left_out, token_id
 from ...training.checkpoint import digest
-from ...training.device import pick_device, told_memory
+from ...training.device import told_memory
 from ...training.loop import batches, run
 from ...training.options import LoopConfig
-from ..interface import Forecaster, check_keys
+from ..checks import check_keys
+from ..digests import Digest
+from ..interface import Estimator
 from ..notes import refuse
 from ..reference import told
-from ..saving import fill, read_model, write_model
-from ..schema import fitted
+from ..saving import fill
 from ..seen import join_seen, seen_frames
 from ..stimulus_tokens import StimulusTokens
 from .options import FitConfig
 from .pretrain import Autoencoder, _scales
+from .saved import fitted
 
 LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
 KEEP = {"checkpoint": None, "resume": True, "progress": True}
 
 
-class Downstream(Forecaster):
+class Downstream(Estimator):
     """What both tasks share: the keys of their tokens, the auto-encoder they started from, saving and adding neurons."""
 
-    kind = ""
+    has_codes = has_attention = has_tokens = True
     call = ""  # the function that fits one
     module_class: type = torch.nn.Module
     options: tuple = ("dropout", "hide")  # how it is trained, of `FitConfig`, and
     results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`; both are saved
-    run = None
 
     def __init__(self, autoencoder, neurons, tokens, *, dropout=None, hide=0.0, **weights):
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder, self._digest = autoencoder, Digest()
         vars(self).update(check_options(FitConfig, {"dropout": dropout, "hide": hide, **weights}))
-        self.neurons, self.tokens = list(neurons), tokens
+        self.neurons, self.tokens = neurons, tokens
         self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
         self.history, self.chosen, self.reference = [], {}, None
-        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), tokens.size, self.dropout)
+        # the auto-encoder is frozen, and so may be shared
+        self.module = self.module_class(autoencoder.module, len(self.neurons), tokens.size, self.dropout)
         self.module.to(autoencoder.device).eval()
         self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
+
+    @property
+    def neurons(self):
+        """Keys of the neurons that have a token."""
+        return list(self._places)
+
+    @neurons.setter
+    def neurons(self, keys):
+        self._places = {k: i for i, k in enumerate(keys)}
+
+    @property
+    def simulated(self):
+        """Whether it was fitted on simulated recordings, as the auto-encoder was."""
+        return self.autoencoder.simulated
+
+    @property
+    def patch_frames(self):
+        """Frames of the patches that it looks at."""
+        return self.autoencoder.patch_frames
 
     @property
     def device(self):
@@ -57,7 +79,7 @@ class Downstream(Forecaster):
 
     def digest(self):
         """A hash of the weights, those of the auto-encoder included, and of what else decides a forecast."""
-        return digest(self._both().state_dict(), [self._scale, self.autoencoder.scaling, self._settings(*self.results)])
+        return self._digest(self._both().state_dict(), [self._scale, self.autoencoder.scaling, self._settings(*self.results)])
 
     def _both(self):
         return torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
@@ -75,7 +97,7 @@ class Downstream(Forecaster):
     def prepare(self, trials):
         """Check rate, window, neurons and conditions; give the trials this model's z-scores."""
         trials = self.autoencoder.prepare(trials)
-        check_keys("neuron", trials.neurons, self.neurons, "Add it with model.add_neurons(split), or choose neurons=... in trials().")
+        check_keys("neuron", trials.neurons, self._places, "Add it with model.add_neurons(split), or choose neurons=... in trials().")
         self.tokens.check(trials.conditions)
         return trials
 
@@ -84,31 +106,57 @@ class Downstream(Forecaster):
 
     def bank(self, trials):
         """The observations of `trials` with this model's tokens and scales."""
-        return Bank(trials, self._table(self.neurons), self._stimulus_ids(trials.conditions), self.device, self._scale)
-
-    @staticmethod
-    def _table(keys):
-        return {k: i for i, k in enumerate(keys)}
+        return Bank(trials, self._places, self._stimulus_ids(trials.conditions), self.device, self._scale)
 
     def _stimulus_ids(self, conditions):
-        """{key of the stimulus token: position}; under "features" the module learns what conditions not met before are, but no weight of theirs."""
+        """{key of the stimulus token: position}, for a bank; under "features" the module is told what conditions not met before are."""
         if self.stim_token == "features":
             self.module.stimuli.describe(*map(torch.from_numpy, self.tokens.describe(conditions)))
         return self.tokens.ids
 
-    def _ids(self, neurons, conditions):
-        """Positions of tokens for every (trial, neuron), flat."""
-        check_keys("neuron", neurons, self.neurons, "Add it with model.add_neurons(split).")
-        self.tokens.check(conditions)
-        n, s = self._table(self.neurons), self._stimulus_ids(conditions)
-        neuron = torch.tensor([n[k] for k in neurons], device=self.device).repeat(len(conditions))
-        stimulus = torch.tensor([token_id(s, c) for c in conditions], device=self.device).repeat_interleave(len(neurons))
-        return neuron, stimulus
+    @contextmanager
+    def inputs(self, asked):
+        """What the module takes, for as long as the context lasts, of all that is asked.
 
-    def _flat(self, context, neurons):
-        divisor = np.array([self._scale[n] for n in neurons], np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(context / divisor[:, None], dtype=np.float32))
-        return x.flatten(0, 1).to(self.device), divisor
+        Parameters
+        ----------
+        asked : Observations
+
+        Yields
+        ------
+        x : float tensor, shape (trial x neuron, time)
+            The context, divided by each neuron's divisor.
+        neuron, stimulus : long tensors, shape (trial x neuron,)
+            Positions of the tokens.
+        divisor : float32 array, shape (neuron,)
+
+        Raises
+        ------
+        UnknownKeyError
+            If a neuron or a condition has no token.
+        """
+        check_keys("neuron", asked.neurons, self._places, "Add it with model.add_neurons(split).")
+        self.tokens.check(asked.conditions)
+        divisor = np.array([self._scale[n] for n in asked.neurons], np.float32)
+        x = torch.from_numpy(np.ascontiguousarray(asked.context / divisor[:, None], dtype=np.float32)).flatten(0, 1).to(self.device)
+        neuron = torch.tensor([self._places[k] for k in asked.neurons], device=self.device).repeat(len(asked.conditions))
+        with self._described(asked.conditions) as ids:
+            yield x, neuron, torch.tensor(ids, device=self.device).repeat_interleave(len(asked.neurons)), divisor
+
+    @contextmanager
+    def _described(self, conditions):
+        """Positions of the stimulus tokens of conditions; under "features" tokens are made of them for as long as the context lasts, none is kept."""
+        if self.stim_token != "features":
+            yield [token_id(self.tokens.ids, c) for c in conditions]
+            return
+        places = {c: i for i, c in enumerate(dict.fromkeys(conditions))}
+        with self.module.stimuli.described(*map(torch.from_numpy, self.tokens.numbers_of(places))):
+            yield [places[c] for c in conditions]
+
+    def token_table(self):
+        """Learned tokens of the neurons in the order of `neurons`, and what each began as: float32 arrays (neuron, width); NaN where not known."""
+        table = self.module.neurons
+        return tuple(t.detach().cpu().numpy().copy() for t in (table.table.weight, table.start))
 
     def add_neurons(self, split, **options):
         """Add the neurons of `split` that are new, and prompt-tune on it: only the tokens of the new neurons change.
@@ -132,11 +180,11 @@ class Downstream(Forecaster):
         """
         check_split(split)
         loop, keep, _ = self._options(options)
-        new = [n for n in split.train.neurons if n not in self.neurons]
+        new = [n for n in split.train.neurons if n not in self._places]
         if not new:
             return []
         before = (
-            {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
+            {n: getattr(self, n) for n in ("_places", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
             (self.module.neurons.table, self.module.neurons.start),
         )
         known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
@@ -224,37 +272,26 @@ class Downstream(Forecaster):
         self._train(split, loop, keep, **own)
         return self
 
-    def save(self, folder):
-        """Write config.json and model.safetensors into `folder`, over a model that is there.
-
-        Raises
-        ------
-        QfError
-            If the folder can't be written.
-        """
-        note = {
+    def note(self):
+        """What goes into config.json."""
+        return {
             "autoencoder": self.autoencoder.note(), "neurons": self.neurons, **self.tokens.note(), "scale": self._scale,
             "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen, "seed": self.seed,
-            **self._settings(*self.options, *self.results, "reference", "run"),
+            **self._settings(*self.options, *self.results, "reference"),
         }  # fmt: skip
-        write_model(folder, self.kind, note, self._both())
+
+    def tensors(self):
+        """Its own weights (task.*) and, once, those of the auto-encoder (pretrained.*)."""
+        return {k: v for k, v in self._both().state_dict().items() if not k.startswith("task.autoencoder.")}
 
     @classmethod
-    def load(cls, folder, device="auto"):
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        QfError
-            If it is no such saved model, or one of another version; DamagedFileError if a file is cut short or altered.
-        """
-        device = pick_device(device)
-        note, tensors = read_model(folder, cls.kind, fitted(cls.options, cls.results))
-        with told_memory(device, "Load a smaller model"):
-            return cls._from_note(note, tensors, device, folder)
+    def checks(cls):
+        """What config.json may hold."""
+        return fitted(cls.options, cls.results)
 
     @classmethod
-    def _from_note(cls, note, tensors, device, folder):
+    def from_note(cls, note, tensors, device, folder):
+        """Build it from a checked note and its weights."""
         pretrained = {k.removeprefix("pretrained."): v for k, v in tensors.items() if k.startswith("pretrained.")}
         autoencoder = Autoencoder.from_note(note["autoencoder"], pretrained, device, folder, "autoencoder.")
         tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
@@ -273,9 +310,11 @@ class Downstream(Forecaster):
         if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):
             refuse(folder, "window", "the auto-encoder's frames", n)
         self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
+        if any(k.startswith("task.autoencoder.") for k in self._both().state_dict()):
+            tensors |= {f"task.autoencoder.{k}": v for k, v in pretrained.items()}
         fill(folder, self._both(), tensors)
         self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
-        self.window, self.seed, self.reference, self.run = window, note.get("seed"), note.get("reference"), note.get("run")
+        self.window, self.seed, self.reference = window, note.get("seed"), note.get("reference")
         for name in cls.results:
             setattr(self, name, note[name])
         return self

@@ -15,20 +15,21 @@ from ...recordings.splits import check_split
 from ...recordings.trials import check_trials, scaling_by_session
 from ...recordings.window import Window
 from ...training.bank import CHUNK, Bank, tell_left_out
-from ...training.checkpoint import digest
 from ...training.device import pick_device, told_memory
 from ...training.loop import batches, forked, run
 from ...training.options import LoopConfig
-from ..interface import check_rate, origin
+from ..checks import check_rate, check_window
+from ..digests import Digest
+from ..interface import Estimator, origin
 from ..notes import refuse
 from ..reference import constant_scores, told
-from ..saving import check_sizes, fill, read_model, write_model
-from ..schema import AUTOENCODER
-from ..seen import check_unseen, seen_frames
+from ..saving import check_sizes, fill
+from ..seen import seen_frames
 from .options import PretrainConfig
+from .saved import AUTOENCODER
 
 
-class Autoencoder:
+class Autoencoder(Estimator):
     """A pre-trained QuantFormer auto-encoder with what it needs to be used again.
 
     Attributes
@@ -55,12 +56,14 @@ class Autoencoder:
         How the command line trained it (qf_toolkit, settings); None where it was trained from Python.
     """
 
+    task = "codes"
     kind = "autoencoder"
     name = "QuantFormer auto-encoder"
-    population = False
-    run = None
+    has_codes = True
 
     def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None, simulated=None, reference=None):
+        super().__init__()
+        self._digest = Digest()
         self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
         self.seen, self.history, self.scaling, self.seed, self.simulated = seen, history, scaling, seed, simulated
         self.reference = reference
@@ -71,12 +74,22 @@ class Autoencoder:
         return self.module.config
 
     @property
+    def autoencoder(self):
+        """Itself: its codes are its own."""
+        return self
+
+    @property
+    def patch_frames(self):
+        """Frames of a patch."""
+        return self.config.patch_frames
+
+    @property
     def device(self):
         return next(self.module.parameters()).device
 
     def digest(self):
         """A hash of the weights and of what else decides a code."""
-        return digest(self.module.state_dict(), [self.scale, self.scaling])
+        return self._digest(self.module.state_dict(), [self.scale, self.scaling])
 
     def divisor(self, neuron):
         """What the signal of a neuron is divided by; the pooled one for a neuron not seen in training."""
@@ -84,7 +97,11 @@ class Autoencoder:
 
     def prepare(self, trials):
         """Check that trials fit (rate, window, signal) and give them this model's z-scores."""
-        return prepare(trials, self.config, self.window, self.scaling)
+        return check_window(self.window, self.config.rate_hz, trials, self.scaling)
+
+    def predict(self, trials):
+        """Codes and reconstructions of whole windows; see `codes`."""
+        return self.codes(trials)
 
     def codes(self, trials):
         """Codes and reconstructions of whole windows of one session, unmasked.
@@ -143,10 +160,6 @@ class Autoencoder:
             share, dims="code", name="usage", attrs={"perplexity": perplexity, "codes_used": int((share >= 0.002).sum()), **origin(trials, self)}
         )
 
-    def check_unseen(self, trials):
-        """Raise LeakageError where `trials` share a frame with pre-training."""
-        check_unseen(self.seen, trials, self.name)
-
     def note(self):
         """What goes into config.json of every model that holds this one."""
         return {
@@ -155,35 +168,18 @@ class Autoencoder:
             "simulated": self.simulated, "reference": self.reference,
         }  # fmt: skip
 
-    def save(self, folder):
-        """Write config.json and model.safetensors into `folder`, over a model that is there.
-
-        Raises
-        ------
-        QfError
-            If the folder can't be written.
-        """
-        write_model(folder, self.kind, {**self.note(), "run": self.run}, self.module)
+    def tensors(self):
+        """The weights."""
+        return self.module.state_dict()
 
     @classmethod
-    def load(cls, folder, device="auto"):
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        QfError
-            If it is no saved auto-encoder, or one of another version; DamagedFileError if a file is cut short or altered.
-        """
-        device = pick_device(device)
-        note, tensors = read_model(folder, cls.kind, AUTOENCODER)
-        with told_memory(device, "Load a smaller model"):
-            self = cls.from_note(note, tensors, device, folder)
-        self.run = note.get("run")
-        return self
+    def checks(cls):
+        """What config.json may hold."""
+        return AUTOENCODER
 
     @classmethod
     def from_note(cls, note, tensors, device, folder, where=""):
-        """Build from the content of config.json and the weights in `folder`; `where` in config.json the note stands."""
+        """Build it from a checked note, which stands at `where` in config.json, and its weights."""
         try:
             config, window = QuantFormerConfig(**note["model"]), Window(**note["window"])
         except QfError as e:
@@ -199,17 +195,6 @@ class Autoencoder:
         own = ("normalise", "scale", "seen", "history")
         late = (note.get(n) for n in ("seed", "simulated", "reference"))
         return cls(module.to(device), window, *(note[n] for n in own), scaling_by_session(note["scaling"]), *late)
-
-
-def prepare(trials, config, window, scaling):
-    """Trials checked against a model's rate and window, with the model's z-scores."""
-    check_trials(trials)
-    check_rate(config.rate_hz, trials)
-    for name in ("baseline_s", "response_s", "f0_s", "signal"):
-        mine, theirs = getattr(window, name), getattr(trials.window, name)
-        if (abs(mine - theirs) > 1e-6) if not isinstance(mine, str) else mine != theirs:
-            raise QfError(f"{name}: expected {mine}, the model's, found {theirs}. Cut the trials with {name}={mine!r}.")
-    return trials if scaling is None else type(trials)(**{**vars(trials), "scaling": scaling})
 
 
 def pretrain(

@@ -9,8 +9,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from .. import __version__
 from .._files import write_netcdf
+from .._version import __version__
 from ..errors import QfError
 from .console import console
 from .importing import READERS, import_recordings, list_allen, options_given

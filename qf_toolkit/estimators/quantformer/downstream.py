@@ -15,8 +15,9 @@ from ...recordings.window import Window
 from ...training.bank import Bank, tell_left_out, token_id
 from ...training.checkpoint import digest
 from ...training.device import told_memory
+from ...training.groups import Group
 from ...training.loop import batches, run
-from ...training.options import LoopConfig
+from ...training.options import LoopConfig, RunConfig
 from ..checks import check_keys
 from ..digests import Digest
 from ..interface import Estimator
@@ -30,7 +31,7 @@ from .pretrain import Autoencoder, _scales
 from .saved import fitted
 
 LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
-KEEP = {"checkpoint": None, "resume": True, "progress": True}
+RUN = ("checkpoint_s", "resume", "progress")  # of RunConfig: the device is that of the auto-encoder
 
 
 class Downstream(Estimator):
@@ -225,14 +226,18 @@ class Downstream(Estimator):
             return weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
         return None
 
+    def _tokens_group(self, loop, tuning):
+        """The neurons' tokens: each learns from its own observations, a few in a batch. Weight decay would move those that shall stay."""
+        return Group([self.module.neurons.table.weight], speed=loop.token_speed, weight_decay=0.0 if tuning == "new" else None)
+
     @classmethod
     def _options(cls, options, own=()):
-        """The options of a fit as (LoopConfig, what is kept of it, the rest, of `own`)."""
-        loop, rest = defaults(LoopConfig), {k: v for k, v in options.items() if k not in KEEP}
-        refuse_unknown(cls.call, rest, sorted({*loop, *KEEP, *own}))
-        check_options(FitConfig, rest)
-        given = {k: v for k, v in rest.items() if k in loop}
-        return LoopConfig(**{**LOOP, **given}), {n: options.get(n, v) for n, v in KEEP.items()}, {k: v for k, v in rest.items() if k in own}
+        """The options of a fit as (LoopConfig, where `loop.run` keeps its checkpoints and how it runs, the rest, of `own`)."""
+        loop = defaults(LoopConfig)
+        refuse_unknown(cls.call, options, sorted({*loop, *RUN, "checkpoint", *own}))
+        check_options(FitConfig, options)
+        loop, running, rest = ({k: v for k, v in options.items() if k in known} for known in (loop, RUN, own))
+        return LoopConfig(**{**LOOP, **loop}), {"checkpoint": options.get("checkpoint"), "run_config": RunConfig(**running)}, rest
 
     def _train(self, split, loop, keep, *, tuning="fine", known=0):
         """Train with the options of `_options`; "new" tunes the tokens from the position `known` on alone."""
@@ -254,8 +259,7 @@ class Downstream(Estimator):
                       "model": self.autoencoder.config, "pretrained": digest(self.autoencoder.module.state_dict()),
                       "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
                       **self._settings(*self.options)},
-            quick=[self.module.neurons.table.weight],  # each neuron's token learns from its own observations alone, a few in a batch
-            label=label, **keep,
+            groups=[self._tokens_group(loop, tuning)], label=label, **keep,
         )  # fmt: skip
         if kept is not None:
             kept.remove()
@@ -263,7 +267,7 @@ class Downstream(Estimator):
         self.window, self.seed, self.run = split.train.window, loop.seed, None
         self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))
         self._learnt(validation, anew=tuning != "new")
-        self.reference = told(self.kind, self.history, self._constants(train, validation), keep["progress"])
+        self.reference = told(self.kind, self.history, self._constants(train, validation), keep["run_config"].progress)
 
     def fit(self, split, **options):
         """Go on training on `split`; options as in `fit_forecaster`. Returns self."""

@@ -15,9 +15,9 @@ from ...recordings.splits import check_split
 from ...recordings.trials import check_trials, scaling_by_session
 from ...recordings.window import Window
 from ...training.bank import CHUNK, Bank, tell_left_out
-from ...training.device import pick_device, told_memory
+from ...training.device import forked, pick_device, told_memory
 from ...training.loop import batches, forked, run
-from ...training.options import LoopConfig
+from ...training.options import LoopConfig, RunConfig
 from ..checks import check_rate, check_window
 from ..digests import Digest
 from ..interface import Estimator, origin
@@ -237,7 +237,8 @@ def pretrain(
         Folder from which an interrupted run goes on.
     resume, progress : bool
     **overrides
-        Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...) and of `LoopConfig` (weight_decay, bf16).
+        Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...), of `LoopConfig` (optimiser, warmup, ema...) and of
+        `RunConfig` (checkpoint_s).
 
     Returns
     -------
@@ -253,16 +254,18 @@ def pretrain(
     check_split(split)
     given = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "batch_trials": batch_trials, "lr": lr, "schedule": schedule,
              "clip": clip, "patience": patience, "seed": seed}  # fmt: skip
-    mine = {"config", "balance", "normalise", "device", "checkpoint", "resume", "progress"}
-    refuse_unknown("pretrain", overrides, sorted({*defaults(QuantFormerConfig), *defaults(LoopConfig), *mine}))
+    mine = {"config", "balance", "normalise", "checkpoint"}
+    refuse_unknown("pretrain", overrides, sorted({*defaults(QuantFormerConfig), *defaults(LoopConfig), *defaults(RunConfig), *mine}))
     loop = LoopConfig(**given, **{n: overrides.pop(n) for n in list(overrides) if n in defaults(LoopConfig)})
+    running = {n: overrides.pop(n) for n in list(overrides) if n in defaults(RunConfig)}
+    running = RunConfig(device=device, resume=resume, progress=progress, **running)
     how = PretrainConfig(balance=balance, normalise=normalise)
     check_options(QuantFormerConfig, overrides)
     if config is not None and not isinstance(config, QuantFormerConfig):
         raise QfError(f"config: expected a QuantFormerConfig, found {shown(config)}.")
-    device = pick_device(device)
+    device = pick_device(running.device)
     with told_memory(device):
-        return _pretrain(split, config, overrides, loop, how, device, {"checkpoint": checkpoint, "resume": resume, "progress": progress})
+        return _pretrain(split, config, overrides, loop, how, device, {"checkpoint": checkpoint, "run_config": running})
 
 
 def _pretrain(split, config, overrides, loop, how, device, keep):
@@ -311,7 +314,7 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     with forked(device):
         torch.manual_seed(0)  # the masks of `validate`
         scores = constant_scores(train, validation, lambda bank, at: bank.batch(at).x[:, 0], of_constants)
-    reference = told("pre-training", history, scores, keep["progress"])
+    reference = told("pre-training", history, scores, keep["run_config"].progress)
     seen, simulated = seen_frames(split.train, split.validation), split.train.simulated
     return Autoencoder(module, window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)
 

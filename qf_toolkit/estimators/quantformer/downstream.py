@@ -16,6 +16,7 @@ from ...training.checkpoint import digest
 from ...training.device import pick_device, told_memory
 from ...training.loop import batches, run
 from ...training.options import LoopConfig
+from ...training.traces import Traces
 from ..interface import Forecaster, check_keys
 from ..notes import refuse
 from ..reference import told
@@ -27,7 +28,7 @@ from .options import FitConfig
 from .pretrain import Autoencoder, _scales
 
 LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
-KEEP = {"checkpoint": None, "resume": True, "progress": True}
+KEEP = {"checkpoint": None, "resume": True, "progress": True, "memory_mb": None}
 
 
 class Downstream(Forecaster):
@@ -82,9 +83,9 @@ class Downstream(Forecaster):
     def check_labels(self, trials):
         """Refuse trials whose labels mean something else than in training, where labels are what is learnt."""
 
-    def bank(self, trials):
-        """The observations of `trials` with this model's tokens and scales."""
-        return Bank(trials, self._table(self.neurons), self._stimulus_ids(trials.conditions), self.device, self._scale)
+    def bank(self, trials, traces=None):
+        """The observations of `trials` with this model's tokens and scales; `traces` that hold theirs may be shared."""
+        return Bank(trials, self._table(self.neurons), self._stimulus_ids(trials.conditions), self.device, self._scale, traces)
 
     @staticmethod
     def _table(keys):
@@ -139,7 +140,8 @@ class Downstream(Forecaster):
             {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
             (self.module.neurons.table, self.module.neurons.start),
         )
-        known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
+        known = len(self.neurons)
+        scale = _scales(split.train, self.autoencoder.normalise, Traces([split.train], self.device, keep["memory_mb"]))
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
             self.autoencoder = copy(self.autoencoder)  # others may share it
@@ -196,7 +198,8 @@ class Downstream(Forecaster):
             self.check_labels(split.train)
         kept = self._freeze(tuning, known)
         split_train, split_validation = (self.autoencoder.prepare(p) for p in (split.train, split.validation))
-        train, validation = self.bank(split_train), self.bank(split_validation)
+        traces = Traces((split_train, split_validation), self.device, keep["memory_mb"])
+        train, validation = self.bank(split_train, traces), self.bank(split_validation, traces)
         tell_left_out(train, validation)
         step, validate = self._objective(train, validation)
         label = f"{self.kind} ({tuning})"
@@ -207,7 +210,7 @@ class Downstream(Forecaster):
                       "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
                       **self._settings(*self.options)},
             quick=[self.module.neurons.table.weight],  # each neuron's token learns from its own observations alone, a few in a batch
-            label=label, **keep,
+            label=label, **{n: v for n, v in keep.items() if n != "memory_mb"},
         )  # fmt: skip
         if kept is not None:
             kept.remove()

@@ -19,6 +19,7 @@ from ...training.checkpoint import digest
 from ...training.device import pick_device, told_memory
 from ...training.loop import batches, forked, run
 from ...training.options import LoopConfig
+from ...training.traces import Traces
 from ..interface import check_rate, origin
 from ..notes import refuse
 from ..reference import constant_scores, told
@@ -231,6 +232,7 @@ def pretrain(
     checkpoint=None,
     resume=True,
     progress=True,
+    memory_mb=None,
     **overrides,
 ):
     """Pre-train the vector-quantised masked auto-encoder on the training part, choosing the epoch on the validation part.
@@ -251,6 +253,8 @@ def pretrain(
     checkpoint : str or Path, optional
         Folder from which an interrupted run goes on.
     resume, progress : bool
+    memory_mb : float, optional
+        Traces that take more MB are read from the sessions' files on use; see `training.traces.Traces`. The results are the same.
     **overrides
         Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...) and of `LoopConfig` (weight_decay, bf16).
 
@@ -268,7 +272,7 @@ def pretrain(
     check_split(split)
     given = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "batch_trials": batch_trials, "lr": lr, "schedule": schedule,
              "clip": clip, "patience": patience, "seed": seed}  # fmt: skip
-    mine = {"config", "balance", "normalise", "device", "checkpoint", "resume", "progress"}
+    mine = {"config", "balance", "normalise", "device", "checkpoint", "resume", "progress", "memory_mb"}
     refuse_unknown("pretrain", overrides, sorted({*defaults(QuantFormerConfig), *defaults(LoopConfig), *mine}))
     loop = LoopConfig(**given, **{n: overrides.pop(n) for n in list(overrides) if n in defaults(LoopConfig)})
     how = PretrainConfig(balance=balance, normalise=normalise)
@@ -277,21 +281,22 @@ def pretrain(
         raise QfError(f"config: expected a QuantFormerConfig, found {shown(config)}.")
     device = pick_device(device)
     with told_memory(device):
-        return _pretrain(split, config, overrides, loop, how, device, {"checkpoint": checkpoint, "resume": resume, "progress": progress})
+        return _pretrain(split, config, overrides, loop, how, device, memory_mb, {"checkpoint": checkpoint, "resume": resume, "progress": progress})
 
 
-def _pretrain(split, config, overrides, loop, how, device, keep):
+def _pretrain(split, config, overrides, loop, how, device, memory_mb, keep):
     window, rate = split.train.window, split.train.rate_hz
     n_baseline, n_response, _ = window.frames(rate)
     base = asdict(config) if config else {}
     config = QuantFormerConfig(**{**base, **overrides, "rate_hz": rate, "n_baseline": n_baseline, "n_response": n_response})
     for part in (split.train, split.validation):
         check_rate(rate, part)
-    scale = _scales(split.train, how.normalise, device)
+    traces = Traces((split.train, split.validation), device, memory_mb)
+    scale = _scales(split.train, how.normalise, traces)
     everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
     tokens = {category_of(c): 0 for p in (split.train, split.validation) for c in p.conditions}
     pooled = {n: scale.get(n, scale[""]) for n in everything}
-    train, validation = (Bank(p, everything, tokens, device, pooled) for p in (split.train, split.validation))
+    train, validation = (Bank(p, everything, tokens, device, pooled, traces) for p in (split.train, split.validation))
     tell_left_out(train, validation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(loop.seed)
@@ -309,16 +314,16 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
         torch.manual_seed(0)  # the same masks every epoch
         total = 0.0
         for at in validation.chunks():
-            total += float(module.loss(validation.batch(at), validation.active[at], beta)) * len(at)
+            total += float(module.loss(validation.batch(at), validation.active[at].float(), beta)) * len(at)
         return {"score": total / len(validation)}
 
     def of_constants(outs, at):
         x, valid, _, _ = validation.batch(at).folded()
         mask = module.draw_mask(len(x), device)
-        return [module.reconstruction_loss(out, x, valid, mask, validation.active[at], beta) for out in outs]
+        return [module.reconstruction_loss(out, x, valid, mask, validation.active[at].float(), beta) for out in outs]
 
     history = run(
-        module, draw, lambda at: module.loss(train.batch(at), train.active[at], beta), validate, loop,
+        module, draw, lambda at: module.loss(train.batch(at), train.active[at].float(), beta), validate, loop,
         settings={"model": config, "window": window, **asdict(how),
                   "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
         label="pre-training", **keep,
@@ -331,12 +336,12 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     return Autoencoder(module, window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)
 
 
-def _scales(trials, normalise, device):
+def _scales(trials, normalise, traces):
     """{neuron key: divisor} of the training part; "" is the pooled one."""
     keys = trials.neurons
     if normalise == "none":
         return dict.fromkeys(["", *keys], 1.0)
-    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), device)
+    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), traces.device, traces=traces)
     spread, count = bank.spread()
     spread, names = spread[count > 0], np.array(bank.keys, dtype=object)[count > 0]
     pooled = float(np.sqrt(np.mean(np.square(spread)))) or 1.0

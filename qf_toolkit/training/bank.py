@@ -69,9 +69,14 @@ class Bank:
 
     Examples
     --------
-    >>> bank = Bank(split.train, neurons, stimuli, "cpu")  # doctest: +SKIP
-    >>> bank.batch(torch.tensor([5, 800])).x.shape  # doctest: +SKIP
-    torch.Size([2, 1, 150])
+    >>> from qf_toolkit.recordings.session import new_session
+    >>> from qf_toolkit.recordings.trials import cut
+    >>> shown = {"onset_frame": [40, 70], "offset_frame": [60, 90], "stimulus": ["grating", "grating"]}
+    >>> session = new_session(np.full((3, 100), 80, np.float32), subject="mouse", session="A", rate_hz=10, trials=shown)
+    >>> trials = cut(session)
+    >>> bank = Bank(trials, {n: i for i, n in enumerate(trials.neurons)}, {"grating": 0}, "cpu")
+    >>> len(bank), tuple(bank.batch(torch.tensor([0, 5])).x.shape), tuple(bank.population(torch.tensor([1])).x.shape)
+    (6, (2, 1, 50), (1, 3, 50))
     """
 
     def __init__(self, trials, neurons, stimuli, device, scale=None, traces=None):
@@ -122,6 +127,12 @@ class Bank:
 
     def __len__(self):
         return len(self.row)
+
+    @property
+    def nbytes(self):
+        """Bytes of the index and of its tables; the traces have their own `nbytes`."""
+        tables = (*self._of_row.values(), *self._of_trial.values())
+        return sum(v.nbytes for v in (self.row, self.trial, self.active, self.gain, *tables))
 
     def neuron(self, at):
         """Positions of the observations' neurons in the model's table, long (b,)."""

@@ -33,8 +33,10 @@ class Traces:
     ----------
     sessions : list of str
         Keys; their positions are what `gather` takes.
+    nbytes : int
+        What they take, or would.
     held : bool
-        Whether the traces lie on the device.
+        Whether they lie on the device.
     is_dff : list of bool
         For each session, whether its traces are 1 + dF/F.
 
@@ -45,9 +47,15 @@ class Traces:
 
     Examples
     --------
-    >>> traces = Traces([split.train, split.validation], "cpu")  # doctest: +SKIP
-    >>> traces.gather(0, torch.tensor([0, 2]), torch.tensor([[100], [250]]), 50).shape  # doctest: +SKIP
-    torch.Size([2, 2, 50])
+    >>> from qf_toolkit.recordings.session import new_session
+    >>> from qf_toolkit.recordings.trials import cut
+    >>> shown = {"onset_frame": [40], "offset_frame": [60], "stimulus": ["grating"]}
+    >>> fluorescence = np.arange(200, dtype=np.float32).reshape(2, 100)
+    >>> session = new_session(fluorescence, subject="mouse", session="A", rate_hz=10, trials=shown)
+    >>> traces = Traces([cut(session)])
+    >>> traces.gather(0, torch.tensor([0, 1]), torch.tensor([10]), 3)
+    tensor([[ 10.,  11.,  12.],
+            [110., 111., 112.]])
     """
 
     def __init__(self, parts, device="cpu", memory_mb=None):
@@ -56,16 +64,16 @@ class Traces:
         sources = {session: trials.source for trials in parts for session in trials.sessions}
         rows = {s: np.unique(np.concatenate([t.rows[s] for t in parts if s in t.rows])) for s in sources}
         self.sessions = list(sources)
-        sizes = {s: len(rows[s]) * source.header(s).sizes["frame"] for s, source in sources.items()}
-        self.held = memory_mb is None or 4 * sum(sizes.values()) <= memory_mb * 2**20
+        self.nbytes = 4 * sum(len(rows[s]) * source.header(s).sizes["frame"] for s, source in sources.items())
+        self.held = memory_mb is None or self.nbytes <= memory_mb * 2**20
         if self.held:
-            self._hold(sources, rows, sum(sizes.values()))
+            self._hold(sources, rows)
         else:
             self._files = [_OnUse(source, session) for session, source in sources.items()]
             self.is_dff = [file.signal == "dff" for file in self._files]
 
-    def _hold(self, sources, rows, size):
-        self._flat = torch.empty(size, dtype=torch.float32, device=self.device)
+    def _hold(self, sources, rows):
+        self._flat = torch.empty(self.nbytes // 4, dtype=torch.float32, device=self.device)
         self.is_dff, first, before, end = [], [], [], 0
         for session, source in sources.items():
             ds, mine = source[session], rows[session]

@@ -37,7 +37,7 @@ class QuantFormerClassifier(Downstream, Classifier):
 
         def loss(bank, at):
             x = bank.batch(at).x[:, 0, :n_b]
-            h = module.summary(x, bank.neuron[at], bank.condition[at], self._hidden(len(at)))
+            h = module.summary(x, bank.neuron(at), bank.condition(at), self._hidden(len(at)))
             label = F.cross_entropy(module.head(h).float(), bank.active[at].long())
             if not module.training:
                 return label
@@ -54,9 +54,9 @@ class QuantFormerClassifier(Downstream, Classifier):
 
     def _constants(self, train, validation):
         def score(outs, at):
-            return [F.binary_cross_entropy(out[:, 0], validation.active[at]) for out in outs]
+            return [F.binary_cross_entropy(out[:, 0], validation.active[at].float()) for out in outs]
 
-        return constant_scores(train, validation, lambda bank, at: bank.active[at, None], score, shrink=1.0)
+        return constant_scores(train, validation, lambda bank, at: bank.active[at, None].float(), score, shrink=1.0)
 
     @torch.no_grad()
     def _learnt(self, validation, anew):
@@ -66,7 +66,7 @@ class QuantFormerClassifier(Downstream, Classifier):
         n_b, p = self.autoencoder.config.n_baseline, []
         for at in validation.chunks():
             x = validation.batch(at).x[:, 0, :n_b]
-            p.append(self.module(x, validation.neuron[at], validation.condition[at]).float().softmax(-1)[:, 1])
+            p.append(self.module(x, validation.neuron(at), validation.condition(at)).float().softmax(-1)[:, 1])
         p, order = torch.cat(p).sort(descending=True)
         a = validation.active[order].cpu().numpy().astype(np.float64)  # on the host: Apple's GPUs have no float64
         if not 0 < a.sum() < len(a):

@@ -18,6 +18,7 @@ from ...training.device import told_memory
 from ...training.groups import Group
 from ...training.loop import batches, run
 from ...training.options import LoopConfig, RunConfig
+from ...training.traces import Traces
 from ..checks import check_keys
 from ..digests import Digest
 from ..interface import Estimator
@@ -31,7 +32,7 @@ from .pretrain import Autoencoder, _scales
 from .saved import fitted
 
 LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
-RUN = ("checkpoint_s", "resume", "progress")  # of RunConfig: the device is that of the auto-encoder
+RUN = ("checkpoint_s", "memory_mb", "resume", "progress")  # of RunConfig: the device is that of the auto-encoder
 
 
 class Downstream(Estimator):
@@ -105,9 +106,9 @@ class Downstream(Estimator):
     def check_labels(self, trials):
         """Refuse trials whose labels mean something else than in training, where labels are what is learnt."""
 
-    def bank(self, trials):
-        """The observations of `trials` with this model's tokens and scales."""
-        return Bank(trials, self._places, self._stimulus_ids(trials.conditions), self.device, self._scale)
+    def bank(self, trials, traces=None):
+        """The observations of `trials` with this model's tokens and scales; `traces` that hold theirs may be shared."""
+        return Bank(trials, self._places, self._stimulus_ids(trials.conditions), self.device, self._scale, traces)
 
     def _stimulus_ids(self, conditions):
         """{key of the stimulus token: position}, for a bank; under "features" the module is told what conditions not met before are."""
@@ -188,7 +189,8 @@ class Downstream(Estimator):
             {n: getattr(self, n) for n in ("_places", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
             (self.module.neurons.table, self.module.neurons.start),
         )
-        known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
+        known = len(self.neurons)
+        scale = _scales(split.train, self.autoencoder.normalise, Traces([split.train], self.device, keep["run_config"].memory_mb))
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
             self.autoencoder = copy(self.autoencoder)  # others may share it
@@ -249,7 +251,8 @@ class Downstream(Estimator):
             self.check_labels(split.train)
         kept = self._freeze(tuning, known)
         split_train, split_validation = (self.autoencoder.prepare(p) for p in (split.train, split.validation))
-        train, validation = self.bank(split_train), self.bank(split_validation)
+        traces = Traces((split_train, split_validation), self.device, keep["run_config"].memory_mb)
+        train, validation = self.bank(split_train, traces), self.bank(split_validation, traces)
         tell_left_out(train, validation)
         step, validate = self._objective(train, validation)
         label = f"{self.kind} ({tuning})"

@@ -16,8 +16,9 @@ from ...recordings.trials import check_trials, scaling_by_session
 from ...recordings.window import Window
 from ...training.bank import CHUNK, Bank, tell_left_out
 from ...training.device import forked, pick_device, told_memory
-from ...training.loop import batches, forked, run
+from ...training.loop import batches, run
 from ...training.options import LoopConfig, RunConfig
+from ...training.traces import Traces
 from ..checks import check_rate, check_window
 from ..digests import Digest
 from ..interface import Estimator, origin
@@ -216,6 +217,7 @@ def pretrain(
     checkpoint=None,
     resume=True,
     progress=True,
+    memory_mb=None,
     **overrides,
 ):
     """Pre-train the vector-quantised masked auto-encoder on the training part, choosing the epoch on the validation part.
@@ -236,6 +238,8 @@ def pretrain(
     checkpoint : str or Path, optional
         Folder from which an interrupted run goes on.
     resume, progress : bool
+    memory_mb : float, optional
+        Traces that take more MB are read from the sessions' files on use; see `training.traces.Traces`. The results are the same.
     **overrides
         Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...), of `LoopConfig` (optimiser, warmup, ema...) and of
         `RunConfig` (checkpoint_s).
@@ -258,7 +262,7 @@ def pretrain(
     refuse_unknown("pretrain", overrides, sorted({*defaults(QuantFormerConfig), *defaults(LoopConfig), *defaults(RunConfig), *mine}))
     loop = LoopConfig(**given, **{n: overrides.pop(n) for n in list(overrides) if n in defaults(LoopConfig)})
     running = {n: overrides.pop(n) for n in list(overrides) if n in defaults(RunConfig)}
-    running = RunConfig(device=device, resume=resume, progress=progress, **running)
+    running = RunConfig(device=device, memory_mb=memory_mb, resume=resume, progress=progress, **running)
     how = PretrainConfig(balance=balance, normalise=normalise)
     check_options(QuantFormerConfig, overrides)
     if config is not None and not isinstance(config, QuantFormerConfig):
@@ -275,11 +279,12 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     config = QuantFormerConfig(**{**base, **overrides, "rate_hz": rate, "n_baseline": n_baseline, "n_response": n_response})
     for part in (split.train, split.validation):
         check_rate(rate, part)
-    scale = _scales(split.train, how.normalise, device)
+    traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
+    scale = _scales(split.train, how.normalise, traces)
     everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
     tokens = {category_of(c): 0 for p in (split.train, split.validation) for c in p.conditions}
     pooled = {n: scale.get(n, scale[""]) for n in everything}
-    train, validation = (Bank(p, everything, tokens, device, pooled) for p in (split.train, split.validation))
+    train, validation = (Bank(p, everything, tokens, device, pooled, traces) for p in (split.train, split.validation))
     tell_left_out(train, validation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(loop.seed)
@@ -297,16 +302,16 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
         torch.manual_seed(0)  # the same masks every epoch
         total = 0.0
         for at in validation.chunks():
-            total += float(module.loss(validation.batch(at), validation.active[at], beta)) * len(at)
+            total += float(module.loss(validation.batch(at), validation.active[at].float(), beta)) * len(at)
         return {"score": total / len(validation)}
 
     def of_constants(outs, at):
         x, valid, _, _ = validation.batch(at).folded()
         mask = module.draw_mask(len(x), device)
-        return [module.reconstruction_loss(out, x, valid, mask, validation.active[at], beta) for out in outs]
+        return [module.reconstruction_loss(out, x, valid, mask, validation.active[at].float(), beta) for out in outs]
 
     history = run(
-        module, draw, lambda at: module.loss(train.batch(at), train.active[at], beta), validate, loop,
+        module, draw, lambda at: module.loss(train.batch(at), train.active[at].float(), beta), validate, loop,
         settings={"model": config, "window": window, **asdict(how),
                   "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
         label="pre-training", **keep,
@@ -319,12 +324,12 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     return Autoencoder(module, window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)
 
 
-def _scales(trials, normalise, device):
+def _scales(trials, normalise, traces):
     """{neuron key: divisor} of the training part; "" is the pooled one."""
     keys = trials.neurons
     if normalise == "none":
         return dict.fromkeys(["", *keys], 1.0)
-    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), device)
+    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), traces.device, traces=traces)
     spread, count = bank.spread()
     spread, names = spread[count > 0], np.array(bank.keys, dtype=object)[count > 0]
     pooled = float(np.sqrt(np.mean(np.square(spread)))) or 1.0

@@ -59,11 +59,11 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
         def loss(bank, at, wanted, before):
             x = bank.batch(at).x[:, 0]
-            logits = module(x[:, :n_b], bank.neuron[at], bank.condition[at], self._hidden(len(at)))
-            cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].flatten())
+            logits = module(x[:, :n_b], bank.neuron(at), bank.condition(at), self._hidden(len(at)))
+            cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].long().flatten())
             if module.training and not self.expectation_weight:
                 return cross_entropy, cross_entropy
-            return cross_entropy, _weighed(module.decode(before[at], logits, "soft") - x[:, n_b:], bank, at)
+            return cross_entropy, _weighed(module.decode(before[at].long(), logits, "soft") - x[:, n_b:], bank, at)
 
         def step(at):
             cross_entropy, error = loss(train, at, targets, given)
@@ -85,13 +85,13 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
     @torch.no_grad()
     def _codes(self, bank):
-        """Codes of the response (n, M) from whole windows, and of the baseline alone (n, P_b)."""
+        """Codes of the response (n, M) from whole windows, and of the baseline alone (n, P_b), in the fewest bytes that hold a code."""
         model, c = self.module.autoencoder.eval(), self.autoencoder.config
-        targets, given = [], []
+        targets, given, small = [], [], torch.uint8 if c.codes <= 256 else torch.int16 if c.codes <= 2**15 else torch.int32
         for at in bank.chunks():
             x = bank.batch(at).x[:, 0]
-            targets.append(model.codes(x)[:, c.baseline_patches :])
-            given.append(model.baseline_codes(x))
+            targets.append(model.codes(x)[:, c.baseline_patches :].to(small))
+            given.append(model.baseline_codes(x).to(small))
         return torch.cat(targets), torch.cat(given)
 
     @torch.no_grad()
@@ -105,8 +105,8 @@ class QuantFormerForecaster(Downstream, Forecaster):
         totals = {(how, t): v for (how, t), v in totals.items() if how in self._decodings}
         for at in validation.chunks():
             x = validation.batch(at).x[:, 0]
-            scale = validation.scale[validation.row[at], None]
-            logits = self.module(x[:, :n_b], validation.neuron[at], validation.condition[at])
+            scale = validation.divisor(at)[:, None]
+            logits = self.module(x[:, :n_b], validation.neuron(at), validation.condition(at))
             given = self.module.autoencoder.baseline_codes(x)
             for how, t in totals:
                 out = self._decoded(given, logits, how, t)
@@ -121,9 +121,9 @@ class QuantFormerForecaster(Downstream, Forecaster):
         squares, count = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
         for at in bank.chunks():
             x = bank.batch(at).x[:, 0]
-            error = (self.module.autoencoder(x)[0] - x)[:, n_b:] * bank.scale[bank.row[at], None]
-            squares.index_add_(0, bank.neuron[at], error.square().mean(1))
-            count.index_add_(0, bank.neuron[at], torch.ones(len(at), device=self.device))
+            error = (self.module.autoencoder(x)[0] - x)[:, n_b:] * bank.divisor(at)[:, None]
+            squares.index_add_(0, bank.neuron(at), error.square().mean(1))
+            count.index_add_(0, bank.neuron(at), torch.ones(len(at), device=self.device))
         pooled = squares.sum() / count.sum()
         sd = torch.where(count > 0, squares / count.clamp(min=1), pooled).sqrt().cpu().tolist()
         return {key: value for key, value, seen in zip(self.neurons, sd, count.tolist(), strict=True) if seen or key not in self.residual}
@@ -206,7 +206,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
 def _weighed(error, bank, at):
     """Mean squared error of forecasts, weighed by each neuron's scale, so that it is that of the signal itself up to one factor."""
-    weight = (bank.scale[bank.row[at]] / bank.scale.square().mean().sqrt()).square()
+    weight = (bank.divisor(at) / bank.divisors.square().mean().sqrt()).square()
     return (error.square().mean(1) * weight).mean()
 
 
@@ -240,7 +240,7 @@ def fit_forecaster(
     seed : int
     **options
         epochs (100), steps, batch_size (512 observations), batch_trials, lr (1e-3), schedule, clip, patience, weight_decay, bf16: see
-        `LoopConfig`; checkpoint, resume, progress: see `training.loop`. token_speed: how many times as fast as the rest the neurons' tokens
+        `LoopConfig`; checkpoint, resume, progress: see `training.loop`; memory_mb: see `training.traces`. token_speed: how many times as fast as the rest the neurons' tokens
         learn; 1 is the paper, 10 makes of them more than their random start.
 
     Returns

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import QfError
-from ..recordings.session import TRIAL_COORDS, trial_features
+from ..recordings.session import TRIAL_COORDS
 from ..recordings.splits import Split
 from ..recordings.trials import Trials, check_trials
 from ..training.device import pick_device, told_memory

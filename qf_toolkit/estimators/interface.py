@@ -234,7 +234,7 @@ class Estimator:
         """
         check_trials(trials)
         headers = [trials.source.header(s) for s in trials.sessions]
-        features = [c for c in trial_features(headers[0]) if all(c in h.coords for h in headers)]
+        features = [c for c in trials.features_of(trials.sessions[0]) if all(c in h.coords for h in headers)]
         parts = []
         for part in self.prepare(trials).by_session():
             ds = part.dataset()

@@ -124,14 +124,8 @@ def check_sizes(folder, tensors, where, config):
             refuse(folder, f"{where}.{name}", f"what fits the weights ({size})", at)
 
 
-def fill(folder, module, tensors):
-    """Load weights into a module.
-
-    Raises
-    ------
-    QfError
-        If they are not those of such a module.
-    """
+def check_shapes(folder, module, tensors):
+    """Raise QfError where tensors are not those of a module, by name, shape and dtype."""
     wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in d.items()} for d in (module.state_dict(), tensors))
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -140,6 +134,17 @@ def fill(folder, module, tensors):
                 f"{folder}: holds weights of another version of qf_toolkit, or not those of its config.json ({name[:80]}: expected {ours}, "
                 f"found {theirs}). Train the model again, or use the version that saved it."
             )
+
+
+def fill(folder, module, tensors):
+    """Load weights into a module.
+
+    Raises
+    ------
+    QfError
+        If they are not those of such a module.
+    """
+    check_shapes(folder, module, tensors)
     module.load_state_dict(tensors)
 
 

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -11,7 +10,7 @@ from ...training.bank import CHUNK
 from .. import schema
 from ..checks import check_labels
 from ..interface import Classifier
-from ..reference import constant_scores
+from ..objectives import best_threshold, constants_of_labels
 from .downstream import Downstream, fit
 
 
@@ -53,10 +52,7 @@ class QuantFormerClassifier(Downstream, Classifier):
         return lambda at: loss(train, at), validate
 
     def _constants(self, train, validation):
-        def score(outs, at):
-            return [F.binary_cross_entropy(out[:, 0], validation.active[at].float()) for out in outs]
-
-        return constant_scores(train, validation, lambda bank, at: bank.active[at, None].float(), score, shrink=1.0)
+        return constants_of_labels(train, validation)
 
     @torch.no_grad()
     def _learnt(self, validation, anew):
@@ -67,13 +63,7 @@ class QuantFormerClassifier(Downstream, Classifier):
         for at in validation.chunks():
             x = validation.batch(at).x[:, 0, :n_b]
             p.append(self.module(x, validation.neuron(at), validation.condition(at)).float().softmax(-1)[:, 1])
-        p, order = torch.cat(p).sort(descending=True)
-        a = validation.active[order].cpu().numpy().astype(np.float64)  # on the host: Apple's GPUs have no float64
-        if not 0 < a.sum() < len(a):
-            return
-        gain = a.cumsum() / a.sum() - (1 - a).cumsum() / (1 - a).sum()
-        best = int(gain.argmax())
-        self.threshold = float((p[best] + p[min(best + 1, len(p) - 1)]) / 2)
+        self.threshold = best_threshold(torch.cat(p), validation.active, self.threshold)
 
     def check_labels(self, trials):
         """Raise QfError where "active" is defined otherwise than in training."""

@@ -1,18 +1,16 @@
 """What response forecasting (paper 3.4.2) and activation classification (3.4.1) share: tokens, training, saved models, new neurons."""
 
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict
 from typing import ClassVar
 
-import numpy as np
 import torch
 
 from ...errors import QfError
 from ...models.options import check_options, defaults, refuse_unknown, shown
 from ...recordings.splits import check_split
 from ...recordings.window import Window
-from ...training.bank import Bank, tell_left_out, token_id
+from ...training.bank import tell_left_out
 from ...training.checkpoint import digest
 from ...training.device import told_memory
 from ...training.groups import Group
@@ -21,24 +19,26 @@ from ...training.options import LoopConfig, RunConfig
 from ...training.traces import Traces
 from ..checks import check_keys
 from ..digests import Digest
-from ..interface import Estimator
+from ..divisors import divisors_of
 from ..notes import refuse
 from ..reference import told
 from ..saving import fill
 from ..seen import join_seen, seen_frames
 from ..stimulus_tokens import StimulusTokens
+from ..tokened import Tokened
 from .options import FitConfig
-from .pretrain import Autoencoder, _scales
+from .pretrain import Autoencoder
 from .saved import fitted
 
 LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
 RUN = ("checkpoint_s", "memory_mb", "resume", "progress")  # of RunConfig: the device is that of the auto-encoder
 
 
-class Downstream(Estimator):
+class Downstream(Tokened):
     """What both tasks share: the keys of their tokens, the auto-encoder they started from, saving and adding neurons."""
 
-    has_codes = has_attention = has_tokens = True
+    has_codes = has_attention = True
+    hint = "Add it with model.add_neurons(split), or choose neurons=... in trials()."
     call = ""  # the function that fits one
     module_class: type = torch.nn.Module
     options: tuple = ("dropout", "hide")  # how it is trained, of `FitConfig`, and
@@ -55,15 +55,6 @@ class Downstream(Estimator):
         self.module = self.module_class(autoencoder.module, len(self.neurons), tokens.size, self.dropout)
         self.module.to(autoencoder.device).eval()
         self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
-
-    @property
-    def neurons(self):
-        """Keys of the neurons that have a token."""
-        return list(self._places)
-
-    @neurons.setter
-    def neurons(self, keys):
-        self._places = {k: i for i, k in enumerate(keys)}
 
     @property
     def simulated(self):
@@ -86,79 +77,15 @@ class Downstream(Estimator):
     def _both(self):
         return torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
 
-    @property
-    def stim_token(self):
-        """What has a stimulus token; see `StimulusTokens`."""
-        return self.tokens.kind
-
-    @property
-    def stimuli(self):
-        """Keys of the conditions and categories that have a token, or under "features" an embedding."""
-        return self.tokens.keys
-
     def prepare(self, trials):
         """Check rate, window, neurons and conditions; give the trials this model's z-scores."""
         trials = self.autoencoder.prepare(trials)
-        check_keys("neuron", trials.neurons, self._places, "Add it with model.add_neurons(split), or choose neurons=... in trials().")
+        check_keys("neuron", trials.neurons, self._places, self.hint)
         self.tokens.check(trials.conditions)
         return trials
 
     def check_labels(self, trials):
         """Refuse trials whose labels mean something else than in training, where labels are what is learnt."""
-
-    def bank(self, trials, traces=None):
-        """The observations of `trials` with this model's tokens and scales; `traces` that hold theirs may be shared."""
-        return Bank(trials, self._places, self._stimulus_ids(trials.conditions), self.device, self._scale, traces)
-
-    def _stimulus_ids(self, conditions):
-        """{key of the stimulus token: position}, for a bank; under "features" the module is told what conditions not met before are."""
-        if self.stim_token == "features":
-            self.module.stimuli.describe(*map(torch.from_numpy, self.tokens.describe(conditions)))
-        return self.tokens.ids
-
-    @contextmanager
-    def inputs(self, asked):
-        """What the module takes, for as long as the context lasts, of all that is asked.
-
-        Parameters
-        ----------
-        asked : Observations
-
-        Yields
-        ------
-        x : float tensor, shape (trial x neuron, time)
-            The context, divided by each neuron's divisor.
-        neuron, stimulus : long tensors, shape (trial x neuron,)
-            Positions of the tokens.
-        divisor : float32 array, shape (neuron,)
-
-        Raises
-        ------
-        UnknownKeyError
-            If a neuron or a condition has no token.
-        """
-        check_keys("neuron", asked.neurons, self._places, "Add it with model.add_neurons(split).")
-        self.tokens.check(asked.conditions)
-        divisor = np.array([self._scale[n] for n in asked.neurons], np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(asked.context / divisor[:, None], dtype=np.float32)).flatten(0, 1).to(self.device)
-        neuron = torch.tensor([self._places[k] for k in asked.neurons], device=self.device).repeat(len(asked.conditions))
-        with self._described(asked.conditions) as ids:
-            yield x, neuron, torch.tensor(ids, device=self.device).repeat_interleave(len(asked.neurons)), divisor
-
-    @contextmanager
-    def _described(self, conditions):
-        """Positions of the stimulus tokens of conditions; under "features" tokens are made of them for as long as the context lasts, none is kept."""
-        if self.stim_token != "features":
-            yield [token_id(self.tokens.ids, c) for c in conditions]
-            return
-        places = {c: i for i, c in enumerate(dict.fromkeys(conditions))}
-        with self.module.stimuli.described(*map(torch.from_numpy, self.tokens.numbers_of(places))):
-            yield [places[c] for c in conditions]
-
-    def token_table(self):
-        """Learned tokens of the neurons in the order of `neurons`, and what each began as: float32 arrays (neuron, width); NaN where not known."""
-        table = self.module.neurons
-        return tuple(t.detach().cpu().numpy().copy() for t in (table.table.weight, table.start))
 
     def add_neurons(self, split, **options):
         """Add the neurons of `split` that are new, and prompt-tune on it: only the tokens of the new neurons change.
@@ -190,7 +117,7 @@ class Downstream(Estimator):
             (self.module.neurons.table, self.module.neurons.start),
         )
         known = len(self.neurons)
-        scale = _scales(split.train, self.autoencoder.normalise, Traces([split.train], self.device, keep["run_config"].memory_mb))
+        scale = divisors_of(split.train, self.autoencoder.normalise, Traces([split.train], self.device, keep["run_config"].memory_mb))
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
             self.autoencoder = copy(self.autoencoder)  # others may share it

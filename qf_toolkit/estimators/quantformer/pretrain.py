@@ -21,6 +21,7 @@ from ...training.options import LoopConfig, RunConfig
 from ...training.traces import Traces
 from ..checks import check_rate, check_window
 from ..digests import Digest
+from ..divisors import divisors_of
 from ..interface import Estimator, origin
 from ..notes import refuse
 from ..reference import constant_scores, told
@@ -280,7 +281,7 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     for part in (split.train, split.validation):
         check_rate(rate, part)
     traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
-    scale = _scales(split.train, how.normalise, traces)
+    scale = divisors_of(split.train, how.normalise, traces)
     everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
     tokens = {category_of(c): 0 for p in (split.train, split.validation) for c in p.conditions}
     pooled = {n: scale.get(n, scale[""]) for n in everything}
@@ -322,22 +323,3 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     reference = told("pre-training", history, scores, keep["run_config"].progress)
     seen, simulated = seen_frames(split.train, split.validation), split.train.simulated
     return Autoencoder(module, window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)
-
-
-def _scales(trials, normalise, traces):
-    """{neuron key: divisor} of the training part; "" is the pooled one."""
-    keys = trials.neurons
-    if normalise == "none":
-        return dict.fromkeys(["", *keys], 1.0)
-    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), traces.device, traces=traces)
-    spread, count = bank.spread()
-    spread, names = spread[count > 0], np.array(bank.keys, dtype=object)[count > 0]
-    pooled = float(np.sqrt(np.mean(np.square(spread)))) or 1.0
-    scale = {"": pooled}
-    if normalise == "global":
-        return {**scale, **dict.fromkeys(keys, pooled)}
-    for n in keys:
-        mine = spread[names == n]
-        # a nearly silent neuron would otherwise have its noise blown up to the size of the others' responses
-        scale[n] = max(float(np.sqrt(np.mean(np.square(mine)))), 0.1 * pooled) if len(mine) else pooled
-    return scale

@@ -12,7 +12,7 @@ from ...training.bank import CHUNK
 from .. import schema
 from ..checks import check_draws
 from ..interface import Forecaster
-from ..reference import constant_scores
+from ..objectives import constants_of_responses, weighed_error
 from .downstream import Downstream, fit
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
@@ -63,7 +63,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
             cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].long().flatten())
             if module.training and not self.expectation_weight:
                 return cross_entropy, cross_entropy
-            return cross_entropy, _weighed(module.decode(before[at].long(), logits, "soft") - x[:, n_b:], bank, at)
+            return cross_entropy, weighed_error(module.decode(before[at].long(), logits, "soft") - x[:, n_b:], bank, at)
 
         def step(at):
             cross_entropy, error = loss(train, at, targets, given)
@@ -80,8 +80,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
     def _constants(self, train, validation):
         n_b = self.autoencoder.config.n_baseline
-        target = lambda bank, at: bank.batch(at).x[:, 0, n_b:]  # noqa: E731
-        return constant_scores(train, validation, target, lambda outs, at: [_weighed(out - target(validation, at), validation, at) for out in outs])
+        return constants_of_responses(train, validation, n_b)
 
     @torch.no_grad()
     def _codes(self, bank):
@@ -202,12 +201,6 @@ class QuantFormerForecaster(Downstream, Forecaster):
                     drawn = self.module.decode(g, p, "sample").float()
                     out.append((drawn + s[:, None] * torch.randn_like(drawn)).cpu())
         return torch.cat(out).numpy()
-
-
-def _weighed(error, bank, at):
-    """Mean squared error of forecasts, weighed by each neuron's scale, so that it is that of the signal itself up to one factor."""
-    weight = (bank.divisor(at) / bank.divisors.square().mean().sqrt()).square()
-    return (error.square().mean(1) * weight).mean()
 
 
 def _chunks(*tensors):

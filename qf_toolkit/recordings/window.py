@@ -79,6 +79,13 @@ class Window:
             warnings.warn(f"score_s: the paper has no window of {', '.join(unknown)} (Table A-1): all of the response is scored there.", stacklevel=4)
 
 
+def window_of(baseline_s, response_s, f0_s=None, score_s=None, **options):
+    """A Window whose `f0_s` is the lesser of 2 s and the baseline, and whose `score_s` is the response, where they are left out."""
+    if f0_s is None:
+        f0_s = min(2.0, baseline_s) if is_number(baseline_s) else 2.0
+    return Window(baseline_s, response_s, f0_s, response_s if score_s is None else score_s, **options)
+
+
 def gather(traces, neurons, starts, length):
     """Windows of continuous traces, by indexing alone.
 

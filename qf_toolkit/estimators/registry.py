@@ -21,6 +21,12 @@ def load(folder, device="auto"):
     ------
     QfError
         If it is no saved model, or one of another version; DamagedFileError if a file of it is cut short or altered.
+
+    Examples
+    --------
+    >>> forecaster.save("runs/forecast")
+    >>> bool((load("runs/forecast").predict(split.test)["forecast"] == forecaster.predict(split.test)["forecast"]).all())
+    True
     """
     from .quantformer.activation import QuantFormerClassifier
     from .quantformer.pretrain import Autoencoder

@@ -70,6 +70,12 @@ def cut(
     QfError
         If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
         `strict`, anything is left out.
+
+    Examples
+    --------
+    >>> trials = cut(store, stimulus="drifting_gratings", baseline_s=3, response_s=2)
+    >>> dict(trials.dataset()["dff"].sizes)
+    {'trial': 17, 'neuron': 14, 'time': 50}
     """
     if f0_s is None:
         f0_s = min(2.0, baseline_s) if is_number(baseline_s) else 2.0

@@ -46,7 +46,8 @@ class EmbeddingBrowser(Viewer):
 
     Examples
     --------
-    >>> EmbeddingBrowser(forecaster, split.train)  # doctest: +SKIP
+    >>> EmbeddingBrowser(forecaster, split.train)
+    EmbeddingBrowser(...)
     """
 
     title = "embedding browser"

@@ -33,7 +33,8 @@ class RolloutViewer(Viewer):
 
     Examples
     --------
-    >>> RolloutViewer(classifier, split.test)  # doctest: +SKIP
+    >>> RolloutViewer(classifier, split.test)
+    RolloutViewer(...)
     """
 
     title = "rollout viewer"

@@ -1,6 +1,7 @@
 """Codes: what they decode to, alone and among others, and how they are used. On toy recordings and a tiny model."""
 
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ from qf_toolkit.interpret.embedding import tsne
 from qf_toolkit.plots import codes as draw
 from qf_toolkit.plots.training import plot_code_usage
 from qf_toolkit.recordings.splits import split_blocks
-from qf_toolkit.recordings.trials import _Memory, cut
+from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
 
@@ -250,7 +251,7 @@ def test_trials_without_a_whole_window_have_no_codes(study):
     trials, model = study
     part = trials.by_session()[0]
     blank = toy_session(1, session="d1", n_neurons=5, repeats=2, change=lambda traces, _: traces[:, ::20].fill(np.nan))
-    broken = type(part)(**{**vars(part), "source": _Memory([blank])})
+    broken = replace(part, source=cut(blank).source)
     with pytest.raises(QfError, match="none"):
         codebook(model, broken)
 

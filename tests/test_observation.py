@@ -15,6 +15,7 @@ from small_study import HIDDEN, LATE, fitted, hide, part_of, session
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.estimators.ceiling import SimulatorCeiling
 from qf_toolkit.estimators.frequency import FrequencyClassifier
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.naive import CopyLast, StimulusMean
 from qf_toolkit.interpret.observation import KEPT, Observer, one_thread
 from qf_toolkit.plots.observation import code_rows, figure_observation, model_looks, plot_codes, plot_observation, plot_psth, title_of
@@ -57,7 +58,7 @@ def test_all_is_what_the_library_says_of_the_session(s, observer, name, neuron, 
     np.testing.assert_array_equal(view["code"], codes["code"])
     np.testing.assert_allclose(view["reconstruction"], codes["reconstruction"], atol=2e-6)
     np.testing.assert_array_equal(view["start_s"], s.autoencoder.config.patch_starts)
-    forecast = s.forecaster.codes_arrays(ds["dff"].values[None, None, :n], [neuron], [str(ds["condition"].values)])[0, 0]
+    forecast = s.forecaster.codes_arrays(Observations(ds["dff"].values[None, None, :n], [neuron], [str(ds["condition"].values)]))[0, 0]
     np.testing.assert_array_equal(view["forecast_code"].sel(model="QuantFormer"), forecast)
     assert (view["forecast_code"].sel(model=[m.name for m in s.naive]) == -1).all()
     wanted = s.classifier.predict(part)["probability"].sel(neuron=neuron, trial=trial)

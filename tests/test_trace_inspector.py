@@ -13,6 +13,7 @@ from small_study import HIDDEN, LATE, part_of, session
 from viewers import changed, controls, fails, key, lines, marks, panel, same, spec
 
 from qf_toolkit.errors import UnknownKeyError
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.naive import StimulusMean
 from qf_toolkit.interpret.codes import codebook
 from qf_toolkit.interpret.neurons import neuron_statistics
@@ -67,7 +68,7 @@ def test_inspector_draws_the_numbers_of_the_library(s, inspector):
     same(np.array(strips[0]["x1"]) - strips[0]["x0"], np.full(7, 0.8))
     context = x[None, None, :30]
     assert [int(c) for c in strips[1]["text"]] == s.forecaster.codes_arrays(
-        context, ["m/c6"], [str(ds["condition"].sel(trial=47).values)]
+        Observations(context, ["m/c6"], [str(ds["condition"].sel(trial=47).values)])
     ).ravel().tolist()
     assert [t["text"] for t in panel(inspector, "codes")["y"]["ticks"]] == ["measured", "QuantFormer"]
     levels = codebook(s.autoencoder)["level"].values

@@ -88,6 +88,13 @@ class Window:
             warnings.warn(f"score_s: the paper has no window of {', '.join(unknown)} (Table A-1): all of the response is scored there.", stacklevel=4)
 
 
+def window_of(baseline_s, response_s, f0_s=None, score_s=None, **options):
+    """A Window whose `f0_s` is the lesser of 2 s and the baseline, and whose `score_s` is the response, where they are left out."""
+    if f0_s is None:
+        f0_s = min(2.0, baseline_s) if is_number(baseline_s) else 2.0
+    return Window(baseline_s, response_s, f0_s, response_s if score_s is None else score_s, **options)
+
+
 def gather(traces, neurons, starts, length):
     """Windows of continuous traces, by indexing alone.
 
@@ -127,10 +134,15 @@ def window_dff(x, n_baseline, n_f0, floor):
     usable : array or tensor of bool, shape of x without time
         False where F0 is tiny or missing.
     """
+    f0, usable = window_f0(x, n_baseline, n_f0, floor)
+    return (x - f0[..., None]) / f0[..., None], usable
+
+
+def window_f0(x, n_baseline, n_f0, floor):
+    """F0 of windows of fluorescence, 1 where it is tiny, and whether it is usable; both of x's shape without time. Arguments as `window_dff`."""
     f0 = x[..., n_baseline - n_f0 : n_baseline].mean(-1)
     usable = f0 > floor  # False for a NaN, too
-    safe = f0 * usable + ~usable
-    return (x - safe[..., None]) / safe[..., None], usable
+    return f0 * usable + ~usable, usable
 
 
 def as_fluorescence(ds):

@@ -22,7 +22,7 @@ import xarray as xr
 from ..._files import write_netcdf
 from ...errors import QfError, UnknownKeyError, did_you_mean
 from ..session import new_session, session_key
-from ..store import Store, _file_name
+from ..store import Store, file_name
 from .protocol import SESSIONS, schedule, shown_s, stimuli_of
 
 MOST_NEURONS, MOST_SHOWN = 10_000, 100_000
@@ -130,7 +130,7 @@ def simulate(
         "image_repeats": image_repeats,
     }  # fmt: skip
     sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)
-    if not subject or "/" in subject or len(_file_name(f"{subject}/C2")) > 255:
+    if not subject or "/" in subject or len(file_name(f"{subject}/C2")) > 255:
         raise QfError(f"subject: expected a name without slash that a file can have, found {subject[:60]!r}. Choose a shorter or simpler one.")
     phys = physiology or Physiology()
     settings = {**counts, "gap_s": gap_s, "rate_hz": rate_hz, "subject": subject, "seed": seed, "physiology": asdict(phys)}
@@ -432,7 +432,7 @@ def _save_truth(store, truth, params, session, phys):
         arrays[f"param_{name}"] = (dims, x)
     coords = {"neuron": session["neuron"].values, "shared_state": np.array(SHARED, dtype=object), "frame_time": session["frame_time"]}
     attrs = {"fingerprint": session.attrs["fingerprint"], "rate_hz": session.attrs["rate_hz"], "physiology": json.dumps(asdict(phys)), "session": key}
-    write_netcdf(xr.Dataset(arrays, coords, attrs), store.path / "truth" / _file_name(key))
+    write_netcdf(xr.Dataset(arrays, coords, attrs), store.path / "truth" / file_name(key))
 
 
 def load_truth(store, session):

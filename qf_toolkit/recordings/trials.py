@@ -72,6 +72,12 @@ def cut(
     QfError
         If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
         `strict`, anything is left out.
+
+    Examples
+    --------
+    >>> trials = cut(store, stimulus="drifting_gratings", baseline_s=3, response_s=2)
+    >>> dict(trials.dataset()["dff"].sizes)
+    {'trial': 17, 'neuron': 14, 'time': 50}
     """
     window = window_of(baseline_s, response_s, f0_s, score_s, signal=signal, active_rule=active_rule, active_gain=active_gain)
     source = as_source(source)

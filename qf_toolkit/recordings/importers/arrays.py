@@ -49,6 +49,14 @@ def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, tria
         If the arrays or the table break the schema.
     QfError
         If the CSV file can't be read.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> trials = pd.DataFrame({"onset_frame": [100, 200], "orientation": [0.0, 90.0]})
+    >>> session = from_arrays(np.ones((2, 300)), subject="mouse", session="one", rate_hz=30.0, trials=trials)
+    >>> dict(session.sizes)["neuron"], dict(session.sizes)["trial"]
+    (2, 2)
     """
     trials = as_trials(trials, rate_hz, frame_time, condition_columns)
     if trials is not None and trials.attrs["ignored_columns"]:

@@ -23,7 +23,7 @@ import pandas as pd
 from ...errors import DamagedFileError, QfError, SessionError
 from ..hdf5 import check_size, open_hdf5, readable_file, refused
 from ..session import Fingerprint, new_session, with_running
-from .arrays import naming
+from .trial_tables import naming
 from .visual_coding import FEATURES, SHOWN, epochs_at_pauses, number_blocks, trials_of
 
 INSTALL = "pip install 'qf_toolkit[allen]' && pip install --no-deps allensdk==2.16.2"

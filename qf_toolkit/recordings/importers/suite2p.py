@@ -8,7 +8,8 @@ import numpy as np
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
 from ..hdf5 import as_path, readable_file, reason, refused
 from ..session import is_number
-from .arrays import from_arrays, load_npy, naming
+from .arrays import from_arrays, load_npy
+from .trial_tables import naming
 
 _PLANE = re.compile(r"^plane(\d+)$")
 

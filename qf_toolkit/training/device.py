@@ -31,7 +31,10 @@ def pick_device(device="auto"):
 
 def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
     """States of the generators of the CPU and of `device`, uint8 by the type of device."""
-    return {"cpu": torch.get_rng_state(), **({} if device.type == "cpu" else {device.type: getattr(torch, device.type).get_rng_state(*_which(device))})}
+    return {
+        "cpu": torch.get_rng_state(),
+        **({} if device.type == "cpu" else {device.type: getattr(torch, device.type).get_rng_state(*_which(device))}),
+    }
 
 
 def set_generator_states(states: dict[str, torch.Tensor], device: torch.device) -> None:

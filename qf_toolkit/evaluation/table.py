@@ -123,6 +123,7 @@ def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
     True
     """
     check_split(split)
+    split = split.keeping()
     rows = named(classifier, task="activation")
     for c in rows.values():
         c.check_unseen(split.test)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from .kept import Kept
 from .session import is_number
 from .trials import Trials, check_trials
 
@@ -42,6 +43,17 @@ class Split:
         """Train and validation together: what forecasters without a choice to make (naive rows) learn on."""
         table = pd.concat([self.train.table, self.validation.table])
         return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
+
+    def keeping(self, kept: Kept | None = None) -> "Split":
+        """The same split, of which windows that were cut are kept for who asks for them again; for as long as it is in use.
+
+        Parameters
+        ----------
+        kept : Kept, optional
+            Where; a new one, of at most 256 MB, where left out.
+        """
+        kept = Kept() if kept is None else kept
+        return replace(self, **{part: replace(getattr(self, part), kept=kept) for part in ("train", "validation", "test")})
 
 
 def check_split(split):

@@ -22,7 +22,7 @@ from .notes import AGAIN, FORMAT, check_folder, read_bytes, read_note, refusal, 
 WEIGHTS = "model.safetensors"
 
 
-def write_model(folder, kind, config, module):
+def write_model(folder, kind, config, tensors):
     """Write a model over what is in `folder`.
 
     Parameters
@@ -31,7 +31,7 @@ def write_model(folder, kind, config, module):
     kind : str
     config : dict
         What JSON holds.
-    module : nn.Module
+    tensors : dict of tensors
 
     Raises
     ------
@@ -40,7 +40,7 @@ def write_model(folder, kind, config, module):
     """
     folder = check_folder(folder)
     # safetensors refuses tensors that share memory
-    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
+    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
     note = {"format": FORMAT, "kind": kind, "weights": _hash(data), "torch": torch.__version__, **config}
     waiting, file = folder / f"model-{note['weights']}.safetensors", folder / "config.json"
     if folder.is_dir():
@@ -56,7 +56,7 @@ def write_model(folder, kind, config, module):
         raise QfError(f"could not write {folder / WEIGHTS}: {e.strerror or e}. The model is whole all the same; save it again.") from e
 
 
-def read_model(folder, kind, check):
+def read_model(folder, kind, check, gaps=()):
     """(config, tensors) of a saved model.
 
     Parameters
@@ -65,6 +65,8 @@ def read_model(folder, kind, check):
     kind : str
     check : callable
         Of `schema`: what its config.json holds beside `schema.ABOUT`.
+    gaps : sequence of str
+        Names, or ends of names, of tensors that may hold NaN.
 
     Raises
     ------
@@ -84,18 +86,18 @@ def read_model(folder, kind, check):
     for path, missing in ((waiting, None), (folder / WEIGHTS, QfError)):
         data = read_bytes(path, missing)
         if data is not None and _hash(data) == note["weights"]:
-            return note, _tensors(path, data)
+            return note, _tensors(path, data, gaps)
     raise DamagedFileError(f"{folder / WEIGHTS}: is cut short or altered, or belongs to another config.json. {AGAIN}")
 
 
-def _tensors(path, data):
+def _tensors(path, data, gaps):
     try:
         tensors = load_tensors(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise DamagedFileError(f"{path}: is no whole safetensors file ({' '.join(str(e).split())[:80]}). {AGAIN}") from e
     for name, value in tensors.items():
-        # tokens saved before their start was kept have none
-        if not name.endswith(".start") and not torch.isfinite(value).all():
+        odd = torch.isinf(value) if name.endswith(tuple(gaps)) else ~torch.isfinite(value)
+        if odd.any():
             raise DamagedFileError(f"{path}: {name[:80]} holds numbers that no weights can have (NaN or infinite). {AGAIN}")
     return tensors
 
@@ -124,14 +126,8 @@ def check_sizes(folder, tensors, where, config):
             refuse(folder, f"{where}.{name}", f"what fits the weights ({size})", at)
 
 
-def fill(folder, module, tensors):
-    """Load weights into a module.
-
-    Raises
-    ------
-    QfError
-        If they are not those of such a module.
-    """
+def check_shapes(folder, module, tensors):
+    """Raise QfError where tensors are not those of a module, by name, shape and dtype."""
     wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in d.items()} for d in (module.state_dict(), tensors))
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -140,6 +136,17 @@ def fill(folder, module, tensors):
                 f"{folder}: holds weights of another version of qf_toolkit, or not those of its config.json ({name[:80]}: expected {ours}, "
                 f"found {theirs}). Train the model again, or use the version that saved it."
             )
+
+
+def fill(folder, module, tensors):
+    """Load weights into a module.
+
+    Raises
+    ------
+    QfError
+        If they are not those of such a module.
+    """
+    check_shapes(folder, module, tensors)
     module.load_state_dict(tensors)
 
 

@@ -24,6 +24,7 @@ from .significance import animal_of, blocks_of
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
 COVERAGE = 0.9
 MOST_DRAWS = 100_000
+SCORED = {"forecast": ("forecaster", "evaluate"), "activation": ("classifier", "evaluate_classifier")}  # task -> what does it, and what scores it
 SHOWN_DRAWS = 64  # for the intervals of the observations that are kept
 
 
@@ -102,6 +103,7 @@ def score(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0,
     """
     check_split(split)
     check_samples(n_samples, least=0)
+    split = split.keeping()
     rows, built_in = _rows(forecasters, split, naive, [SimulatorCeiling(ceiling_samples, seed)] if ceiling else [])
     context_mean, zero = ContextMean().fit(split), Zero().fit(split)
     patch_frames = next((f.patch_frames for f in rows.values() if getattr(f, "patch_frames", None)), None)
@@ -297,7 +299,7 @@ def named(rows, task="forecast"):
     else:
         listed = rows if isinstance(rows, list | tuple) else [rows]
         for row in listed:
-            if not hasattr(row, "name"):
+            if not hasattr(row, "task"):
                 raise QfError(
                     f"forecasters: expected fitted models, found {type(row).__name__}. Pass what fit_forecaster or fit_classifier returned."
                 )
@@ -305,13 +307,11 @@ def named(rows, task="forecast"):
         if len(rows) < len(listed):
             raise QfError("forecasters: expected a name each, found one twice. Pass a dict of name to forecaster.")
     for name, row in rows.items():
-        classifies = hasattr(row, "predict_probability")
-        if task == "forecast" and classifies:
-            raise QfError(f"{name}: expected a forecaster, found a classifier of activation. Score it with evaluate_classifier.")
-        if task == "forecast" and not hasattr(row, "predict"):
-            raise QfError(f"{name}: expected a fitted forecaster, found {type(row).__name__}. Fit one with fit_forecaster(autoencoder, split).")
-        if task == "activation" and not classifies:
-            raise QfError(f"{name}: expected a classifier of activation, found {type(row).__name__}. Score forecasters with evaluate.")
+        found = getattr(row, "task", None)
+        if found not in SCORED:
+            raise QfError(f"{name}: expected a fitted {SCORED[task][0]}, found {type(row).__name__}. Fit one with fit_{SCORED[task][0]}.")
+        if found != task:
+            raise QfError(f"{name}: expected a {SCORED[task][0]}, found a {SCORED[found][0]}. Score it with {SCORED[found][1]}.")
     return rows
 
 

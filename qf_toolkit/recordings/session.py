@@ -91,6 +91,16 @@ def new_session(
     ------
     SessionError
         If anything breaks the schema; see `validate`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> trials = pd.DataFrame({"onset_frame": [100, 200], "orientation": [0.0, 90.0]})
+    >>> session = new_session(np.ones((2, 300)), subject="mouse", session="one", rate_hz=30.0, trials=trials, cells=["a", "b"])
+    >>> session["condition"].values.tolist()
+    ['stimulus/orientation=0', 'stimulus/orientation=90']
+    >>> session["neuron"].values.tolist()
+    ['mouse/one/a', 'mouse/one/b']
     """
     traces = _plain_traces(traces)
     n_neurons, n_frames = traces.shape

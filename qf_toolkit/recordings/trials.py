@@ -16,6 +16,7 @@ import xarray as xr
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from .behaviour import aligned
 from .clock import jumps
+from .kept import Kept
 from .memory import as_source
 from .schema import TRIAL_COORDS, signal_of, trial_features
 from .window import Window, gather, is_active, response_gain, window_dff, window_of
@@ -73,6 +74,12 @@ def cut(
     QfError
         If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
         `strict`, anything is left out.
+
+    Examples
+    --------
+    >>> trials = cut(store, stimulus="drifting_gratings", baseline_s=3, response_s=2)
+    >>> dict(trials.dataset()["dff"].sizes)
+    {'trial': 17, 'neuron': 14, 'time': 50}
     """
     window = window_of(baseline_s, response_s, f0_s, score_s, signal=signal, active_rule=active_rule, active_gain=active_gain)
     source = as_source(source)
@@ -211,6 +218,7 @@ class Trials:
     rows: dict  # session -> rows of the kept neurons
     counts: dict = field(default_factory=dict)
     scaling: dict | None = None
+    kept: Kept | None = field(default=None, repr=False)  # where windows that were cut are looked up first
 
     def __len__(self):
         return len(self.table)
@@ -419,6 +427,12 @@ class Trials:
             if len(self.sessions) != 1:
                 raise QfError(f"session: expected one of {len(self.sessions)} sessions, found none named. Use trials.by_session().")
             session = self.sessions[0]
+        if self.kept is None:
+            return self._cut(session, behaviour)
+        asked = behaviour if isinstance(behaviour, bool | str) else tuple(behaviour)
+        return self.kept.get((id(self.source), session, self.digest(), _tell(self.counts), asked), lambda: self._cut(session, behaviour))
+
+    def _cut(self, session, behaviour):
         names = self.neurons_of(session)
         ds, w = self.source[session], self.window
         rate = float(ds.attrs["rate_hz"])

@@ -25,7 +25,16 @@ PAPER_SCORE_S = {
 
 @dataclass(frozen=True)
 class Window:
-    """Lengths of an observation, and what is computed from it. Seconds at the surface, frames inside."""
+    """Lengths of an observation, and what is computed from it. Seconds at the surface, frames inside.
+
+    Examples
+    --------
+    >>> Window(baseline_s=3, response_s=2, f0_s=1).score_s
+    2.0
+    >>> Window(baseline_s=1, f0_s=2)
+    Traceback (most recent call last):
+    qf_toolkit.errors.QfError: f0_s: expected at most baseline_s = 1 s, found 2. Shorten f0_s.
+    """
 
     baseline_s: float = 3.0  # before the onset (paper 4.2)
     response_s: float = 2.0  # from the onset on (paper 4.2)
@@ -125,10 +134,15 @@ def window_dff(x, n_baseline, n_f0, floor):
     usable : array or tensor of bool, shape of x without time
         False where F0 is tiny or missing.
     """
+    f0, usable = window_f0(x, n_baseline, n_f0, floor)
+    return (x - f0[..., None]) / f0[..., None], usable
+
+
+def window_f0(x, n_baseline, n_f0, floor):
+    """F0 of windows of fluorescence, 1 where it is tiny, and whether it is usable; both of x's shape without time. Arguments as `window_dff`."""
     f0 = x[..., n_baseline - n_f0 : n_baseline].mean(-1)
     usable = f0 > floor  # False for a NaN, too
-    safe = f0 * usable + ~usable
-    return (x - safe[..., None]) / safe[..., None], usable
+    return f0 * usable + ~usable, usable
 
 
 def as_fluorescence(ds):

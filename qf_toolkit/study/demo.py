@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from .. import __version__
 from .._files import sweep, write_text
+from .._version import __version__
 from ..errors import QfError
 from .plans import ALLEN, SIZES, STIMULI, epochs_of, well_shown
 from .report import report

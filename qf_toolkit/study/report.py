@@ -71,7 +71,7 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
 
 def _by_task(models):
     """The forecasters and the classifiers among some models."""
-    classifiers = [m for m in models if hasattr(m, "predict_probability")]
+    classifiers = [m for m in models if m.task == "activation"]
     return [m for m in models if m not in classifiers], classifiers
 
 

@@ -75,6 +75,14 @@ def from_arrays(
 
     Examples
     --------
+    >>> import pandas as pd
+    >>> trials = pd.DataFrame({"onset_frame": [100, 200], "orientation": [0.0, 90.0]})
+    >>> session = from_arrays(np.ones((2, 300)), subject="mouse", session="one", rate_hz=30.0, trials=trials)
+    >>> dict(session.sizes)["neuron"], dict(session.sizes)["trial"]
+    (2, 2)
+
+    Cut trials, one after another:
+
     >>> sweeps = np.random.default_rng(0).normal(0, 0.1, (4, 2, 30))
     >>> shown = pd.DataFrame({"direction": [0, 90, 0, 90]})
     >>> ds = from_arrays(sweeps, subject="m", session="1", rate_hz=10, signal="dff", trials=shown, sweep_onset=1.0)

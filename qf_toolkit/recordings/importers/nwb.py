@@ -103,6 +103,12 @@ def read_nwb(
         If the file is cut short or no HDF5 file.
     SessionError
         If it is no NWB 2 file, leads to other files, holds no ROI traces, or breaks the schema.
+
+    Examples
+    --------
+    >>> session = read_nwb("recording.nwb")
+    >>> session.attrs["subject"], session.attrs["rate_hz"]
+    ('m1', 10.0)
     """
     path = readable_file(path, "an NWB file")
     if signal not in (None, "fluorescence", "dff"):

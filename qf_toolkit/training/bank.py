@@ -69,14 +69,10 @@ class Bank:
 
     Examples
     --------
-    >>> from qf_toolkit.recordings.session import new_session
-    >>> from qf_toolkit.recordings.trials import cut
-    >>> shown = {"onset_frame": [40, 70], "offset_frame": [60, 90], "stimulus": ["grating", "grating"]}
-    >>> session = new_session(np.full((3, 100), 80, np.float32), subject="mouse", session="A", rate_hz=10, trials=shown)
-    >>> trials = cut(session)
-    >>> bank = Bank(trials, {n: i for i, n in enumerate(trials.neurons)}, {"grating": 0}, "cpu")
+    >>> neurons, conditions = trials.neurons, sorted(set(trials.table["condition"]))
+    >>> bank = Bank(trials, {n: i for i, n in enumerate(neurons)}, {c: i for i, c in enumerate(conditions)}, "cpu")
     >>> len(bank), tuple(bank.batch(torch.tensor([0, 5])).x.shape), tuple(bank.population(torch.tensor([1])).x.shape)
-    (6, (2, 1, 50), (1, 3, 50))
+    (238, (2, 1, 50), (1, 14, 50))
     """
 
     def __init__(self, trials, neurons, stimuli, device, scale=None, traces=None):

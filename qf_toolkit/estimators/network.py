@@ -32,7 +32,7 @@ from .checks import check_keys, check_labels, check_rate, check_window
 from .digests import Digest
 from .divisors import divisors_of
 from .interface import Classifier, Forecaster, Observations
-from .notes import refuse
+from .notes import refusal, refuse
 from .objectives import best_threshold, constants_of_labels, constants_of_responses, weighed_error
 from .reference import told
 from .registry import MODELS, find
@@ -202,9 +202,11 @@ class Network(Tokened):
     @classmethod
     def from_note(cls, note, tensors, device, folder) -> Self:
         kind = find(MODELS, note["model"]).Config
-        schema.options(kind)(note["options"], "options")
         try:
+            schema.options(kind)(note["options"], "options")
             options, config, window = kind(**note["options"]), NetworkConfig(**note["config"]), Window(**note["window"])
+        except schema.Unfit as e:
+            raise refusal(folder / "config.json", e) from e
         except QfError as e:
             refuse(folder, "options, config or window", "values that go together", e)
         if "" not in note["scale"] or (missing := [n for n in note["neurons"] if n not in note["scale"]]):
@@ -311,6 +313,12 @@ def fit_network(
     QfError
         If the model, the task or an option is unknown or out of range, sessions differ in rate, no observation is left, the loss or the validation
         score is no number any more, or the device's memory is full.
+
+    Examples
+    --------
+    >>> model = fit_network(split, "nlinear", epochs=2, progress=False)
+    >>> model.name, model.task, model.predict(split.test)["forecast"].dims
+    ('NLinear', 'forecast', ('trial', 'neuron', 'time'))
     """
     check_split(split)
     if model not in MODELS:

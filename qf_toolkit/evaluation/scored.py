@@ -103,6 +103,7 @@ def score(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0,
     """
     check_split(split)
     check_samples(n_samples, least=0)
+    split = split.keeping()
     rows, built_in = _rows(forecasters, split, naive, [SimulatorCeiling(ceiling_samples, seed)] if ceiling else [])
     context_mean, zero = ContextMean().fit(split), Zero().fit(split)
     patch_frames = next((f.patch_frames for f in rows.values() if getattr(f, "patch_frames", None)), None)

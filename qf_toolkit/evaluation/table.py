@@ -68,6 +68,12 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
         If a forecaster saw a frame of the test windows in training.
     QfError
         If a forecaster returns NaN where the truth can be scored, two rows share a name, or nothing can be scored.
+
+    Examples
+    --------
+    >>> table = evaluate([forecaster], split)
+    >>> table.index.tolist()[:3]
+    ['QuantFormer', 'copy last', 'mean of the context']
     """
     options = {"naive": naive, "ceiling": ceiling, "n_samples": n_samples, "seed": seed, "ceiling_samples": ceiling_samples, "progress": progress}
     scored = forecasters if isinstance(forecasters, Scored) else score(forecasters, split, **options)
@@ -109,8 +115,15 @@ def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
         If a classifier saw a frame of the test windows in training.
     QfError
         If a probability is NaN where the label is known.
+
+    Examples
+    --------
+    >>> table = evaluate_classifier(classifier, split)
+    >>> bool((table["brier"] <= 1).all())
+    True
     """
     check_split(split)
+    split = split.keeping()
     rows = named(classifier, task="activation")
     for c in rows.values():
         c.check_unseen(split.test)
@@ -217,6 +230,11 @@ def show(table):
     -------
     str
         What it was measured on, the rows, the naive ones marked with a dot; + and - mark what is surely better than all of these, or worse than one.
+
+    Examples
+    --------
+    >>> print(show(evaluate([], split)))
+    SIMULATED DATA, ... test trials, 14 neurons, 1 session, 1 animal, ...
     """
     if list(table.index.names) == ["forecaster", "than"]:
         return show_differences(table)

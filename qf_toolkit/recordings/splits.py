@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from .kept import Kept
 from .session import is_number
 from .trials import Trials, check_trials
 
@@ -43,6 +44,17 @@ class Split:
         table = pd.concat([self.train.table, self.validation.table])
         return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
 
+    def keeping(self, kept: Kept | None = None) -> "Split":
+        """The same split, of which windows that were cut are kept for who asks for them again; for as long as it is in use.
+
+        Parameters
+        ----------
+        kept : Kept, optional
+            Where; a new one, of at most 256 MB, where left out.
+        """
+        kept = Kept() if kept is None else kept
+        return replace(self, **{part: replace(getattr(self, part), kept=kept) for part in ("train", "validation", "test")})
+
 
 def check_split(split):
     """Raise QfError where this is no Split."""
@@ -71,6 +83,12 @@ def split_blocks(trials, test=-1, validation=0.15):
     ------
     QfError
         If a session has fewer than 2 blocks, a part comes out empty, or an argument is out of range.
+
+    Examples
+    --------
+    >>> split = split_blocks(trials)
+    >>> split.train.table["block"].unique().tolist(), split.test.table["block"].unique().tolist()
+    ([0, 1], [2])
     """
     check_trials(trials)
     _check_share("validation", validation)
@@ -116,6 +134,12 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     ------
     QfError
         If a part comes out empty, or an argument is out of range.
+
+    Examples
+    --------
+    >>> split = split_chronological(trials, test=0.25)
+    >>> bool(split.train.table["onset_frame"].max() < split.test.table["onset_frame"].min())
+    True
     """
     check_trials(trials)
     _check_share("test", test)
@@ -151,6 +175,12 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
     ------
     QfError
         If not exactly one is named, it is unknown, a part comes out empty, or an argument is out of range.
+
+    Examples
+    --------
+    >>> leave_one_out(trials, subject="sim2")
+    Traceback (most recent call last):
+    qf_toolkit.errors.UnknownKeyError: subject: 'sim2' has no trial here; ...
     """
     check_trials(trials)
     _check_share("validation", validation)
@@ -226,7 +256,7 @@ def _near(trials, mask, gap_s):
     """Which trials have a window within `gap_s` of a window of the trials in `mask` (sharing a frame counts at any gap)."""
     near = np.zeros(len(trials), bool)
     for session in trials.sessions:
-        here = (trials.table["session"] == session).to_numpy()
+        here = trials.positions(session)
         windows = trials.intervals(session)
         others = windows[mask[here]]
         if not len(others):

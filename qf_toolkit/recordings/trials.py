@@ -14,7 +14,9 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from .behaviour import aligned
 from .clock import jumps
+from .kept import Kept
 from .memory import as_source
 from .schema import TRIAL_COORDS, signal_of, trial_features
 from .window import Window, gather, is_active, response_gain, window_dff, window_of
@@ -72,6 +74,12 @@ def cut(
     QfError
         If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
         `strict`, anything is left out.
+
+    Examples
+    --------
+    >>> trials = cut(store, stimulus="drifting_gratings", baseline_s=3, response_s=2)
+    >>> dict(trials.dataset()["dff"].sizes)
+    {'trial': 17, 'neuron': 14, 'time': 50}
     """
     window = window_of(baseline_s, response_s, f0_s, score_s, signal=signal, active_rule=active_rule, active_gain=active_gain)
     source = as_source(source)
@@ -210,6 +218,7 @@ class Trials:
     rows: dict  # session -> rows of the kept neurons
     counts: dict = field(default_factory=dict)
     scaling: dict | None = None
+    kept: Kept | None = field(default=None, repr=False)  # where windows that were cut are looked up first
 
     def __len__(self):
         return len(self.table)
@@ -392,29 +401,38 @@ class Trials:
         x = self._gathered(session)
         return x + np.float32(1) if signal_of(self.source[session]) == "dff" else x
 
-    def dataset(self, session=None):
+    def dataset(self, session=None, behaviour=False):
         """The windows of one session, labelled.
 
         Parameters
         ----------
         session : str, optional
             Which; may be left out where there is only one.
+        behaviour : str, sequence of str or bool
+            Names of the behaviour to align to the windows' frames, True for all that the session holds; see `behaviour.aligned`.
 
         Returns
         -------
         xarray.Dataset
             `dff` or `zscore` (trial, neuron, time) float32, NaN where missing; `valid` (trial, neuron, time) bool; `active` (trial, neuron) bool;
+            of each behaviour, by its name, (trial, time) float32 with `units` in its attrs, NaN where it was not recorded;
             coords neuron, time (seconds from the onset), onset_frame, stimulus, condition, block, n_score (frames that are scored) and the features.
 
         Raises
         ------
         QfError
-            If there are several sessions and none is named.
+            If there are several sessions and none is named, or the session lacks a behaviour: the line names what there is.
         """
         if session is None:
             if len(self.sessions) != 1:
                 raise QfError(f"session: expected one of {len(self.sessions)} sessions, found none named. Use trials.by_session().")
             session = self.sessions[0]
+        if self.kept is None:
+            return self._cut(session, behaviour)
+        asked = behaviour if isinstance(behaviour, bool | str) else tuple(behaviour)
+        return self.kept.get((id(self.source), session, self.digest(), _tell(self.counts), asked), lambda: self._cut(session, behaviour))
+
+    def _cut(self, session, behaviour):
         names = self.neurons_of(session)
         ds, w = self.source[session], self.window
         rate = float(ds.attrs["rate_hz"])
@@ -440,8 +458,10 @@ class Trials:
             "n_score": ("trial", n_score),
         }
         dims = ("trial", "neuron", "time")
+        frames = self.intervals(session)[:, :1] + np.arange(n_baseline + n_response)
+        beside = {name: (("trial", "time"), v.values[frames], v.attrs) for name, v in aligned(ds, behaviour).items()}
         return xr.Dataset(
-            {w.signal: (dims, np.where(valid, out, np.nan).astype(np.float32)), "valid": (dims, valid), "active": (dims[:2], active)},
+            {w.signal: (dims, np.where(valid, out, np.nan).astype(np.float32)), "valid": (dims, valid), "active": (dims[:2], active), **beside},
             coords,
             {
                 "session": session, "rate_hz": rate, "n_baseline": n_baseline, "n_f0": n_f0, "n_score": int(n_score.max()),

@@ -25,7 +25,16 @@ PAPER_SCORE_S = {
 
 @dataclass(frozen=True)
 class Window:
-    """Lengths of an observation, and what is computed from it. Seconds at the surface, frames inside."""
+    """Lengths of an observation, and what is computed from it. Seconds at the surface, frames inside.
+
+    Examples
+    --------
+    >>> Window(baseline_s=3, response_s=2, f0_s=1).score_s
+    2.0
+    >>> Window(baseline_s=1, f0_s=2)
+    Traceback (most recent call last):
+    qf_toolkit.errors.QfError: f0_s: expected at most baseline_s = 1 s, found 2. Shorten f0_s.
+    """
 
     baseline_s: float = 3.0  # before the onset (paper 4.2)
     response_s: float = 2.0  # from the onset on (paper 4.2)

@@ -70,15 +70,10 @@ class Bank:
 
     Examples
     --------
-    >>> import pandas as pd
-    >>> from qf_toolkit.recordings.session import new_session
-    >>> from qf_toolkit.recordings.trials import cut
-    >>> shown = pd.DataFrame({"onset_frame": [40, 70], "offset_frame": [60, 90], "stimulus": ["grating", "grating"]})
-    >>> session = new_session(80 + np.arange(300, dtype=np.float32).reshape(3, 100), subject="mouse", session="A", rate_hz=10, trials=shown)
-    >>> trials = cut(session)
-    >>> bank = Bank(trials, {n: i for i, n in enumerate(trials.neurons)}, {"grating": 0}, "cpu")
+    >>> neurons, conditions = trials.neurons, sorted(set(trials.table["condition"]))
+    >>> bank = Bank(trials, {n: i for i, n in enumerate(neurons)}, {c: i for i, c in enumerate(conditions)}, "cpu")
     >>> len(bank), tuple(bank.batch(torch.tensor([0, 5])).x.shape), tuple(bank.population(torch.tensor([1])).x.shape)
-    (6, (2, 1, 50), (1, 3, 50))
+    (238, (2, 1, 50), (1, 14, 50))
     """
 
     def __init__(

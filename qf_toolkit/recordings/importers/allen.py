@@ -23,7 +23,7 @@ import pandas as pd
 from ...errors import DamagedFileError, QfError, SessionError
 from ..hdf5 import check_size, open_hdf5, readable_file, refused
 from ..session import Fingerprint, new_session, with_running
-from .arrays import naming
+from .trial_tables import naming
 from .visual_coding import FEATURES, SHOWN, epochs_at_pauses, number_blocks, trials_of
 
 INSTALL = "pip install 'qf_toolkit[allen]' && pip install --no-deps allensdk==2.16.2"
@@ -68,6 +68,14 @@ def read_allen(path, *, traces="corrected", subject=None, session=None, allow_ex
         If the file is cut short or no HDF5 file.
     SessionError
         If it is no Visual Coding file, leads to other files, or lacks a stimulus of its session, or the traces.
+
+    Examples
+    --------
+    >>> from qf_toolkit.recordings.simulated.visual_coding_files import simulate_container
+    >>> [path] = simulate_container("files", sessions=["A"], n_neurons=3, repeats=3, directions=2, temporal_frequencies=1)
+    >>> session = read_allen(path)
+    >>> session.sizes["neuron"], round(session.attrs["rate_hz"], 3)
+    (3, 30.0)
     """
     path = readable_file(path, "an NWB file")
     if traces not in TRACES:

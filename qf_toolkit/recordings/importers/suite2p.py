@@ -8,7 +8,8 @@ import numpy as np
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
 from ..hdf5 import as_path, readable_file, reason, refused
 from ..session import is_number
-from .arrays import from_arrays, load_npy, naming
+from .arrays import from_arrays, load_npy
+from .trial_tables import naming
 
 _PLANE = re.compile(r"^plane(\d+)$")
 
@@ -62,6 +63,12 @@ def read_suite2p(
         If a file can't be read.
     SessionError
         If shapes differ, no cell is left, or the trials break the schema.
+
+    Examples
+    --------
+    >>> session = read_suite2p("suite2p", rate_hz=30, subject="mouse", session="one")
+    >>> session["neuron"].values.tolist()
+    ['mouse/one/0', 'mouse/one/2', 'mouse/one/3']
     """
     folder = as_path(folder, "a suite2p folder")
     if not is_number(neuropil) or not np.isfinite(neuropil) or neuropil < 0:

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from qf_toolkit.cli.main import main
 from qf_toolkit.recordings.session import new_session
+
+# for tests whose models train too little to learn anything, of which training warns
+untaught = pytest.mark.filterwarnings("ignore:.*nothing was learnt that forecasts")
 
 
 def toy_session(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import toy_session
+from helpers import toy_session, untaught
 from small_codes import TINY, K, L, P, holes
 
 from qf_toolkit.errors import QfError, UnknownKeyError
@@ -23,6 +23,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

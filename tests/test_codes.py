@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import toy_session
+from helpers import toy_session, untaught
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -30,6 +30,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import toy_session
+from helpers import toy_session, untaught
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -34,6 +34,7 @@ from qf_toolkit.recordings.trials import cut
 from qf_toolkit.recordings.window import Window
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 # ---- t-SNE

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from small_study import TINY, part_of
 from viewers import key, lines, same
 
@@ -32,7 +32,7 @@ from qf_toolkit.recordings.trials import cut
 from qf_toolkit.widgets import CodeExplorer, EmbeddingBrowser, RolloutViewer, TraceInspector, base
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("no_figure_left")
+pytestmark = [pytest.mark.usefixtures("no_figure_left"), untaught]
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ import pytest
 import torch
 from helpers import toy_session, untaught
 from small_study import TINY, part_of
-from viewers import key, lines, same
+from viewers import ipywidgets, key, lines, same
 
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.recordings.splits import split_blocks

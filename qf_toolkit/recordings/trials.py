@@ -13,28 +13,28 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError, SessionError, UnknownKeyError, did_you_mean
+from .options import Selection, WindowOptions
 from .schema import TRIAL_COORDS, session_key, signal_of, trial_features, trial_table, validate
-from .session import is_number
 from .window import Window, gather, is_active, response_gain, window_dff
 
 
 def cut(
     source,
-    stimulus=None,
+    stimulus=Selection.stimulus,
     *,
-    subject=None,
-    session=None,
-    condition=None,
-    block=None,
-    neurons=None,
-    baseline_s=3.0,
-    response_s=2.0,
-    f0_s=None,
-    score_s=None,
-    signal="dff",
-    active_rule="gain",
-    active_gain=0.10,
-    strict=False,
+    subject=Selection.subject,
+    session=Selection.session,
+    condition=Selection.condition,
+    block=Selection.block,
+    neurons=Selection.neurons,
+    baseline_s=WindowOptions.baseline_s,
+    response_s=WindowOptions.response_s,
+    f0_s=WindowOptions.f0_s,
+    score_s=WindowOptions.score_s,
+    signal=WindowOptions.signal,
+    active_rule=WindowOptions.active_rule,
+    active_gain=WindowOptions.active_gain,
+    strict=Selection.strict,
 ):
     """Choose trials and the window around their onsets. No trace is read yet.
 
@@ -71,12 +71,8 @@ def cut(
         If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
         `strict`, anything is left out.
     """
-    if f0_s is None:
-        f0_s = min(2.0, baseline_s) if is_number(baseline_s) else 2.0
-    window = Window(
-        baseline_s, response_s, f0_s, response_s if score_s is None else score_s,
-        signal, active_rule, active_gain,
-    )  # fmt: skip
+    window = Window(baseline_s, response_s, f0_s, score_s, signal, active_rule, active_gain)
+    chosen = Selection(stimulus, condition, session, subject, block, neurons, strict)
     if isinstance(source, xr.Dataset):
         source = [source]
     if isinstance(source, list | tuple):
@@ -88,10 +84,10 @@ def cut(
     table = index = source.index
     if len(table) == 0:
         raise QfError("trials: expected a trial table, found only continuous recordings. Import with a trial table, or choose other sessions.")
-    for name, wanted in {"session": session, "subject": subject, "stimulus": stimulus, "condition": condition, "block": block}.items():
+    for name in ("session", "subject", "stimulus", "condition", "block"):
+        wanted = getattr(chosen, name)
         if wanted is None:
             continue
-        wanted = _several(name, wanted, int | np.integer if name == "block" else str)
         known = sorted(index[name].unique())
         for value in wanted:
             if value not in known:
@@ -103,7 +99,7 @@ def cut(
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
     parts, kept = [], {}
     known_neurons = set()
-    neurons = None if neurons is None else _several("neurons", neurons, str)
+    neurons = chosen.neurons
     for key, rows in table.groupby("session", sort=True):
         ds = source.header(key)
         known_neurons.update(ds["neuron"].values)
@@ -133,16 +129,6 @@ def cut(
     if left_out:
         warnings.warn(f"left out: {left_out}", stacklevel=3)
     return Trials(source, pd.concat(parts, ignore_index=True), window, kept, counts)
-
-
-def _several(name, wanted, kind):
-    """What was chosen as a list, be it one or several."""
-    found = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)
-    wrong = [v for v in found if not isinstance(v, kind) or isinstance(v, bool)]
-    if wrong:
-        what = "text" if kind is str else "whole numbers"
-        raise QfError(f"{name}: expected {what}, one or a list, found {wrong[0]!r} ({type(wrong[0]).__name__}). See what there is with store.index.")
-    return found
 
 
 def _complete(ds, onsets, window):
@@ -269,7 +255,7 @@ class Trials:
         UnknownKeyError
             If none of the trials' sessions has one of them.
         """
-        wanted = _several("neurons", neurons, str)
+        wanted = Selection(neurons=neurons).neurons or ()
         names = {s: np.array(self.neurons_of(s)) for s in self.sessions}
         for name in wanted:
             if not any(name in found for found in names.values()):

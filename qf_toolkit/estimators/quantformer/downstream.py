@@ -10,7 +10,7 @@ import torch
 from ...errors import QfError
 from ...models.options import check_options, defaults, refuse_unknown, shown
 from ...recordings.splits import check_split
-from ...recordings.window import Window
+from ...recordings.window import saved_window
 from ...training.bank import Bank, tell_left_out, token_id
 from ...training.checkpoint import digest
 from ...training.device import pick_device, told_memory
@@ -267,7 +267,7 @@ class Downstream(Forecaster):
         if missing := [n for n in note["neurons"] if n not in note["scale"]]:
             refuse(folder, f"scale.{missing[0]}", "a divisor", "none")
         try:
-            window = Window(**note["window"])
+            window = saved_window(note["window"])
         except QfError as e:
             refuse(folder, "window", "values that go together", e)
         if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):

@@ -13,7 +13,7 @@ from ...models.quantformer import QuantFormer
 from ...recordings.conditions import category_of
 from ...recordings.splits import check_split
 from ...recordings.trials import check_trials, scaling_by_session
-from ...recordings.window import Window
+from ...recordings.window import saved_window
 from ...training.bank import CHUNK, Bank, tell_left_out
 from ...training.checkpoint import digest
 from ...training.device import pick_device, told_memory
@@ -185,7 +185,7 @@ class Autoencoder:
     def from_note(cls, note, tensors, device, folder, where=""):
         """Build from the content of config.json and the weights in `folder`; `where` in config.json the note stands."""
         try:
-            config, window = QuantFormerConfig(**note["model"]), Window(**note["window"])
+            config, window = QuantFormerConfig(**note["model"]), saved_window(note["window"])
         except QfError as e:
             refuse(folder, f"{where}model or {where}window", "values that go together", e)
         frames, found = window.frames(config.rate_hz)[:2], (config.n_baseline, config.n_response)

@@ -40,7 +40,9 @@ class WindowOptions(Options):
     score_s: float | str | None = option(None, **SECONDS, words=("paper",), optional=True, flag="score", help="seconds of the response that are "
                                          "labelled and scored, all of it where left out; paper: by stimulus (Table A-1), 2 s for drifting "
                                          "gratings, 0.5 s for images, static gratings and noise")  # fmt: skip
-    signal: str = option("dff", "text", known=TARGETS, help="what is forecast: dF/F of the window, or the stored trace's z-score, by the training part")
+    signal: str = option(
+        "dff", "text", known=TARGETS, help="what is forecast: dF/F of the window, or the stored trace's z-score, by the training part"
+    )
     active_rule: str = option("gain", "text", known=ACTIVE_RULES, help="what is active: mean dF/F of at least active_gain (paper 3.2), or mean of its "
                               "absolute value above it (released code)")  # fmt: skip
     active_gain: float = option(0.10, least=-1e6, most=1e6, noun="a fraction", hint="The paper's is 0.10.", help="fraction of F0 that makes active")
@@ -51,7 +53,9 @@ class SplitOptions(Options):
     """How trials are divided into training, validation and test part."""
 
     split: str = option("blocks", "text", known=SPLITS, help="test on a block, on the end of every session, or on one subject or stimulus")
-    test: float | None = option(None, optional=True, help="position of the test block (-1, the last), or share of a session's trials that is tested (1/3)")
+    test: float | None = option(
+        None, optional=True, help="position of the test block (-1, the last), or share of a session's trials that is tested (1/3)"
+    )
     validation: float = option(0.15, above=0, below=1, noun="a share", hint="Pass 0.15, say.", help="share of each training block, its end")
     gap_s: float | None = option(None, least=0, most=A_DAY_S, noun="seconds", optional=True, flag="gap", help="chronological: seconds between training "
                                  "and test, a window's length where left out")  # fmt: skip
@@ -65,7 +69,9 @@ class SplitOptions(Options):
         if self.gap_s is not None and self.split != "chronological":
             raise QfError("gap_s: expected only with split chronological; blocks are apart as recorded. Leave it out.")
         if self.test is not None and by_name:
-            raise QfError(f"test: expected only with split blocks or chronological, found {self.test}. Name by leave_out which {self.split} is tested.")
+            raise QfError(
+                f"test: expected only with split blocks or chronological, found {self.test}. Name by leave_out which {self.split} is tested."
+            )
         if (self.leave_out is not None) != by_name:
             raise QfError("leave_out: expected with split subject or stimulus, and with these alone. It names the one that is tested.")
 

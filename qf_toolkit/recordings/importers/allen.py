@@ -21,9 +21,11 @@ import numpy as np
 import pandas as pd
 
 from ...errors import DamagedFileError, QfError, SessionError
+from ...models.options import check_options
 from ..hdf5 import check_size, open_hdf5, readable_file, refused
 from ..session import Fingerprint, new_session, with_running
 from .arrays import naming
+from .options import AllenOptions
 from .visual_coding import FEATURES, SHOWN, epochs_at_pauses, number_blocks, trials_of
 
 INSTALL = "pip install 'qf_toolkit[allen]' && pip install --no-deps allensdk==2.16.2"
@@ -32,13 +34,12 @@ PAPER_CONTAINERS = (
 )  # fmt: skip
 """The containers of the QuantFormer paper (appendix I)."""
 
-TRACES = ("corrected", "raw", "demixed", "dff")
 PIPELINE = "processing/brain_observatory_pipeline"
 _LOCK = threading.RLock()
 CHUNK_BYTES = 16 << 20  # of traces read at once: what is made of them on the way (float64) stays in the cache
 
 
-def read_allen(path, *, traces="corrected", subject=None, session=None, allow_external=False):
+def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, allow_external=False):
     """Import a Visual Coding session file as a Session.
 
     Parameters
@@ -70,8 +71,7 @@ def read_allen(path, *, traces="corrected", subject=None, session=None, allow_ex
         If it is no Visual Coding file, leads to other files, or lacks a stimulus of its session, or the traces.
     """
     path = readable_file(path, "an NWB file")
-    if traces not in TRACES:
-        raise QfError(f"traces: expected one of {', '.join(TRACES)}, found {traces!r}.")
+    check_options(AllenOptions, {"traces": traces})
     check_file(path, allow_external)
     dataset = _dataset_class()
     with _speaking(path):

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
+from ...models.options import check_options
 from ..hdf5 import as_path, readable_file, reason, refused
 from ..schema import TRIAL_COORDS
 from ..session import check_columns, is_number, new_session, numbers_in, seconds_in, whole_in
+from .options import ORIENTATIONS, ArraysOptions
 
-ORIENTATIONS = ("neuron,frame", "frame,neuron")
 ON_THE_FRAME = 0.01  # of a frame: times written with few decimals still belong to the frame they name
 _TIMES = ("onset_s", "offset_s", "duration_s")
 _COUNTERS = re.compile(r"(?i)^(trial|trial_?(id|index|no|num|number)|id|index|unnamed.*)$")
@@ -91,6 +92,7 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
         If the array or the trials break the schema.
     """
     path = as_path(path, "a .npy or .npz file")
+    check_options(ArraysOptions, {"orientation": orientation, "signal": signal, "rate_hz": rate_hz})
     x, key = _choose_array(path, key)
     if x.ndim != 2 or x.dtype.kind not in "fiu":
         raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found {x.dtype} of shape {x.shape}. Save the traces alone.")
@@ -108,8 +110,6 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
                 "Pass orientation='neuron,frame' (--orientation neuron,frame) if it is the other way round.",
                 stacklevel=2,
             )
-    if orientation not in ORIENTATIONS:
-        raise QfError(f"orientation: expected one of {ORIENTATIONS}, found {orientation!r}.")
     if orientation == "frame,neuron":
         x = x.T
     options.setdefault("provenance", f"{path.name}{f', key {key}' if key else ''}, stored as ({orientation})")

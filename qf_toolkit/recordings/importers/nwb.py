@@ -11,10 +11,12 @@ import h5py
 import numpy as np
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
+from ...models.options import check_options
 from ..hdf5 import open_hdf5, readable_file, reason, refused, whole
 from ..session import new_session, with_running
 from .arrays import naming
 from .nwb_intervals import trials_of_file
+from .options import NwbOptions
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
 _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
@@ -104,8 +106,7 @@ def read_nwb(
         If it is no NWB 2 file, leads to other files, holds no ROI traces, or breaks the schema.
     """
     path = readable_file(path, "an NWB file")
-    if signal not in (None, "fluorescence", "dff"):
-        raise QfError(f"signal: expected 'fluorescence' or 'dff', found {signal!r}.")
+    check_options(NwbOptions, {"signal": signal})
     try:
         from pynwb import NWBHDF5IO
     except ImportError as e:

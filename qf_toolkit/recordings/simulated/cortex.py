@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 
 from ..._files import write_netcdf
-from ...errors import QfError, UnknownKeyError, did_you_mean
+from ...errors import QfError
 from ...models.options import check_options
 from ..session import new_session, session_key
 from ..store import Store, _file_name

@@ -13,7 +13,9 @@ MANY = {"kind": "whole", "least": 1, "most": MOST_SHOWN}
 class SimulateOptions(Options):
     """What a simulated mouse is shown, and how it is recorded; the defaults are the real protocol's."""
 
-    sessions: tuple = option(("A",), "text", known=SESSIONS, several=True, help="A drifting gratings; B images, static gratings; C noise, C2 of two grids")
+    sessions: tuple = option(
+        ("A",), "text", known=SESSIONS, several=True, help="A drifting gratings; B images, static gratings; C noise, C2 of two grids"
+    )
     n_neurons: int = option(60, "whole", least=1, most=MOST_NEURONS, flag="neurons", help="how many")
     repeats: int = option(15, **MANY, help="repeats of a drifting grating")
     directions: int = option(8, **MANY, help="directions of the drifting gratings")

@@ -39,6 +39,7 @@ import seaborn as sns
 import xarray as xr
 
 import qf_toolkit as qf
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.interpret.attention import attention_rollout, readout
 from qf_toolkit.plots.attention import figure_heads, figure_rollout, figure_rollout_conditions, plot_heads
 from qf_toolkit.plots.style import credit, palette, save_figure, style
@@ -140,13 +141,13 @@ def exchanged(model, trials, rng):
         neurons, conditions = part.neurons, [str(c) for c in ds["condition"].values]
         scale = np.array([model.autoencoder.divisor(n) for n in neurons])
         other, swap = rng.permutation(len(conditions)), rng.permutation(len(neurons))
-        p = model.predict_arrays(x, neurons, conditions)
+        p = model.predict_arrays(Observations(x, neurons, conditions))
         # the trace keeps its size in units of its own neuron, whatever token stands beside it
         scaled = (x * (scale[swap] / scale)[:, None]).astype(np.float32)
         q = {
-            "[NEURON]": model.predict_arrays(scaled, [neurons[i] for i in swap], conditions),
-            "[STIM]": model.predict_arrays(x, neurons, [conditions[i] for i in other]),
-            "baseline": model.predict_arrays(x[other], neurons, conditions),
+            "[NEURON]": model.predict_arrays(Observations(scaled, [neurons[i] for i in swap], conditions)),
+            "[STIM]": model.predict_arrays(Observations(x, neurons, [conditions[i] for i in other])),
+            "baseline": model.predict_arrays(Observations(x[other], neurons, conditions)),
         }
         kept = {"[NEURON]": whole, "[STIM]": whole, "baseline": whole & whole[other]}
         changes.append({name: 100 * np.abs(q[name] - p)[kept[name]].mean() for name in q})

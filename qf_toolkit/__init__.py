@@ -11,6 +11,7 @@ from ._version import __version__
 from .errors import QfError
 
 if TYPE_CHECKING:  # for editors and the type checker
+    from .estimators.network import fit_network
     from .estimators.quantformer.activation import fit_classifier
     from .estimators.quantformer.pretrain import pretrain
     from .estimators.quantformer.response import fit_forecaster
@@ -44,6 +45,7 @@ __all__ = [
     "evaluate_classifier",
     "fit_classifier",
     "fit_forecaster",
+    "fit_network",
     "from_arrays",
     "import_many",
     "leave_one_out",
@@ -75,6 +77,7 @@ _HOME = {
     "estimators.quantformer.pretrain": ("pretrain",),
     "estimators.quantformer.response": ("fit_forecaster",),
     "estimators.quantformer.activation": ("fit_classifier",),
+    "estimators.network": ("fit_network",),
     "estimators.registry": ("load",),
     "evaluation.compare": ("compare",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),

@@ -6,7 +6,6 @@ mpl.use("Agg")
 
 from itertools import combinations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import toy_session
@@ -23,12 +22,6 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import Trials, cut
 
 TUNED = 3  # the neuron that repeats
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def noise_but_one(traces, trials, rng_seed=5, spikes_in_last=False):

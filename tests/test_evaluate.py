@@ -14,6 +14,7 @@ from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError
 from qf_toolkit.estimators.ceiling import SimulatorCeiling
 from qf_toolkit.estimators.frequency import FrequencyClassifier
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.naive import CopyLast, StimulusMean, Zero
 from qf_toolkit.evaluation.compare import compare, marks, show_differences
 from qf_toolkit.evaluation.scored import score
@@ -104,12 +105,12 @@ def test_jumps_at_the_borders_of_patches(mice):
         name = "steps"
         patch_frames = 5
 
-        def predict_arrays(self, context, neurons, conditions):
+        def predict_arrays(self, asked):
             t = np.arange(self.n_response)
-            return np.broadcast_to(0.5 * (t // 5) + 0.01 * (t % 2), (*context.shape[:2], self.n_response)).astype(np.float32)
+            return np.broadcast_to(0.5 * (t // 5) + 0.01 * (t % 2), (*asked.context.shape[:2], self.n_response)).astype(np.float32)
 
     table = evaluate([Steps().fit(mice)], mice)
-    inside = np.abs(np.diff(Steps().fit(mice).predict_arrays(np.zeros((1, 1, 30)), [], [])[0, 0]))
+    inside = np.abs(np.diff(Steps().fit(mice).predict_arrays(Observations(np.zeros((1, 1, 30)), ["n"], ["c"]))[0, 0]))
     assert table.loc["steps", "jump"] == pytest.approx(inside[4::5].mean() / np.delete(inside, [4, 9, 14]).mean(), rel=1e-5)
     assert np.isnan(table.loc["copy last", "jump"]) and 0.5 < table.attrs["truth_jump"] < 1.5
     assert 0.5 < table.loc["stimulus mean (PSTH)", "jump"] < 1.5

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 
 from qf_toolkit.errors import LeakageError, QfError, UnknownKeyError
 from qf_toolkit.estimators import frequency, naive, rows
-from qf_toolkit.estimators.interface import Forecaster
+from qf_toolkit.estimators.interface import Forecaster, Observations
 from qf_toolkit.estimators.ridge import PENALTIES, RidgePopulation
 from qf_toolkit.evaluation import table
 from qf_toolkit.evaluation.compare import compare, per_neuron_scores
@@ -62,7 +62,7 @@ def test_psth_falls_back_to_category_then_neuron():
     psth = naive.StimulusMean().fit(s)
     x, ds = _values(s.fitting, 30)
     neurons, context = s.test.neurons, np.zeros((3, 6, 30), np.float32)
-    out = psth.predict_arrays(context, neurons, ["scenes/orientation=999", "noise/frame=3", "scenes/orientation=45"])
+    out = psth.predict_arrays(Observations(context, neurons, ["scenes/orientation=999", "noise/frame=3", "scenes/orientation=45"]))
     assert np.allclose(out[0], x[ds["stimulus"].values == "scenes"].mean(0), atol=1e-5)
     assert np.allclose(out[1], x.mean(0), atol=1e-5)
     assert np.allclose(out[2], x[ds["condition"].values == "scenes/orientation=45"].mean(0), atol=1e-5)
@@ -176,7 +176,7 @@ def test_seen_trials_are_refused(split, fitted):
 
 
 def test_other_windows_and_neurons_are_refused(split, fitted):
-    with pytest.raises(QfError, match="as fitted"):
+    with pytest.raises(QfError, match="expected 3.0, the model"):
         fitted["training mean"].predict(cut(toy_session(0), baseline_s=2))
     stranger = split_blocks(cut(toy_session(0, subject="rat"))).test
     for name in ROWS[2:]:

@@ -265,8 +265,7 @@ def test_misuse_is_refused_in_a_line():
         assert row.seed is None
         with pytest.raises(QfError, match="trials: expected Trials, found Split"):
             row.predict_probability(split)
-        with pytest.raises(QfError, match="found a classifier"):
-            row.predict(split.test)
+        assert row.predict(split.test)["probability"].identical(row.predict_probability(split.test))
         with pytest.raises(QfError, match="of one session"):
             row.predict_probability(cut([toy_session(0), toy_session(1, subject="rat")]))
         with pytest.raises(UnknownKeyError, match="neuron"):

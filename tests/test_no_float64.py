@@ -7,6 +7,7 @@ from helpers import toy_session
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.estimators.quantformer.response import fit_forecaster
@@ -60,7 +61,8 @@ def test_every_path_of_training_and_prediction(tmp_path, signal, balance, normal
             forecaster.decode = how
             assert np.isfinite(forecaster.predict(split.test)["forecast"]).all()
         context = np.zeros((1, 1, 30))  # float64, as a user's arrays may be
-        forecaster.forecast_arrays(context, forecaster.neurons[:1], split.test.conditions[:1], wanted=("forecast", "samples", "codes"), n_samples=2)
+        asked = Observations(context, forecaster.neurons[:1], split.test.conditions[:1])
+        forecaster.forecast_arrays(asked, wanted=("forecast", "samples", "codes"), n_samples=2)
         forecaster.sample(split.test, n_samples=2)
         classifier.predict(split.test)
         autoencoder.codes(split.test)

@@ -4,23 +4,19 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-from functools import cache
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from helpers import toy_session
+from small_study import HIDDEN, LATE, fitted, hide, part_of, session
 
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.estimators.ceiling import SimulatorCeiling
 from qf_toolkit.estimators.frequency import FrequencyClassifier
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.naive import CopyLast, StimulusMean
-from qf_toolkit.estimators.quantformer.activation import fit_classifier
-from qf_toolkit.estimators.quantformer.pretrain import pretrain
-from qf_toolkit.estimators.quantformer.response import fit_forecaster
-from qf_toolkit.estimators.rows import naive_forecasters
 from qf_toolkit.interpret.observation import KEPT, Observer, one_thread
 from qf_toolkit.plots.observation import code_rows, figure_observation, model_looks, plot_codes, plot_observation, plot_psth, title_of
 from qf_toolkit.plots.style import palette, provenance
@@ -28,56 +24,11 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
-TINY = {"patch_frames": 8, "width": 16, "layers": 2, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False, "epochs": 2}
-FIT = {"batch_size": 64, "progress": False, "epochs": 2, "lr": 3e-3}
-HIDDEN = ("m/c1", 43)  # a neuron and a trial of m/one whose F0 is too small
-LATE = ("m/c2", 44)  # and one whose response alone has values missing
-
-
-def hide(traces, trials):
-    onset, late = (trials["onset_frame"][trial] for _, trial in (HIDDEN, LATE))
-    traces[1, onset - 20 : onset] = 0
-    traces[2, late + 5 : late + 8] = np.nan
-
-
-def session(name="one", seed=0, cells=range(6), **options):
-    cells = [f"c{i}" for i in cells]
-    return toy_session(seed, subject="m", session=name, n_neurons=len(cells), cells=cells, matched=True, **options)
-
-
-def fitted(split, **options):
-    """Auto-encoder, forecaster, classifier."""
-    autoencoder = pretrain(split, **{**TINY, **options})
-    return autoencoder, fit_forecaster(autoencoder, split, **FIT), fit_classifier(autoencoder, split, **FIT)
-
-
-@cache
-def study():
-    """Two sessions of a mouse, of which c3 to c5 are in both, and models of all of their neurons. Nothing here may be changed."""
-    split = split_blocks(cut([session(change=hide), session("two", 1, range(3, 8))]))
-    autoencoder, forecaster, classifier = fitted(split)
-    return SimpleNamespace(split=split, test=split.test, autoencoder=autoencoder, forecaster=forecaster, classifier=classifier,
-                           naive=[model.fit(split) for model in naive_forecasters()])  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def s():
-    return study()
 
 
 @pytest.fixture(scope="module")
 def observer(s):
     return Observer(s.test, [s.forecaster, *s.naive, s.classifier], n_samples=20, seed=3)
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
-def part_of(trials, name):
-    return trials.subset((trials.table["session"] == name).to_numpy())
 
 
 # --- what is looked up
@@ -107,7 +58,7 @@ def test_all_is_what_the_library_says_of_the_session(s, observer, name, neuron, 
     np.testing.assert_array_equal(view["code"], codes["code"])
     np.testing.assert_allclose(view["reconstruction"], codes["reconstruction"], atol=2e-6)
     np.testing.assert_array_equal(view["start_s"], s.autoencoder.config.patch_starts)
-    forecast = s.forecaster.codes_arrays(ds["dff"].values[None, None, :n], [neuron], [str(ds["condition"].values)])[0, 0]
+    forecast = s.forecaster.codes_arrays(Observations(ds["dff"].values[None, None, :n], [neuron], [str(ds["condition"].values)]))[0, 0]
     np.testing.assert_array_equal(view["forecast_code"].sel(model="QuantFormer"), forecast)
     assert (view["forecast_code"].sel(model=[m.name for m in s.naive]) == -1).all()
     wanted = s.classifier.predict(part)["probability"].sel(neuron=neuron, trial=trial)

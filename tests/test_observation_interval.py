@@ -14,11 +14,11 @@ class Exact(Forecaster):
 
     name, probabilistic = "exact", True
 
-    def predict_arrays(self, context, neurons, conditions):
-        return np.zeros((*context.shape[:2], 20), np.float32)
+    def predict_arrays(self, asked):
+        return np.zeros((*asked.context.shape[:2], 20), np.float32)
 
-    def sample_arrays(self, context, neurons, conditions, n_samples, seed):
-        draws = np.random.default_rng([seed, abs(int(1e6 * context.sum()))]).normal(size=(n_samples, *context.shape[:2], 20))
+    def sample_arrays(self, asked, n_samples, seed):
+        draws = np.random.default_rng([seed, abs(int(1e6 * asked.context.sum()))]).normal(size=(n_samples, *asked.context.shape[:2], 20))
         return (0.01 * np.sqrt(1.05) * draws).astype(np.float32)
 
 

@@ -19,12 +19,6 @@ from qf_toolkit.recordings.session import new_session
 from qf_toolkit.recordings.trials import cut
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def recording(session="d1", source="simulation", neurons=5):
     rng = np.random.default_rng(1)
     onsets = np.arange(40, 560, 50)

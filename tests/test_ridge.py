@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from qf_toolkit.errors import QfError
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.ridge import PENALTIES, RidgeOwn, RidgePopulation
 from qf_toolkit.estimators.rows import naive_forecasters
 from qf_toolkit.evaluation.table import evaluate
@@ -154,7 +155,7 @@ def test_forecasts_are_finite_whatever_was_recorded(seed, n_neurons, repeats, n_
             forecast = row.predict(part)["forecast"].values
             assert np.isfinite(forecast[usable]).all(), row.name
             context = np.nan_to_num(ds[signal].values[..., :10])
-            again = row.predict_arrays(context, part.neurons, list(ds["condition"].values))  # reads nothing after the onset
+            again = row.predict_arrays(Observations(context, part.neurons, list(ds["condition"].values)))  # reads nothing after the onset
             assert np.array_equal(again[usable], forecast[usable]), row.name
 
 

@@ -76,7 +76,7 @@ def test_labels_and_masks_are_those_of_each_trial_s_window(change):
     bank = Bank(trials, {n: i for i, n in enumerate(trials.neurons)}, {c: i for i, c in enumerate(trials.conditions)}, "cpu")
     complete = np.isfinite(ds["dff"].values).all(-1)  # what is learnt from has the whole response
     np.testing.assert_array_equal(bank.active.bool(), active[complete])
-    np.testing.assert_array_equal(bank.n_score, np.repeat(n_score[:, None], complete.shape[1], 1)[complete])
+    np.testing.assert_array_equal(bank.n_score(torch.arange(len(bank))), np.repeat(n_score[:, None], complete.shape[1], 1)[complete])
 
 
 def test_every_observation_is_counted(split):
@@ -199,7 +199,7 @@ def test_windows_of_sessions_of_slightly_different_rates_are_their_own():
     datasets = [part.dataset() for part in trials.by_session()]
     assert [ds.attrs["n_score"] for ds in datasets] == [16, 17]
     np.testing.assert_array_equal(bank.active.bool(), np.concatenate([ds["active"].values.ravel() for ds in datasets]))
-    np.testing.assert_array_equal(bank.n_score, np.concatenate([np.repeat(ds["n_score"].values, 6) for ds in datasets]))
+    np.testing.assert_array_equal(bank.n_score(torch.arange(len(bank))), np.concatenate([np.repeat(ds["n_score"].values, 6) for ds in datasets]))
 
 
 def test_an_f0_of_another_number_of_frames_is_refused():

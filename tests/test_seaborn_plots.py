@@ -30,12 +30,6 @@ from qf_toolkit.plots.tables import plot_classification
 ROWS = ["QuantFormer", "mine, with a rather long name", "copy last", "ridge, own trace"]
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def scores(n=30, seed=0, sessions=3):
     """Per-neuron scores as `per_neuron_scores` gives them, of simulated data; a few are missing in each row."""
     rng = np.random.default_rng(seed)

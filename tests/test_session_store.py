@@ -16,7 +16,7 @@ from qf_toolkit.errors import DamagedFileError, QfError, SessionError, UnknownKe
 from qf_toolkit.recordings.conditions import condition_key
 from qf_toolkit.recordings.session import Fingerprint, new_session, signal_of, validate
 from qf_toolkit.recordings.splits import split_blocks
-from qf_toolkit.recordings.store import Store, _file_name, _key_of, open_store
+from qf_toolkit.recordings.store import Store, _key_of, file_name, open_store
 
 
 def make(subject="m", session="a", seed=0, n=3, t=300, **options):
@@ -190,7 +190,7 @@ def test_keys_come_back_from_file_names(subject, session):
     from pathlib import Path
 
     key = f"{subject}/{session}"
-    name = _file_name(key)
+    name = file_name(key)
     assert "/" not in name and _key_of(Path("store") / name) == key
 
 
@@ -198,7 +198,7 @@ def test_keys_come_back_from_file_names(subject, session):
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_two_keys_never_share_a_file(parts):
     one, two = f"{parts[0]}/{parts[1]}", f"{parts[2]}/{parts[3]}"
-    assert (one == two) == (_file_name(one) == _file_name(two))
+    assert (one == two) == (file_name(one) == file_name(two))
 
 
 @pytest.mark.parametrize("subject, session", [("m.1", "2020-01-01 a"), ("ä_ö", "_x_"), ("a__b", "c%2Fd"), ("..a", ".b"), ("-", "50%")])

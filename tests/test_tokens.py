@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qf_toolkit.errors import QfError, UnknownKeyError
+from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.estimators.quantformer.response import fit_forecaster
@@ -160,7 +161,7 @@ def test_what_has_no_token_is_named(toy):
         with pytest.raises(UnknownKeyError, match=f'condition: .{unseen}. unknown.*stim_token="category" or "features"'):
             model.predict(split.test)
         with pytest.raises(UnknownKeyError, match=f"condition: .{unseen}"):
-            model.predict_arrays(np.zeros((1, 6, 30), np.float32), split.test.neurons, [unseen])
+            model.predict_arrays(Observations(np.zeros((1, 6, 30)), split.test.neurons, [unseen]))
     other = cut(toy_session(stimuli=("scenes",)))
     assert model.tokens.lacking([*other.conditions, *kept.train.conditions]) == other.conditions
     for kind, unknown in (("auto", "condition: 'scenes/"), ("category", "stimulus: 'scenes'"), ("features", "stimulus: 'scenes'")):
@@ -216,7 +217,7 @@ def test_features_take_conditions_never_seen(toy, tmp_path, fit, name):
     model.save(tmp_path)
     weights = tensors(model)
     x = split.test.dataset()["dff"].values[:2, :, :30]
-    predict = lambda m, *conditions: m.predict_arrays(x[: len(conditions)], split.test.neurons, list(conditions))  # noqa: E731
+    predict = lambda m, *conditions: m.predict_arrays(Observations(x[: len(conditions)], split.test.neurons, list(conditions)))  # noqa: E731
     before, alone = predict(model, seen, split.test.conditions[1]), predict(model, seen)
     both = predict(model, seen, unseen)
     np.testing.assert_array_equal(both[0], before[0])  # the same bits: in the same place of a call of the same size,

@@ -307,7 +307,7 @@ def test_a_validation_score_that_is_no_number_is_an_error(split, autoencoder, fi
         return real(module, draw, step, lambda: {**validate(), "score": value}, *args, **kwargs)
 
     for home in ("pretrain", "downstream"):
-        monkeypatch.setattr(f"qf_toolkit.training.{home}.run", run)
+        monkeypatch.setattr(f"qf_toolkit.estimators.quantformer.{home}.run", run)
     for call in (lambda: pretrain(split, epochs=2, **TINY), lambda: fit(autoencoder, split, epochs=2, **FIT)):
         with pytest.raises(QfError, match=rf"the validation score is {value} in epoch 0\. Lower lr"):
             call()

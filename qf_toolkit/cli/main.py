@@ -9,8 +9,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from .. import __version__
 from .._files import write_netcdf
+from .._version import __version__
 from ..errors import QfError
 from .console import console
 from .importing import READERS, import_recordings, list_allen, options_given
@@ -151,7 +151,7 @@ def _run_of(folder, store):
     model = load(folder, device="cpu")
     window = asdict(model.window)
     settings = {**TRIALS, **SPLIT, **{n: window[n] for n in TRIALS if n in window}}
-    if hasattr(model, "tokens"):
+    if model.has_tokens:
         from ..recordings.store import Store
 
         present = Store(store).index["condition"]
@@ -211,16 +211,14 @@ def _fit(args):
 
 
 def _forecast(args):
-    from ..estimators.quantformer.pretrain import Autoencoder
-    from ..estimators.quantformer.response import QuantFormerForecaster
     from ..estimators.registry import load
     from ..recordings.store import Store
 
     model = load(args.model)
-    if isinstance(model, Autoencoder):
+    if model.task == "codes":
         raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {args.model}. Fit it to a task first.")
     if args.decode is not None:
-        if not isinstance(model, QuantFormerForecaster):
+        if not (model.task == "forecast" and model.has_codes):
             raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
         model.decode = args.decode
     settings = _settings(args, _run_of(args.model, args.store))
@@ -238,13 +236,12 @@ def _forecast(args):
 
 
 def _evaluate(args):
-    from ..estimators.quantformer.pretrain import Autoencoder
     from ..estimators.registry import load
     from ..study.report import report, report_files
 
     models = [load(folder) for folder in args.model]
     for folder, model in zip(args.model, models, strict=True):
-        if isinstance(model, Autoencoder):
+        if model.task == "codes":
             raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {folder}. Fit it to a task first.")
     rows = [(type(m), m.name) for m in models]
     for folder, model, row in zip(args.model, models, rows, strict=True):

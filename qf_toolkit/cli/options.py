@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import fields
 
-from .. import __version__
+from .._version import __version__
 from ..estimators.quantformer.options import FitConfig, PretrainConfig
 from ..models.config import QuantFormerConfig
 from ..training.options import LoopConfig, check_device

@@ -1,17 +1,21 @@
 """Naive classifiers of activation, and the simplest of them: how often a neuron was active for a condition in training."""
 
+from typing import ClassVar
+
 import numpy as np
 import xarray as xr
 
 from ..errors import QfError
 from ..recordings.conditions import category_of
 from ..recordings.trials import check_trials
-from .interface import check_keys
-from .naive import HINT, _Naive, scored_whole
+from . import schema
+from .checks import check_keys
+from .interface import Classifier, origin
+from .naive import HINT, Naive, scored_whole
 from .seen import seen_frames
 
 
-class _NaiveClassifier(_Naive):
+class NaiveClassifier(Naive, Classifier):
     """What the naive classifiers share. Subclasses learn in `_learn_from(trials)` and answer in `_probability(part, neurons)`."""
 
     def fit_on(self, trials):
@@ -19,7 +23,7 @@ class _NaiveClassifier(_Naive):
         check_trials(trials)
         self.notes = []
         self._remember(trials)
-        self.seen = seen_frames(trials)
+        self.seen, self.simulated = seen_frames(trials), trials.simulated
         self._learn_from(trials)
         self._learnt_from = f"{type(self).__name__} {trials.digest()}"
         return self
@@ -52,10 +56,12 @@ class _NaiveClassifier(_Naive):
         return xr.DataArray(self._probability(trials, neurons), coords, ("trial", "neuron"), name="probability")
 
     def predict(self, trials):
-        raise QfError(f"{self.name}: expected a forecaster, found a classifier, which gives probabilities. Use predict_probability(trials).")
+        """See `Classifier.predict`; for the trials of one session."""
+        found = self.predict_probability(trials)
+        return xr.Dataset({"probability": found, "active": (found > self.threshold).where(found.notnull())}, attrs=origin(trials, self))
 
 
-class FrequencyClassifier(_NaiveClassifier):
+class FrequencyClassifier(NaiveClassifier):
     """How often a neuron was active for a condition in training: the naive row of activation.
 
     Parameters
@@ -70,7 +76,10 @@ class FrequencyClassifier(_NaiveClassifier):
         If `shrinkage` is no number above 0.
     """
 
+    kind = "frequency"
     name = "frequency of activation"
+    options: ClassVar[dict] = {"shrinkage": schema.number(above=0, most=1e300)}
+    learnt: ClassVar[dict] = {"neurons": schema.KEYS, "keys": schema.KEYS}
 
     def __init__(self, shrinkage=2.0):
         super().__init__()
@@ -95,6 +104,21 @@ class FrequencyClassifier(_NaiveClassifier):
         self.frequency = (hits + self.shrinkage * self.own) / (total + self.shrinkage)
         of_category = self.frequency[[self.rows[category_of(c)] for c in conditions]]
         self.frequency[:n] = np.where(total[:n] > 0, self.frequency[:n], of_category)
+
+    def facts(self):
+        return {"neurons": list(self.neurons), "keys": list(self.rows)}
+
+    def arrays(self):
+        return {"own": self.own, "frequency": self.frequency}
+
+    @classmethod
+    def shapes(cls, note, n_context, n_response):
+        n = len(note["neurons"])
+        return {"own": (n,), "frequency": (len(note["keys"]), n)}
+
+    def restore(self, note, arrays):
+        self.neurons, self.rows = ({k: i for i, k in enumerate(note[name])} for name in ("neurons", "keys"))
+        self.own, self.frequency = arrays["own"], arrays["frequency"]
 
     def _probability(self, part, neurons):
         columns = np.array([self.neurons[n] for n in neurons])

@@ -8,21 +8,28 @@ UnknownKeyError for one they never saw.
 """
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict
+from typing import ClassVar
 
 import numpy as np
+import torch
 
 from ..errors import QfError
 from ..recordings.conditions import category_of
 from ..recordings.splits import check_split
-from .interface import Forecaster, check_keys, check_rate
+from ..recordings.trials import scaling_by_session
+from ..recordings.window import Window
+from . import schema
+from .checks import check_keys, check_rate, check_window
+from .interface import Estimator, Forecaster
+from .notes import refuse
 from .seen import seen_frames
 
 HINT = "Fit on trials of these neurons, or choose the neurons it knows."
 
 
-class _Naive(Forecaster):
-    """What the naive rows share: the window they were fitted with, and the session-wise reading of arrays.
+class Naive(Estimator):
+    """What the naive rows share: the window they were fitted with, the session-wise reading of arrays, saving.
 
     Attributes
     ----------
@@ -33,6 +40,7 @@ class _Naive(Forecaster):
     def __init__(self):
         super().__init__()
         self.notes = []
+        self.window = None
 
     def fit(self, split):
         """Learn from a Split; returns self.
@@ -45,7 +53,7 @@ class _Naive(Forecaster):
         check_split(split)
         self.notes = []
         self._remember(split.fitting)
-        self.seen = seen_frames(split.train, split.validation)
+        self.seen, self.simulated = seen_frames(split.train, split.validation), split.train.simulated
         self._learn(split)
         self._learnt_from = f"{type(self).__name__} {split.train.digest()} {split.validation.digest()}"
         return self
@@ -65,15 +73,68 @@ class _Naive(Forecaster):
 
     def prepare(self, trials):
         """The same trials with the z-scores of the training part; raises QfError where window or rate are not those of `fit`."""
-        if self.n_response is None:
+        if self.window is None:
             raise QfError(f"{self.name}: not fitted yet. Call fit(split) first.")
-        ours, theirs = (tuple(getattr(w, n) for n in ("baseline_s", "response_s", "f0_s", "signal")) for w in (self.window, trials.window))
-        if ours != theirs:
-            raise QfError(
-                f"{self.name}: expected windows (baseline_s, response_s, f0_s, signal) = {ours}, as fitted, found {theirs}. Cut them alike."
-            )
-        check_rate(self.rate_hz, trials)
-        return replace(trials, scaling=self.scaling) if self.window.signal == "zscore" else trials
+        return check_window(self.window, self.rate_hz, trials, self.scaling if self.window.signal == "zscore" else None)
+
+    # ------------------------------------------------------------ saved models
+
+    options: ClassVar[dict] = {}  # what it is made with, and
+    learnt: ClassVar[dict] = {}  # what it has learnt beside arrays, each with its check in `schema`
+
+    def facts(self):
+        """What it has learnt beside arrays, as JSON holds it: the keys of `learnt`."""
+        return {}
+
+    def arrays(self):
+        """{name: array} of what it has learnt."""
+        return {}
+
+    @classmethod
+    def shapes(cls, note, n_context, n_response):
+        """{name: shape} of the arrays that belong to a note; a window has so many frames before and after the onset."""
+        return {}
+
+    def restore(self, note, arrays):
+        """Take what was learnt from a note and its arrays."""
+
+    def note(self):
+        if self.window is None:
+            raise QfError(f"{self.name}: not fitted yet. Call fit(split) first.")
+        return {
+            "window": asdict(self.window), "rate_hz": self.rate_hz, "scaling": self.scaling, "seen": self.seen, "simulated": self.simulated,
+            "notes": self.notes, "learnt_from": self._learnt_from, **{n: getattr(self, n) for n in self.options}, **self.facts(),
+        }  # fmt: skip
+
+    def tensors(self):
+        return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in self.arrays().items()}
+
+    @classmethod
+    def checks(cls):
+        shared = {
+            "window": schema.WINDOW, "rate_hz": schema.number(above=0, most=1e6), "scaling": schema.maybe(schema.scaling), "seen": schema.SEEN,
+            "simulated": schema.flag(optional=True), "notes": schema.listing(schema.text()), "learnt_from": schema.text(),
+        }  # fmt: skip
+        return schema.record({**shared, **cls.options, **cls.learnt}, {"run": schema.maybe(schema.RUN)})
+
+    @classmethod
+    def from_note(cls, note, tensors, device, folder):
+        try:
+            self, window = cls(**{n: note[n] for n in cls.options}), Window(**note["window"])
+        except QfError as e:
+            refuse(folder, "window", "values that go together", e)
+        n_context, n_response = window.frames(note["rate_hz"])[:2]
+        wanted, found = cls.shapes(note, n_context, n_response), {name: tuple(t.shape) for name, t in tensors.items()}
+        for name in sorted({*wanted, *found}):
+            if wanted.get(name) != found.get(name):
+                refuse(folder, name, f"an array of shape {wanted.get(name)}, as its keys have it", found.get(name))
+        self.window, self.rate_hz, self.scaling = window, note["rate_hz"], scaling_by_session(note["scaling"])
+        self.n_context, self.n_response = n_context, n_response
+        self.seen, self.simulated, self.notes, self._learnt_from = (note[n] for n in ("seen", "simulated", "notes", "learnt_from"))
+        self.restore(note, {name: t.numpy() for name, t in tensors.items()})
+        return self
+
+    # ------------------------------------------------------------ reading
 
     def _observations(self, trials):
         """For each session: neurons, conditions, context and response float64 (trial, neuron, time; 0 where missing), whole (trial, neuron)."""
@@ -96,35 +157,40 @@ class _Naive(Forecaster):
             )
 
 
-class Zero(_Naive):
+class Zero(Naive, Forecaster):
     """The constant forecast 0 (for dF/F: the response stays at F0): the zero of the explained share E."""
 
+    kind = "zero"
     name = "zero"
 
-    def predict_arrays(self, context, neurons, conditions):
-        return np.zeros((*context.shape[:2], self.n_response), np.float32)
+    def predict_arrays(self, asked):
+        return np.zeros((*asked.context.shape[:2], self.n_response), np.float32)
 
 
-class CopyLast(_Naive):
+class CopyLast(Naive, Forecaster):
     """The last frame of the baseline, held."""
 
+    kind = "copy_last"
     name = "copy last"
 
-    def predict_arrays(self, context, neurons, conditions):
-        return np.repeat(context[..., -1:], self.n_response, -1)
+    def predict_arrays(self, asked):
+        return np.repeat(asked.context[..., -1:], self.n_response, -1)
 
 
-class ContextMean(_Naive):
+class ContextMean(Naive, Forecaster):
     """The mean of the whole baseline, held."""
 
+    kind = "context_mean"
     name = "mean of the context"
 
-    def predict_arrays(self, context, neurons, conditions):
-        return np.repeat(context.mean(-1, keepdims=True), self.n_response, -1)
+    def predict_arrays(self, asked):
+        return np.repeat(asked.context.mean(-1, keepdims=True), self.n_response, -1)
 
 
-class _Means(_Naive):
+class _Means(Naive, Forecaster):
     """Time-resolved response means per neuron, neuron x stimulus category, neuron x condition."""
+
+    learnt: ClassVar[dict] = {"neurons": schema.KEYS, "levels": schema.record(dict.fromkeys(("condition", "category", "neuron"), schema.KEYS))}
 
     def _learn(self, split):
         trials = split.fitting
@@ -148,6 +214,21 @@ class _Means(_Naive):
         means["category"] = np.where(np.isnan(means["category"]), means["neuron"], means["category"])
         self.means = {level: m.astype(np.float32) for level, m in means.items()}
 
+    def facts(self):
+        return {"neurons": list(self.neurons), "levels": {level: list(keys) for level, keys in self.levels.items()}}
+
+    def arrays(self):
+        return self.means
+
+    @classmethod
+    def shapes(cls, note, n_context, n_response):
+        return {level: (len(keys), len(note["neurons"]), n_response) for level, keys in note["levels"].items()}
+
+    def restore(self, note, arrays):
+        self.neurons = {n: i for i, n in enumerate(note["neurons"])}
+        self.levels = {level: {k: i for i, k in enumerate(keys)} for level, keys in note["levels"].items()}
+        self.means = arrays
+
     def _columns(self, neurons):
         check_keys("neuron", neurons, self.neurons, HINT)
         return np.array([self.neurons[n] for n in neurons])
@@ -162,17 +243,20 @@ class TrainingMean(_Means):
         Keep the mean's course over the response instead of one number a neuron.
     """
 
+    kind = "training_mean"
     name = "training mean"
+
+    options: ClassVar[dict] = {"time_resolved": schema.flag()}
 
     def __init__(self, time_resolved=False):
         super().__init__()
         self.time_resolved = time_resolved
 
-    def predict_arrays(self, context, neurons, conditions):
-        mean = self.means["neuron"][0, self._columns(neurons)]
+    def predict_arrays(self, asked):
+        mean = self.means["neuron"][0, self._columns(asked.neurons)]
         if not self.time_resolved:
             mean = np.repeat(mean.mean(-1, keepdims=True), self.n_response, -1)
-        return np.repeat(mean[None], len(conditions), 0)
+        return np.repeat(mean[None], len(asked.conditions), 0)
 
 
 class StimulusMean(_Means):
@@ -182,12 +266,13 @@ class StimulusMean(_Means):
     where that is new, too, the neuron's mean.
     """
 
+    kind = "stimulus_mean"
     name = "stimulus mean (PSTH)"
 
-    def predict_arrays(self, context, neurons, conditions):
-        columns = self._columns(neurons)
-        out = np.empty((len(conditions), len(neurons), self.n_response), np.float32)
-        for i, condition in enumerate(conditions):
+    def predict_arrays(self, asked):
+        columns = self._columns(asked.neurons)
+        out = np.empty((len(asked.conditions), len(asked.neurons), self.n_response), np.float32)
+        for i, condition in enumerate(asked.conditions):
             for level in ("condition", "category", "neuron"):
                 row = self.levels[level].get(_at(level, condition))
                 if row is not None:

@@ -5,6 +5,8 @@ responses are kept as fluorescence and taken over the F0 of the trial that is as
 gain, and no activation. Probabilities are 0 where F0 can't be used, as such a trial is never labelled active.
 """
 
+from typing import ClassVar
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -12,19 +14,26 @@ from sklearn.preprocessing import StandardScaler
 
 from ..recordings.conditions import category_of
 from ..recordings.window import is_active
-from .frequency import _NaiveClassifier, check_shrinkage
+from . import schema
+from .frequency import NaiveClassifier, check_shrinkage
 from .naive import scored_whole
 
 MOST_RESPONSES = 500  # so many of a condition, category or neuron are asked, evenly spaced in training: they tell a share to 2 %
+ARRAYS = ("response", "weight", "f0", "usable", "known", "active")  # what is kept of each session
 LEAST_RATIO = 0.05  # of a level to F0, in the calibration: fluorescence corrected for neuropil can fall below 0
 
 
-class _OverF0(_NaiveClassifier):
+class _OverF0(NaiveClassifier):
     """What the two share: the training responses of each session, and their gains over the F0 of another trial.
 
     A trial is told of by the responses in its own session, for the fluorescence of a cell differs between sessions. A neuron without a whole response
     there (its session was not in training, say) is told of by those in other sessions, each over the F0 of its own trial.
     """
+
+    learnt: ClassVar[dict] = {
+        "neurons": schema.KEYS, "frames": schema.whole(least=1),
+        "sessions": schema.mapping(schema.record({"neurons": schema.KEYS, "conditions": schema.listing(schema.text())})),
+    }  # fmt: skip
 
     def _learn_from(self, trials):
         self.neurons = {n: i for i, n in enumerate(trials.neurons)}
@@ -44,11 +53,8 @@ class _OverF0(_NaiveClassifier):
         if part.window.active_rule == "gain":  # the mean of the gain is the gain of the mean
             response, weight = (response * weight[:, None]).sum(-1, keepdims=True), np.ones((len(weight), 1))
         conditions = [str(c) for c in ds["condition"].values]
-        rows = {"": np.arange(len(conditions))}
-        for keys in (np.array(conditions), np.array([category_of(c) for c in conditions])):
-            rows |= {str(key): np.flatnonzero(keys == key) for key in np.unique(keys)}
         return {
-            "neurons": part.neurons_of(session), "conditions": conditions, "rows": rows, "response": response, "weight": weight,
+            "neurons": part.neurons_of(session), "conditions": conditions, "rows": _rows_of(conditions), "response": response, "weight": weight,
             "f0": np.where(usable, f0, 1.0), "usable": usable, "known": scored_whole(ds) & usable, "active": ds["active"].values,
         }  # fmt: skip
 
@@ -105,6 +111,35 @@ class _OverF0(_NaiveClassifier):
         read = self._read(part)
         return np.where(read["usable"], self._of(part.sessions[0], read), 0.0)
 
+    def facts(self):
+        sessions = {s: {"neurons": read["neurons"], "conditions": read["conditions"]} for s, read in self.responses.items()}
+        return {"neurons": list(self.neurons), "sessions": sessions, "frames": next(iter(self.responses.values()))["response"].shape[-1]}
+
+    def arrays(self):
+        return {f"{name}.{s}": read[name] for s, read in self.responses.items() for name in ARRAYS}
+
+    @classmethod
+    def shapes(cls, note, n_context, n_response):
+        found, k = {}, note["frames"]
+        for session, of in note["sessions"].items():
+            size = len(of["conditions"]), len(of["neurons"])
+            found |= {f"{name}.{session}": size for name in ARRAYS} | {f"response.{session}": (*size, k), f"weight.{session}": (size[0], k)}
+        return found
+
+    def restore(self, note, arrays):
+        self.neurons = {n: i for i, n in enumerate(note["neurons"])}
+        self.responses = {
+            s: {**of, "rows": _rows_of(of["conditions"]), **{name: arrays[f"{name}.{s}"] for name in ARRAYS}} for s, of in note["sessions"].items()
+        }
+
+
+def _rows_of(conditions):
+    """Trials of each condition, of each category, and under "" all: {key: int array}."""
+    rows = {"": np.arange(len(conditions))}
+    for keys in (np.array(conditions), np.array([category_of(c) for c in conditions])):
+        rows |= {str(key): np.flatnonzero(keys == key) for key in np.unique(keys)}
+    return rows
+
 
 class LevelOverF0(_OverF0):
     """The expected gain: the mean level of a neuron's responses to the condition in training, over this trial's F0, less 1.
@@ -116,6 +151,7 @@ class LevelOverF0(_OverF0):
     where the labels are all alike.
     """
 
+    kind = "level_over_f0"
     name = "response level over F0"
 
     def _learn_from(self, trials):
@@ -126,6 +162,24 @@ class LevelOverF0(_OverF0):
         threshold = self.window.active_gain
         x = self._feature(np.concatenate([*gain, [threshold - 1, threshold + 1]]))
         self.calibration = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, np.concatenate([*active, [False, True]]))
+
+    def arrays(self):
+        scale, logistic = (step for _, step in self.calibration.steps)
+        line = np.array([scale.mean_[0], scale.scale_[0], logistic.coef_[0, 0], logistic.intercept_[0]])
+        return {**super().arrays(), "calibration": line}
+
+    @classmethod
+    def shapes(cls, note, n_context, n_response):
+        return {**super().shapes(note, n_context, n_response), "calibration": (4,)}
+
+    def restore(self, note, arrays):
+        super().restore(note, arrays)
+        # scikit-learn's own objects, given what their fits found
+        mean, spread, slope, intercept = arrays["calibration"].reshape(4, 1)
+        scale, logistic = StandardScaler(), LogisticRegression()
+        scale.mean_, scale.scale_, scale.var_, scale.n_features_in_ = mean, spread, spread**2, 1
+        logistic.coef_, logistic.intercept_, logistic.classes_, logistic.n_features_in_ = slope[None], intercept, np.array([False, True]), 1
+        self.calibration = make_pipeline(scale, logistic)
 
     def _expected(self, session, read):
         out = np.zeros(read["f0"].shape)
@@ -158,7 +212,9 @@ class FrequencyOverF0(_OverF0):
         If `shrinkage` is no number above 0.
     """
 
+    kind = "frequency_over_f0"
     name = "frequency over F0"
+    options: ClassVar[dict] = {"shrinkage": schema.number(above=0, most=1e300)}
 
     def __init__(self, shrinkage=2.0):
         super().__init__()

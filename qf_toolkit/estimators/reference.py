@@ -104,7 +104,7 @@ def told(label, history, scores, progress):
         epoch (the best one, from 0), epochs, score, stimulus_mean, mean.
     """
     best = min(history, key=lambda entry: entry["score"])
-    reference = {"epoch": best["epoch"], "epochs": len(history), "score": best["score"], **scores}
+    reference = {"epoch": best["epoch"], "epochs": history[-1]["epoch"] + 1, "score": best["score"], **scores}
     if progress:
         print(line(label, reference))
     if not reference["score"] < reference["mean"]:

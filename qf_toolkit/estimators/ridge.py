@@ -5,20 +5,28 @@ another (no whole observation in it, say), a fit takes the penalty that is best 
 best in cross-validation inside the training part; `notes` says so.
 """
 
+from typing import ClassVar
+
 import numpy as np
 
 from ..errors import UnknownKeyError
 from ..recordings.conditions import category_of
-from .interface import check_keys
-from .naive import HINT, _Naive
+from . import schema
+from .checks import check_keys
+from .interface import Forecaster
+from .naive import HINT, Naive
 
 PENALTIES = np.logspace(-3, 4, 15)  # of features scaled so that the context, as a block, has total variance 1, like the one-hot of the conditions
 FOLDS = 5  # of the cross-validation: stretches of consecutive training trials
 MOST_ONE_HOT = 200  # more conditions than this (sparse noise has 9,000, each shown once) are coded by their stimulus category
+SOLVED = ("mean_x", "mean_y", "v", "weights")  # what is kept of a group of neurons; see `_solved`
 MOST_BINS = 8  # time bins of each neuron's context in the population ridge: 60 neurons x 90 frames would be 5,400 features for 400 trials
 
 
-class _Ridge(_Naive):
+_CODED = {"by_condition": schema.flag(), "columns": schema.KEYS}
+
+
+class _Ridge(Naive, Forecaster):
     """What the two ridges share: how conditions become features, and how a penalty is chosen."""
 
     def _code_conditions(self, split):
@@ -26,6 +34,13 @@ class _Ridge(_Naive):
         self.by_condition = len(trials.conditions) <= MOST_ONE_HOT
         keys = trials.conditions if self.by_condition else sorted({category_of(c) for c in trials.conditions})
         self.columns = {k: i for i, k in enumerate(keys)}
+
+    def _coded(self):
+        """How conditions become features, as JSON holds it."""
+        return {"by_condition": self.by_condition, "columns": list(self.columns)}
+
+    def _restore_coded(self, note):
+        self.by_condition, self.columns = note["by_condition"], {k: i for i, k in enumerate(note["columns"])}
 
     def _one_hot(self, conditions):
         """(trial, column); a condition that was not in training is spread over those of its category, or over all."""
@@ -61,7 +76,9 @@ class RidgeOwn(_Ridge):
     Solved from the neurons' normal equations, which add up over sessions where cells are matched.
     """
 
+    kind = "ridge_own"
     name = "ridge, own trace"
+    learnt: ClassVar[dict] = {**_CODED, "neurons": schema.KEYS, "penalty": schema.number(least=0)}
 
     def _learn(self, split):
         self._code_conditions(split)
@@ -157,13 +174,29 @@ class RidgeOwn(_Ridge):
         scale[:, : self.n_context] = (1 / np.sqrt(np.where(total > 1e-12, total, 1.0)))[:, None]
         return scale
 
-    def predict_arrays(self, context, neurons, conditions):
-        check_keys("neuron", neurons, self.neurons, HINT)
-        at = np.array([self.neurons[n] for n in neurons])
+    def predict_arrays(self, asked):
+        check_keys("neuron", asked.neurons, self.neurons, HINT)
+        at = np.array([self.neurons[n] for n in asked.neurons])
         weights = self.weights[at] * self.scale[at][..., None]
-        own = np.matmul(context.transpose(1, 0, 2).astype(np.float64), weights[:, : self.n_context]).transpose(1, 0, 2)
-        driven = np.einsum("bc,nct->bnt", self._one_hot(conditions), weights[:, self.n_context :])
+        own = np.matmul(asked.context.transpose(1, 0, 2).astype(np.float64), weights[:, : self.n_context]).transpose(1, 0, 2)
+        driven = np.einsum("bc,nct->bnt", self._one_hot(asked.conditions), weights[:, self.n_context :])
         return (own + driven + self.intercept[at]).astype(np.float32)
+
+    def facts(self):
+        return {**self._coded(), "neurons": list(self.neurons), "penalty": self.penalty}
+
+    def arrays(self):
+        return {"scale": self.scale, "weights": self.weights, "intercept": self.intercept}
+
+    @classmethod
+    def shapes(cls, note, n_context, n_response):
+        n, p = len(note["neurons"]), n_context + len(note["columns"])
+        return {"scale": (n, p), "weights": (n, p, n_response), "intercept": (n, n_response)}
+
+    def restore(self, note, arrays):
+        self._restore_coded(note)
+        self.neurons, self.penalty = {n: i for i, n in enumerate(note["neurons"])}, note["penalty"]
+        self.scale, self.weights, self.intercept = (arrays[name] for name in ("scale", "weights", "intercept"))
 
 
 def _by_session(trials):
@@ -193,7 +226,19 @@ class RidgePopulation(_Ridge):
     once) stands in for validation. Solved by one SVD for all penalties.
     """
 
+    kind = "ridge_population"
     name = "ridge, population"
+    learnt: ClassVar[dict] = {
+        **_CODED,
+        "populations": schema.listing(
+            schema.record(
+                {
+                    "neurons": schema.KEYS, "scale": schema.number(), "penalty": schema.number(least=0),
+                    "groups": schema.listing(schema.record({"members": schema.listing(schema.whole()), "rank": schema.whole()})),
+                }
+            )
+        ),
+    }  # fmt: skip
     population = True
 
     def _learn(self, split):
@@ -234,24 +279,61 @@ class RidgePopulation(_Ridge):
         return {"x": np.concatenate([bins * scale, one_hot], 1), "y": y, "kept": kept, "train": train, "scale": scale, "groups": groups}
 
     def _bins(self, context):
-        n_bins = min(MOST_BINS, context.shape[-1])
+        n_bins = _n_bins(context.shape[-1])
         edges = np.linspace(0, context.shape[-1], n_bins + 1).round().astype(int)
         means = np.add.reduceat(context.astype(np.float64), edges[:-1], axis=-1) / np.diff(edges)
         return means.reshape(len(context), -1)
 
-    def predict_arrays(self, context, neurons, conditions):
-        population = self.populations.get(tuple(neurons))
+    def predict_arrays(self, asked):
+        population = self.populations.get(tuple(asked.neurons))
         if population is None:
-            check_keys("neuron", neurons, {n for p in self.populations for n in p}, HINT)
+            check_keys("neuron", asked.neurons, {n for p in self.populations for n in p}, HINT)
             raise UnknownKeyError(
-                f"{self.name}: expected all neurons of one fitted session, found {len(neurons)} others. Choose the same neurons as in fit."
+                f"{self.name}: expected all neurons of one fitted session, found {len(asked.neurons)} others. Choose the same neurons as in fit."
             )
-        x = np.concatenate([self._bins(context) * population["scale"], self._one_hot(conditions)], 1)
-        out = np.zeros((*context.shape[:2], self.n_response), np.float32)
+        x = np.concatenate([self._bins(asked.context) * population["scale"], self._one_hot(asked.conditions)], 1)
+        out = np.zeros((*asked.context.shape[:2], self.n_response), np.float32)
         for members, mean_x, mean_y, v, weights in population["solved"]:
             scores = ((x - mean_x) @ v.T).astype(weights.dtype)  # else the weights, far larger, are converted at each call
             out[:, members] = (scores @ weights + mean_y).reshape(len(x), len(members), -1)
         return out
+
+    def facts(self):
+        found = []
+        for neurons, of in self.populations.items():
+            groups = [{"members": [int(m) for m in members], "rank": len(v)} for members, _, _, v, _ in of["solved"]]
+            found.append({"neurons": list(neurons), "scale": float(of["scale"]), "penalty": of["penalty"], "groups": groups})
+        return {**self._coded(), "populations": found}
+
+    def arrays(self):
+        return {
+            f"{i}.{g}.{name}": x
+            for i, of in enumerate(self.populations.values())
+            for g, (_, *solved) in enumerate(of["solved"])
+            for name, x in zip(SOLVED, solved, strict=True)
+        }
+
+    @classmethod
+    def shapes(cls, note, n_context, n_response):
+        found = {}
+        for i, of in enumerate(note["populations"]):
+            p = len(of["neurons"]) * _n_bins(n_context) + len(note["columns"])
+            for g, group in enumerate(of["groups"]):
+                rank, out = group["rank"], len(group["members"]) * n_response
+                sizes = (p,), (out,), (rank, p), (rank, out)
+                found |= {f"{i}.{g}.{name}": size for name, size in zip(SOLVED, sizes, strict=True)}
+        return found
+
+    def restore(self, note, arrays):
+        self._restore_coded(note)
+        self.populations = {}
+        for i, of in enumerate(note["populations"]):
+            solved = [(np.array(group["members"]), *(arrays[f"{i}.{g}.{name}"] for name in SOLVED)) for g, group in enumerate(of["groups"])]
+            self.populations[tuple(of["neurons"])] = {"scale": of["scale"], "penalty": of["penalty"], "errors": None, "solved": solved}
+
+
+def _n_bins(n_context):
+    return min(MOST_BINS, n_context)
 
 
 def _held_out(d, fit, held_out):

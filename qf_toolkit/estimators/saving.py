@@ -22,7 +22,7 @@ from .notes import AGAIN, FORMAT, check_folder, read_bytes, read_note, refusal, 
 WEIGHTS = "model.safetensors"
 
 
-def write_model(folder, kind, config, module):
+def write_model(folder, kind, config, tensors):
     """Write a model over what is in `folder`.
 
     Parameters
@@ -31,7 +31,7 @@ def write_model(folder, kind, config, module):
     kind : str
     config : dict
         What JSON holds.
-    module : nn.Module
+    tensors : dict of tensors
 
     Raises
     ------
@@ -40,7 +40,7 @@ def write_model(folder, kind, config, module):
     """
     folder = check_folder(folder)
     # safetensors refuses tensors that share memory
-    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
+    data = save_tensors({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
     note = {"format": FORMAT, "kind": kind, "weights": _hash(data), "torch": torch.__version__, **config}
     waiting, file = folder / f"model-{note['weights']}.safetensors", folder / "config.json"
     if folder.is_dir():
@@ -124,14 +124,8 @@ def check_sizes(folder, tensors, where, config):
             refuse(folder, f"{where}.{name}", f"what fits the weights ({size})", at)
 
 
-def fill(folder, module, tensors):
-    """Load weights into a module.
-
-    Raises
-    ------
-    QfError
-        If they are not those of such a module.
-    """
+def check_shapes(folder, module, tensors):
+    """Raise QfError where tensors are not those of a module, by name, shape and dtype."""
     wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in d.items()} for d in (module.state_dict(), tensors))
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -140,6 +134,17 @@ def fill(folder, module, tensors):
                 f"{folder}: holds weights of another version of qf_toolkit, or not those of its config.json ({name[:80]}: expected {ours}, "
                 f"found {theirs}). Train the model again, or use the version that saved it."
             )
+
+
+def fill(folder, module, tensors):
+    """Load weights into a module.
+
+    Raises
+    ------
+    QfError
+        If they are not those of such a module.
+    """
+    check_shapes(folder, module, tensors)
     module.load_state_dict(tensors)
 
 

@@ -4,9 +4,7 @@ import re
 from dataclasses import fields
 
 from ..errors import QfError
-from ..models.config import STIM_TOKENS, QuantFormerConfig
 from ..models.options import Range, shown
-from .quantformer.options import FitConfig
 
 HUGE = 1e30  # float32 ends at 3.4e38; no number that decides a forecast comes near it
 
@@ -21,25 +19,27 @@ class Unfit(Exception):
 
 def number(least=-HUGE, most=HUGE, above=None, optional=False):
     """A finite number."""
-    return _of(Range("number", least=least if above is None else None, most=most, above=above, optional=optional))
+    return within(Range("number", least=least if above is None else None, most=most, above=above, optional=optional))
 
 
 def whole(least=0, most=2**63 - 1, optional=False):
     """An integer."""
-    return _of(Range("whole", least=least, most=most, optional=optional))
+    return within(Range("whole", least=least, most=most, optional=optional))
 
 
 def flag(optional=False):
     """True or False."""
-    return _of(Range("flag", optional=optional))
+    return within(Range("flag", optional=optional))
 
 
 def choice(*known, optional=False):
     """One of some texts."""
-    return _of(Range("text", known=known, optional=optional))
+    return within(Range("text", known=known, optional=optional))
 
 
-def _of(allowed):
+def within(allowed):
+    """What a Range allows."""
+
     def check(value, where):
         try:
             allowed.checked("", value)
@@ -112,7 +112,7 @@ def record(required, optional=None):
 
 def options(kind, required=()):
     """A record of a dataclass whose fields are made with `option`; those that are not `required` may be missing."""
-    checks = {f.name: _of(f.metadata["range"]) for f in fields(kind)}
+    checks = {f.name: within(f.metadata["range"]) for f in fields(kind)}
     return record({n: c for n, c in checks.items() if n in required}, {n: c for n, c in checks.items() if n not in required})
 
 
@@ -122,7 +122,7 @@ def _interval(value, where):
         raise Unfit(where, "a first frame before one past the last", shown(value))
 
 
-def _scaling(value, where):
+def scaling(value, where):
     """{session: {neuron: [mean, sd]}}, or {neuron: [mean, sd]} of models saved before sessions had scales of their own."""
     pair = listing(number(), size=2)
 
@@ -167,39 +167,9 @@ RUN = record(
 )  # fmt: skip
 
 
-def _history(value, where):
+def history(value, where):
     numbers = {k: number() for entry in value if isinstance(entry, dict) for k in entry} if isinstance(value, list) else {}
     listing(record({"epoch": whole(), "loss": number(), "score": number()}, numbers))(value, where)
-
-
-AUTOENCODER = record(
-    {
-        "model": options(QuantFormerConfig, ("rate_hz", "n_baseline", "n_response", "patch_frames", "codes", "width", "layers", "heads")),
-        "window": WINDOW, "normalise": choice("neuron", "global", "none"), "scale": DIVISORS, "seen": SEEN, "history": _history,
-        "scaling": maybe(_scaling),
-    },
-    {"seed": SEED, "simulated": flag(optional=True), "reference": maybe(REFERENCE), "run": maybe(RUN)},
-)  # fmt: skip
-
-
-def fitted(own, results):
-    """The check of a fitted model.
-
-    Parameters
-    ----------
-    own : sequence of str
-        Its options, of `FitConfig`.
-    results : dict
-        {name of what is found after training: check}.
-    """
-    kept = {f.name: _of(f.metadata["range"]) for f in fields(FitConfig) if f.name in own}
-    return record(
-        {
-            "autoencoder": AUTOENCODER, "neurons": KEYS, "stimuli": KEYS, "scale": DIVISORS, "window": WINDOW, "seen": SEEN, "history": _history,
-            "chosen": mapping(number()), **kept, **results,
-        },
-        {"stim_token": choice(*STIM_TOKENS), "features": listing(FEATURE), "seed": SEED, "reference": maybe(REFERENCE), "run": maybe(RUN)},
-    )  # fmt: skip
 
 
 # what every saved model holds beside its own: `write_model` adds it

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import QfError
 from ..models.config import STIM_TOKENS
 from ..recordings.conditions import category_of, parse_condition
-from .interface import check_keys
+from .checks import check_keys
 
 MIN_REPEATS = 2  # trials a condition (the median) from which "auto" gives each condition of a category a token of its own
 MOST_TEXTS = 200  # a text with more values than this names its condition rather than describes it
@@ -138,6 +138,7 @@ class StimulusTokens:
 
     def __init__(self, kind, keys, features=()):
         self.kind, self.keys, self.features = check_kind(kind), list(keys), tuple(features)
+        self._known = frozenset(self.keys)
         self.ids = {} if kind == "features" else {k: i for i, k in enumerate(self.keys)}
 
     @classmethod
@@ -182,15 +183,19 @@ class StimulusTokens:
             Positions of their categories.
         features : float32 array, shape (n, F)
         """
-        parsed = {c: parse_condition(c) for c in sorted(set(conditions) - self.ids.keys()) if category_of(c) in self.keys}
-        self.ids |= {c: len(self.ids) + i for i, c in enumerate(parsed)}
-        category = np.array([self.keys.index(k) for k, _ in parsed.values()], np.int64)
-        return category, np.array([self.encode(f) for _, f in parsed.values()], np.float32).reshape(len(parsed), self.size[1])
+        new = [c for c in sorted(set(conditions) - self.ids.keys()) if category_of(c) in self.keys]
+        self.ids |= {c: len(self.ids) + i for i, c in enumerate(new)}
+        return self.numbers_of(new)
+
+    def numbers_of(self, conditions):
+        """What a token under "features" is made of: positions of the conditions' categories, int64 (n,), and their features, float32 (n, F)."""
+        parsed = [parse_condition(c) for c in conditions]
+        category = np.array([self.keys.index(k) for k, _ in parsed], np.int64)
+        return category, np.array([self.encode(f) for _, f in parsed], np.float32).reshape(len(parsed), self.size[1])
 
     def lacking(self, conditions):
         """Those of `conditions` without a token, each once."""
-        known = set(self.keys)
-        return [c for c in dict.fromkeys(conditions) if c not in known and category_of(c) not in known]
+        return [c for c in dict.fromkeys(conditions) if c not in self._known and category_of(c) not in self._known]
 
     def check(self, conditions):
         """Raise UnknownKeyError naming a condition without a token, or under "category" and "features" its category."""

@@ -9,7 +9,15 @@ from ..models.options import Options, option
 class EvaluateOptions(Options):
     """What is scored beside the forecasts themselves, and how."""
 
-    n_samples: int = option(0, "whole", least=0, most=100_000, noun="a whole number of draws", flag="samples", help="draws of each forecast, for crps and coverage_90; 0: none")
+    n_samples: int = option(
+        0,
+        "whole",
+        least=0,
+        most=100_000,
+        noun="a whole number of draws",
+        flag="samples",
+        help="draws of each forecast, for crps and coverage_90; 0: none",
+    )
     naive: bool = option(True, "flag", help="fit and score the naive rows, too")
     ceiling: bool = option(False, "flag", help="add the best possible forecast (simulated data alone)")
     ceiling_samples: int = option(64, "whole", least=1, most=10**6, help="futures that are simulated for the ceiling")

@@ -25,6 +25,7 @@ from .significance import animal_of, blocks_of
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
 COVERAGE = 0.9
+SCORED = {"forecast": ("forecaster", "evaluate"), "activation": ("classifier", "evaluate_classifier")}  # task -> what does it, and what scores it
 SHOWN_DRAWS = 64  # for the intervals of the observations that are kept
 
 
@@ -303,7 +304,7 @@ def named(rows, task="forecast"):
     else:
         listed = rows if isinstance(rows, list | tuple) else [rows]
         for row in listed:
-            if not hasattr(row, "name"):
+            if not hasattr(row, "task"):
                 raise QfError(
                     f"forecasters: expected fitted models, found {type(row).__name__}. Pass what fit_forecaster or fit_classifier returned."
                 )
@@ -311,13 +312,11 @@ def named(rows, task="forecast"):
         if len(rows) < len(listed):
             raise QfError("forecasters: expected a name each, found one twice. Pass a dict of name to forecaster.")
     for name, row in rows.items():
-        classifies = hasattr(row, "predict_probability")
-        if task == "forecast" and classifies:
-            raise QfError(f"{name}: expected a forecaster, found a classifier of activation. Score it with evaluate_classifier.")
-        if task == "forecast" and not hasattr(row, "predict"):
-            raise QfError(f"{name}: expected a fitted forecaster, found {type(row).__name__}. Fit one with fit_forecaster(autoencoder, split).")
-        if task == "activation" and not classifies:
-            raise QfError(f"{name}: expected a classifier of activation, found {type(row).__name__}. Score forecasters with evaluate.")
+        found = getattr(row, "task", None)
+        if found not in SCORED:
+            raise QfError(f"{name}: expected a fitted {SCORED[task][0]}, found {type(row).__name__}. Fit one with fit_{SCORED[task][0]}.")
+        if found != task:
+            raise QfError(f"{name}: expected a {SCORED[task][0]}, found a {SCORED[found][0]}. Score it with {SCORED[found][1]}.")
     return rows
 
 

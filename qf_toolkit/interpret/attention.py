@@ -11,9 +11,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..estimators.interface import origin
-from ..estimators.quantformer.activation import QuantFormerClassifier
-from ..estimators.quantformer.downstream import Downstream
+from ..estimators.interface import Observations, origin
 
 BY = ("stimulus", "condition", "neuron", "observation")
 MOST_BYTES = 2e9  # of a result
@@ -144,7 +142,7 @@ def rollout_of(model, context, neurons, conditions, *, gradient=False):
         raise QfError(f"context: expected shape (trial, neuron, time) = {expected}, none of them 0, found {context.shape}.")
     _check_size(model, len(conditions) * len(neurons), 4)
     usable = np.isfinite(context).all(-1)
-    arrays = _arrays(model, np.nan_to_num(context), neurons, conditions, gradient)
+    arrays = _arrays(model, Observations(np.nan_to_num(context), neurons, conditions), gradient)
     for _, values in arrays.values():
         values[~usable] = np.nan
     arrays["observations"] = ("trial", "neuron"), usable.astype(np.int64)
@@ -185,11 +183,11 @@ def _each(model, trials, gradient, bar):
     """Every observation for itself."""
     _check_size(model, len(trials) * len(trials.neurons), 4)
 
-    def call(context, neurons, conditions):
-        bar.update(len(conditions) * len(neurons))
-        return _arrays(model, context, neurons, conditions, gradient)
+    def answer(asked):
+        bar.update(len(asked.conditions) * len(asked.neurons))
+        return _arrays(model, asked, gradient)
 
-    out = model._labelled(trials, call).drop_vars("time")
+    out = model.labelled(trials, answer).drop_vars("time")
     arrays = {name: (v.dims, v.values) for name, v in out.data_vars.items()}
     arrays["observations"] = ("trial", "neuron"), np.isfinite(arrays["rollout"][1][..., -1, 0, 0]).astype(np.int64)
     return arrays, {name: (c.dims, c.values) for name, c in out.coords.items()}
@@ -227,12 +225,11 @@ def _averaged(model, trials, by, gradient, bar):
 
 
 @torch.no_grad()
-def _arrays(model, context, neurons, conditions, gradient):
-    """{name: (dims, float32 array)} of whole baselines (trial, neuron, time)."""
-    neuron, stimulus = model._ids(neurons, conditions)
-    x, _ = model._flat(context, neurons)
-    parts = [_of(model, x[at], neuron[at], stimulus[at], gradient) for at in torch.arange(len(x), device=x.device).split(_chunk(model))]
-    shape = (len(conditions), len(neurons))
+def _arrays(model, asked, gradient):
+    """{name: (dims, float32 array)} of `Observations`."""
+    with model.inputs(asked) as (x, neuron, stimulus, _):
+        parts = [_of(model, x[at], neuron[at], stimulus[at], gradient) for at in torch.arange(len(x), device=x.device).split(_chunk(model))]
+    shape = (len(asked.conditions), len(asked.neurons))
     out = {}
     for name in parts[0]:
         values = torch.cat([p[name] for p in parts])
@@ -274,8 +271,7 @@ def _maps_and_gradients(model, x, neuron, stimulus):
         with torch.enable_grad():
             # the weights are frozen: the graph begins at the input
             logits, _ = module(x.detach().requires_grad_(), neuron, stimulus, need_maps=True)
-            target = logits[:, 1] - logits[:, 0] if isinstance(model, QuantFormerClassifier) else logits.amax(-1)
-            gradients = torch.autograd.grad(target.sum(), maps)
+            gradients = torch.autograd.grad(model.evidence(logits).sum(), maps)
     finally:
         for hook in hooks:
             hook.remove()
@@ -295,9 +291,8 @@ def _dims(name):
 def _tokens(model):
     """Names of the tokens of a sequence, and the second at which each patch begins, NaN for the learned ones in front."""
     c = model.autoencoder.config
-    front = ["[CLS]", "[NEURON]", "[STIM]"] if isinstance(model, QuantFormerClassifier) else ["[NEURON]", "[STIM]"]
-    masked = [] if isinstance(model, QuantFormerClassifier) else [f"{MASK}{i + 1}" for i in range(c.response_patches)]
-    patches = [f"t{i + 1}" for i in range(c.baseline_patches)] + masked
+    front, n = model.sequence()
+    patches = [f"t{i + 1}" if i < c.baseline_patches else f"{MASK}{i + 1 - c.baseline_patches}" for i in range(n)]
     return front + patches, [np.nan] * len(front) + c.patch_starts[: len(patches)]
 
 
@@ -312,7 +307,7 @@ def _dataset(model, arrays, coords, attrs):
 
 
 def _check_model(model):
-    if not isinstance(model, Downstream):
+    if not getattr(model, "has_attention", False):
         name = getattr(model, "name", type(model).__name__)
         raise QfError(
             f"model: expected a QuantFormerClassifier or a QuantFormerForecaster, found {name!r} ({type(model).__name__}), which has no attention to "

@@ -7,21 +7,16 @@ Decoded windows are in units of the signal over its scale, the standard deviatio
 Where a window isn't a whole number of patches its edges are padded: what the decoder says there was never trained, and is NaN here.
 """
 
-import weakref
-
 import numpy as np
 import torch
 import xarray as xr
 
 from ..errors import QfError
 from ..estimators.interface import origin
-from ..estimators.quantformer.pretrain import Autoencoder
 from ..training.bank import CHUNK
 
 BLOCK = 16  # sequences decoded together; always as many, since the last bits of a matrix product depend on its number of rows
 ORIGIN = ("data", "model", "seed", "simulated", "session")
-
-_digests = weakref.WeakKeyDictionary()  # module -> (state of its weights, their hash): hashing takes longer than a swap
 
 
 def decode_codes(model, sequences):
@@ -335,21 +330,17 @@ def reconstruction_error(truth, codes):
 
 
 def _autoencoder(model):
-    if not isinstance(model, Autoencoder):
-        hint = "Pass model.autoencoder." if hasattr(model, "autoencoder") else "Load one with qf_toolkit.load(folder)."
+    if getattr(model, "task", None) != "codes":
+        hint = "Pass model.autoencoder." if getattr(model, "has_codes", False) else "Load one with qf_toolkit.load(folder)."
         raise QfError(f"model: expected an auto-encoder, found {type(model).__name__}. {hint}")
     return model
 
 
 def _attrs(model):
     """Of what comes from a model alone."""
-    state = [(t.data_ptr(), t._version) for t in model.module.state_dict().values()]
-    known = _digests.get(model.module)
-    if known is None or known[0] != state:
-        known = _digests[model.module] = state, model.digest()
     kept = {"seed": model.seed, "simulated": model.simulated}  # None in models saved before they were kept
     kept = {name: int(value) for name, value in kept.items() if value is not None}
-    return {"model": known[1], **kept, "normalise": model.normalise, "signal": model.window.signal}
+    return {"model": model.digest(), **kept, "normalise": model.normalise, "signal": model.window.signal}
 
 
 def _kept(attrs):

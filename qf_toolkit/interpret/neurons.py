@@ -5,7 +5,6 @@ import xarray as xr
 
 from ..errors import QfError
 from ..estimators.interface import origin
-from ..estimators.quantformer.downstream import Downstream
 from ..recordings.conditions import category_of
 from ..recordings.trials import check_trials
 from .embedding import with_seed
@@ -36,17 +35,16 @@ def neuron_tokens(model, *, moved=False):
     QfError
         If the model has no neuron tokens, or was saved before models kept what their tokens started from.
     """
-    if not isinstance(model, Downstream):
+    if not getattr(model, "has_tokens", False):
         raise QfError(f"model: expected a forecaster or classifier with neuron tokens, found {type(model).__name__}. Fit one, or load it.")
-    tokens = model.module.neurons.table.weight.detach().cpu().numpy().copy()
+    tokens, start = model.token_table()
     if moved:
-        start = model.module.neurons.start.cpu().numpy()
         if np.isnan(start).any():
             raise QfError(
                 "moved: expected a model that knows what its tokens started from, found one saved before. Fit it again, or take moved=False."
             )
         tokens -= start
-    known = {"seed": model.seed, "simulated": model.autoencoder.simulated}  # None in models saved before they were kept
+    known = {"seed": model.seed, "simulated": model.simulated}  # None in models saved before they were kept
     attrs = {"model": model.digest(), **{n: int(v) for n, v in known.items() if v is not None}, "moved": int(moved)}
     return xr.DataArray(tokens, {"neuron": np.array(model.neurons, dtype=object)}, ("neuron", "width"), "tokens", attrs)
 

@@ -8,10 +8,7 @@ import torch
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..estimators.interface import Forecaster, origin
-from ..estimators.quantformer.activation import QuantFormerClassifier
-from ..estimators.quantformer.pretrain import Autoencoder
-from ..estimators.quantformer.response import QuantFormerForecaster
+from ..estimators.interface import Observations, origin
 from ..estimators.seen import seen_trials
 from ..evaluation.scores import central_interval
 from ..recordings.trials import check_trials
@@ -38,7 +35,7 @@ class Observer:
     ----------
     trials : Trials
         Of one or more sessions.
-    models : sequence of Forecaster and QuantFormerClassifier
+    models : sequence of Forecaster and Classifier
         Fitted; naive rows, too. Names must differ.
     autoencoder : Autoencoder, optional
         Whose codes are shown; that of the first QuantFormer among `models` where left out.
@@ -56,13 +53,13 @@ class Observer:
     def __init__(self, trials, models=(), *, autoencoder=None, n_samples=64, seed=0):
         check_trials(trials)
         models = _checked(models)
-        if autoencoder is not None and not isinstance(autoencoder, Autoencoder):
+        if autoencoder is not None and getattr(autoencoder, "task", None) != "codes":
             raise QfError(f"autoencoder: expected an Autoencoder, found {type(autoencoder).__name__}. Pass model.autoencoder.")
-        self.classifiers = {m.name: m for m in models if isinstance(m, QuantFormerClassifier)}
-        self.forecasters = {m.name: m for m in models if not isinstance(m, QuantFormerClassifier)}
+        self.classifiers = {m.name: m for m in models if m.task == "activation"}
+        self.forecasters = {m.name: m for m in models if m.task == "forecast"}
         if len(self.classifiers) + len(self.forecasters) < len(models):
             raise QfError("models: expected names that differ, found one twice. Give one of them another: model.name = ...")
-        coded = [m.autoencoder for m in models if hasattr(m, "autoencoder")]
+        coded = [m.autoencoder for m in models if m.has_codes]
         self.trials, self.autoencoder = trials, autoencoder or (coded[0] if coded else None)
         self.n_samples, self.seed = n_samples, seed
         if trials.window.signal == "zscore" and trials.scaling is None and self.autoencoder is not None:
@@ -72,7 +69,7 @@ class Observer:
         self._seen = [(m.name, seen_trials(m.seen, self.trials)) for m in models if m.seen]
         # a code means something else in each codebook: only those of the auto-encoder that is shown are
         same = self.autoencoder.digest() if coded else None
-        self._coded = {m.name for m in models if isinstance(m, QuantFormerForecaster) and m.autoencoder.digest() == same}
+        self._coded = {m.name for m in models if m.task == "forecast" and m.has_codes and m.autoencoder.digest() == same}
         self._origin = {}
 
     @property
@@ -204,14 +201,8 @@ class Observer:
         try:
             x, names, conditions = self._windows(model, part, key)
             context, mine = np.nan_to_num(x[..., :n]), names.index(key[1])
-            asked = (context, names, conditions)
-            if isinstance(model, QuantFormerForecaster):  # one pass for all: the encoders take most of the time
-                wanted = ("forecast", *(("samples",) if self.n_samples else ()), *(("codes",) if model.name in self._coded else ()))
-                parts = model.forecast_arrays(*asked, wanted, self.n_samples, self.seed)
-            else:
-                parts = {"forecast": model.predict_arrays(*asked)}
-                if model.probabilistic and self.n_samples:
-                    parts["samples"] = model.sample_arrays(*asked, self.n_samples, self.seed)
+            wanted = ("forecast", *(("samples",) if self.n_samples else ()), *(("codes",) if model.name in self._coded else ()))
+            parts = model.forecast_arrays(Observations(context, names, conditions, session=key[0]), wanted, self.n_samples, self.seed)
             found = {"forecast": parts["forecast"][0, mine]}
             if "samples" in parts:
                 found["low"], found["high"] = central_interval(parts["samples"][:, 0, mine], LEVEL)
@@ -225,7 +216,8 @@ class Observer:
     def _probability(self, model, part, key, n, notes):
         try:
             x, names, conditions = self._windows(model, part, key)
-            return float(model.predict_arrays(np.nan_to_num(x[..., :n]), names, conditions)[0, 0])
+            asked = Observations(np.nan_to_num(x[..., :n]), names, conditions, session=key[0])
+            return float(model.predict_arrays(asked)[0, names.index(key[1])])
         except QfError as error:
             notes.append(_named(f"{model.name} (classifier)", error))
             return np.nan
@@ -251,7 +243,7 @@ def _checked(models):
     """The models as a list; QfError where one of them can't be asked about a single observation."""
     models = [models] if hasattr(models, "predict_arrays") else list(models or ())
     for m in models:
-        if not isinstance(m, Forecaster) or type(m).predict_arrays is Forecaster.predict_arrays:
+        if getattr(m, "task", None) not in ("forecast", "activation") or not m.has_arrays:
             raise QfError(
                 f"models: expected forecasters and classifiers, found {getattr(m, 'name', m)!r} ({type(m).__name__}), which can't forecast a single "
                 "observation. Leave it out."

@@ -1,5 +1,6 @@
-"""What every model takes: a batch of observations of one recording rate."""
+"""What every model takes: a batch of observations of one recording rate, and the sizes that it is built for."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -30,3 +31,19 @@ class Batch(NamedTuple):
         """(x (B N, T), valid (B N, T), neuron (B N), condition (B N)): one observation a row."""
         n = self.x.shape[1]
         return self.x.flatten(0, 1), self.valid.flatten(0, 1), self.neuron.flatten(), self.condition.repeat_interleave(n)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a module is built for, beside its own options.
+
+    Attributes
+    ----------
+    n_context : int
+        Frames that it reads.
+    n_out : int
+        Numbers that it gives for each observation: the frames of the response, or 1 for the label.
+    """
+
+    n_context: int
+    n_out: int

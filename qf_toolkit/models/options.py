@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import os
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -101,7 +100,8 @@ class Range:
         if isinstance(value, str) and (self.kind == "text" or value in self.words):
             return str(value)
         if self.kind == "path":
-            return os.fspath(value) if isinstance(value, str | os.PathLike) and "\0" not in os.fspath(value) else None
+            path = value if isinstance(value, str) else value.__fspath__() if hasattr(value, "__fspath__") else None
+            return path if isinstance(path, str) and "\0" not in path else None
         wanted = numbers.Integral if self.kind == "whole" else numbers.Real
         if self.kind == "text" or isinstance(value, bool) or not isinstance(value, wanted):
             return None

@@ -23,6 +23,7 @@ Additions, off by default: `expectation_weight` adds the squared error of the so
 learns which of some levels the response's gain passes, the label being one of them; `hide` and `dropout` [MASK] and drop at random in training.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -32,6 +33,7 @@ from torch import nn
 from ..errors import QfError
 from .batch import Batch
 from .config import DECODINGS, QuantFormerConfig
+from .host import may_ask
 from .quantizer import Quantizer
 from .tokens import Tokens, stimulus_tokens
 from .transformer import Transformer
@@ -43,6 +45,18 @@ def _stack(config):
         width=config.width, heads=config.heads, layers=config.layers, dropout=config.dropout,
         norm=config.norm, residual_attention=config.residual_attention,
     )  # fmt: skip
+
+
+def _with_a_first(mask, ratio):
+    """Bernoulli masks (n, P) made such that each hides a patch, as if those that hide none were drawn again until they do.
+
+    Of masks that hide a patch, the first one hidden has the geometric distribution, cut off at P; the patches after it are as they were.
+    """
+    n, patches = mask.shape
+    shown = math.log1p(-ratio)  # log of the probability that a patch is shown
+    passed = torch.log1p(math.expm1(patches * shown) * torch.rand(n, 1, device=mask.device)) / shown  # inverse of the distribution function
+    first, place = passed.long().clamp(max=patches - 1), torch.arange(patches, device=mask.device)
+    return (place == first) | (mask & (place > first))
 
 
 class Encoder(nn.Module):
@@ -113,6 +127,8 @@ class QuantFormer(nn.Module):
         """Bernoulli masks (n, P) of eq. 3; under `redraw_masks` each hides at least one patch."""
         shape, ratio = (n, self.config.patches), self.config.mask_ratio
         mask = torch.rand(shape, device=device) < ratio
+        if self.config.redraw_masks and not may_ask(device):
+            return _with_a_first(mask, ratio)
         while self.config.redraw_masks and (empty := ~mask.any(1)).any():
             mask[empty] = torch.rand((int(empty.sum()), shape[1]), device=device) < ratio
         return mask

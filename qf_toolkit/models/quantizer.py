@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .host import may_ask
+
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
@@ -85,7 +87,8 @@ class Quantizer(nn.Module):
         codes = self.nearest(z)
         if not self.training:
             return self.vectors[codes], codes, z.new_zeros(())
-        self.uses += torch.bincount(codes.flatten(), minlength=len(self.uses))
+        # not bincount, which on a device asks for the greatest code
+        self.uses.index_add_(0, codes.flatten(), self.uses.new_ones(()).expand(codes.numel()))
         # not vectors[codes]: the gradient of indexing is summed in an order that differs from run to run where there are several threads
         e = F.embedding(codes, self.vectors)
         loss = ((1 - self.beta) * (z - e.detach()).square() + self.beta * (z.detach() - e).square()).mean()
@@ -94,13 +97,22 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def _replace_unused(self, z):
+        """Every `replace_every` steps, put encoder outputs in place of the codes that were hardly used since."""
         self.step += 1
-        if not self.replace_every or int(self.step) % self.replace_every:
+        if not self.replace_every:
             return
-        dead = torch.nonzero(self.uses <= self.replace_below * self.uses.sum()).flatten()
-        self.uses.zero_()
-        pool = z.flatten(0, -2).float()
-        if not len(dead):
-            return
-        new = pool[torch.randint(len(pool), (len(dead),), device=pool.device)]
-        self.codebook[dead] = ((new - self.affine_lr * self.bias) / (1 + self.affine_lr * self.scale)).to(self.codebook.dtype)
+        due, pool = self.step % self.replace_every == 0, z.flatten(0, -2).float()
+        if not may_ask(z.device):  # the same at every step, and kept where it is due
+            dead = due & (self.uses <= self.replace_below * self.uses.sum())
+            self.codebook.copy_(torch.where(dead[:, None], self._drawn(pool, len(dead)), self.codebook))
+            self.uses.masked_fill_(due, 0)
+        elif due:
+            dead = torch.nonzero(self.uses <= self.replace_below * self.uses.sum()).flatten()
+            self.uses.zero_()
+            if len(dead):
+                self.codebook[dead] = self._drawn(pool, len(dead))
+
+    def _drawn(self, pool, n):
+        """Entries (n, D) of the codebook whose code vectors are `n` of the encoder's outputs `pool` (b, D), drawn at random."""
+        new = pool[torch.randint(len(pool), (n,), device=pool.device)]
+        return ((new - self.affine_lr * self.bias) / (1 + self.affine_lr * self.scale)).to(self.codebook.dtype)

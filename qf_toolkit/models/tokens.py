@@ -1,5 +1,7 @@
 """Learned tokens: one a key, or one made of a condition's features."""
 
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -65,6 +67,16 @@ class FeatureTokens(nn.Module):
         """Add conditions: positions of their categories (n,), and their features (n, F)."""
         self.category = torch.cat([self.category, category.to(self.category)])
         self.features = torch.cat([self.features, features.to(self.features)])
+
+    @contextmanager
+    def described(self, category, features):
+        """For as long as the context lasts, these conditions alone have tokens; arguments as those of `describe`."""
+        before = self.category, self.features
+        self.category, self.features = category.to(self.category), features.to(self.features)
+        try:
+            yield
+        finally:
+            self.category, self.features = before
 
 
 def stimulus_tokens(n, width):

@@ -49,6 +49,16 @@ class WindowOptions(Options):
 
 
 @dataclass(frozen=True)
+class SlideOptions(Options):
+    """Windows at a regular step, on continuous recordings."""
+
+    length_s: float = option(5.0, **SECONDS, flag="length", help="seconds of a window, its response included")
+    every_s: float | None = option(None, **SECONDS, optional=True, flag="every", help="seconds from the beginning of a window to that of the next; "
+                                   "those of the response where left out, so that each frame is forecast once")  # fmt: skip
+    epoch: tuple | None = option(None, "text", **KEYS, help="only inside stretches of these stimuli, spontaneous activity for example")
+
+
+@dataclass(frozen=True)
 class SplitOptions(Options):
     """How trials are divided into training, validation and test part."""
 

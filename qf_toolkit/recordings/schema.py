@@ -23,6 +23,7 @@ attrs
     ignored_columns, ignored_behaviour   what the source holds beside: "name (reason), ..."
 """
 
+import numbers
 import re
 
 import numpy as np
@@ -203,6 +204,11 @@ def _check_coord(ds, name, dim, kind):
         wanted = {"text": "text", "whole": "whole numbers", "value": "real numbers or text"}[kind]
         example = next((v for v in values.tolist() if not isinstance(v, str)), None)
         raise SessionError(f"{name}: expected {wanted}, found {values.dtype}, for example {example!r}. {_HOW}")
+
+
+def is_number(value):
+    """Whether a value is a real number, and no truth value."""
+    return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.bool_ | np.complexfloating)
 
 
 def is_text(values):

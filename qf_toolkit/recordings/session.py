@@ -13,6 +13,7 @@ from .conditions import condition_key
 from .schema import EPOCH_COORDS, RESERVED, SCHEMA_VERSION, SIGNALS, check_key, check_variable_name
 from .schema import TRIAL_COORDS as TRIAL_COORDS
 from .schema import epoch_table as epoch_table
+from .schema import is_number as is_number
 from .schema import session_key as session_key
 from .schema import signal_of as signal_of
 from .schema import trial_features as trial_features
@@ -180,11 +181,6 @@ def _neuron_coords(coords, n):
         if values.shape != (n,):
             raise SessionError(f"neuron_coords: expected {n} values of {name}, one a neuron, found shape {values.shape}.")
     return {name: ("neuron", values) for name, values in found.items()}
-
-
-def is_number(value):
-    """Whether a value is a real number, and no truth value."""
-    return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.bool_ | np.complexfloating)
 
 
 def seconds_in(values, name):

@@ -177,3 +177,28 @@ def _digest(ds):
 
 def _as_list(value):
     return [str(np.asarray(value).dtype), np.asarray(value).tolist()]
+
+
+def rows_offset(path, name):
+    """The byte of a Session's file at which the traces `name` (neuron, frame) begin, where they lie there as they do in memory.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        "fluorescence" or "dff".
+
+    Returns
+    -------
+    int or None
+        None where they are packed, cut into chunks, or other than float32, lowest byte first.
+
+    Raises
+    ------
+    QfError
+        As `read_session`.
+    """
+    with open_hdf5(readable_file(path, "the file of a Session"), DAMAGED) as f:
+        found = h5d.open(f.id, name.encode())
+        plain = found.get_create_plist().get_layout() == h5d.CONTIGUOUS and found.dtype == np.dtype("<f4")
+        return found.get_offset() if plain else None

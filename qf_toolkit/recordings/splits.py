@@ -114,7 +114,7 @@ def split_blocks(trials, test=-1, validation=SplitOptions.validation):
         untested += [f"{s} of {session}" for s in sorted(set(rows["stimulus"]) - set(rows["stimulus"][mine]))]
     if untested:
         warnings.warn(f"split: block {test} holds no trial of {', '.join(untested)}: trained on, but not tested.", stacklevel=2)
-    return _parts(trials, is_test, _blocks(trials), validation, 0, f"by block (test block {test})")
+    return cut_into_parts(trials, is_test, block_names(trials), validation, 0, f"by block (test block {test})")
 
 
 def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, gap_s=SplitOptions.gap_s):
@@ -147,7 +147,7 @@ def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, 
         order = rows["onset_frame"].sort_values(kind="stable").index
         is_test[order[len(order) - round(test * len(order)) :]] = True
     gap = trials.window.baseline_s + trials.window.response_s if gap_s is None else gap_s
-    return _parts(trials, is_test, trials.table["session"], validation, gap, f"chronological (last {test:.0%}, gap {gap:g} s)")
+    return cut_into_parts(trials, is_test, trials.table["session"], validation, gap, f"chronological (last {test:.0%}, gap {gap:g} s)")
 
 
 def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOptions.validation):
@@ -183,7 +183,7 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOption
     is_test = (trials.table[column] == value).to_numpy()
     if column == "subject":
         _tell_same_mouse(trials, value)
-    return _parts(trials, is_test, _blocks(trials), validation, 0, f"leaving out {column} {value}")
+    return cut_into_parts(trials, is_test, block_names(trials), validation, 0, f"leaving out {column} {value}")
 
 
 def _tell_same_mouse(trials, subject):
@@ -198,12 +198,12 @@ def _tell_same_mouse(trials, subject):
         )
 
 
-def _blocks(trials):
+def block_names(trials):
     """What a trial's block is called: blocks are numbered anew in each session, and for each stimulus in it."""
     return trials.table["session"] + "#" + trials.table["stimulus"] + "#" + trials.table["block"].astype(str)
 
 
-def _parts(trials, is_test, groups, validation, gap_s, rule):
+def cut_into_parts(trials, is_test, groups, validation, gap_s, rule):
     """Cut the validation part off the end of each training group, then drop what comes too near."""
     table = trials.table
     is_validation = np.zeros(len(table), bool)

@@ -13,9 +13,12 @@ import pandas as pd
 
 from .._files import atomic_path
 from ..errors import DamagedFileError, QfError, SessionError, UnknownKeyError, did_you_mean
+from .clock import recorded_s
 from .hdf5 import as_path, readable_file, refused
-from .schema import session_key, trial_table, validate
+from .memory import join_tables, keyed_table
+from .schema import session_key, validate
 from .session_file import read_session, write_session
+from .sliding import slide
 from .trials import cut
 
 CACHED_SESSIONS = 4  # a full Visual Coding session is 115 MB
@@ -63,6 +66,7 @@ class Store:
                 raise QfError(f"store: could not make the folder {self.path}: {e.strerror}. Choose a folder you can write to.") from e
         # of each file what was read, and which version of it: files come and go under a store that is open
         self._cache, self._headers, self._tables = OrderedDict(), {}, {}
+        self._index = None
         self._told = set()
 
     def __repr__(self):
@@ -100,7 +104,7 @@ class Store:
             If the store holds no such Session.
         """
         if isinstance(key, str) and len(key.split("/")) == 2:
-            path = self.path / _file_name(key)  # as `add` calls it: no need to list the folder
+            path = self.path / file_name(key)  # as `add` calls it: no need to list the folder
             if path.is_file():
                 return path
         files = self._files()
@@ -132,7 +136,7 @@ class Store:
         """
         key = session_key(validate(session))
         path = self._free_path(key)
-        previous = _previous(path)
+        previous = previous_version(path)
         taken = QfError(f"session: {key} is in {self.path} already. Pass overwrite=True (--overwrite) to replace it.")
         if path.exists() and not overwrite:
             raise taken
@@ -154,8 +158,8 @@ class Store:
 
     def _free_path(self, key):
         """Where a Session of that key is written; refuses what can't be, or could not be on every computer."""
-        path = self.path / _file_name(key)
-        if len(_previous(path).name) > MAX_NAME:
+        path = self.path / file_name(key)
+        if len(previous_version(path).name) > MAX_NAME:
             raise SessionError(
                 f"session: expected a key whose file has a name of at most {MAX_NAME} bytes, found {len(path.name)} for {key}. Shorten it."
             )
@@ -208,7 +212,7 @@ class Store:
         try:
             ds = read_session(path, load)
         except DamagedFileError as error:
-            previous = _previous(path)
+            previous = previous_version(path)
             if not previous.exists():
                 raise
             if load and not _is_damaged(path):  # trials are chosen by its header, which another version's traces may not fit
@@ -217,7 +221,7 @@ class Store:
             ds = read_session(previous, load)
         if session_key(ds) != key:
             raise SessionError(
-                f"{path}: expected the session {key}, as the file's name says, found {session_key(ds)}. Call the file {_file_name(session_key(ds))}, "
+                f"{path}: expected the session {key}, as the file's name says, found {session_key(ds)}. Call the file {file_name(session_key(ds))}, "
                 "or remove it if it is a copy."
             )
         return ds
@@ -239,26 +243,26 @@ class Store:
             "neurons": ds.sizes["neuron"],
             "frames": ds.sizes["frame"],
             "trials": ds.sizes["trial"],
-            "minutes": round(float(time[-1] - time[0]) / 60, 2),
+            "minutes": round(recorded_s(time, float(ds.attrs["rate_hz"])) / 60, 2),
             "flagged": {str(r): int(c) for r, c in zip(reasons, counts, strict=True)},
         }
 
     @property
     def index(self):
         """Every trial of every Session, a row each: session, subject, trial, onset_frame, offset_frame, stimulus, condition, block, features."""
-        tables = [self._table(key) for key in self.keys()]
+        tables = {key: self._table(key) for key in self.keys()}
         self._tell_copies()
-        tables = [t for t in tables if len(t)]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session", "subject", "trial", "stimulus", "condition"])
+        kept = self._index
+        # the same tables, each kept as long as its file is
+        if kept is None or kept[0].keys() != tables.keys() or any(kept[0][key] is not table for key, table in tables.items()):
+            kept = self._index = tables, join_tables(list(tables.values()))
+        return kept[1].copy()
 
     def _table(self, key):
         """The trial table of a Session, kept as long as its header is."""
         header, kept = self.header(key), self._tables.get(key)
         if kept is None or kept[0] is not header:
-            table = trial_table(header)
-            table.insert(0, "session", key)
-            table.insert(1, "subject", header.attrs["subject"])
-            kept = self._tables[key] = header, table
+            kept = self._tables[key] = header, keyed_table(key, header)
         return kept[1]
 
     def _tell_copies(self):
@@ -301,6 +305,10 @@ class Store:
         """Onset-aligned windows; see `qf_toolkit.recordings.trials.cut`, which takes the options."""
         return cut(self, stimulus=stimulus, **options)
 
+    def windows(self, **options):
+        """Windows that slide over the recordings; see `qf_toolkit.recordings.sliding.slide`, which takes the options."""
+        return slide(self, **options)
+
 
 def open_store(path):
     """Open the store at `path`; see `Store`."""
@@ -317,7 +325,7 @@ def _is_damaged(path):
     return False
 
 
-def _file_name(key):
+def file_name(key):
     """`subject/session` as a file name: the slash becomes two underscores, odd characters are percent-coded."""
     return "__".join(_quote(p) for p in key.split("/")) + ".nc"
 
@@ -332,5 +340,5 @@ def _key_of(path):
     return "/".join(unquote(p) for p in path.stem.split("__"))
 
 
-def _previous(path):
+def previous_version(path):
     return path.with_suffix(".nc.previous")

@@ -7,14 +7,17 @@ Nothing after the onset enters F0 or any other normalisation of the baseline.
 import hashlib
 import warnings
 from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..errors import QfError, SessionError, UnknownKeyError, did_you_mean
+from ..errors import QfError, UnknownKeyError, did_you_mean
+from .clock import jumps
+from .memory import as_source
 from .options import Selection, WindowOptions
-from .schema import TRIAL_COORDS, session_key, signal_of, trial_features, trial_table, validate
+from .schema import TRIAL_COORDS, signal_of, trial_features
 from .window import Window, gather, is_active, response_gain, window_dff
 
 
@@ -72,34 +75,60 @@ def cut(
         `strict`, anything is left out.
     """
     window = Window(baseline_s, response_s, f0_s, score_s, signal, active_rule, active_gain)
-    chosen = Selection(stimulus, condition, session, subject, block, neurons, strict)
-    if isinstance(source, xr.Dataset):
-        source = [source]
-    if isinstance(source, list | tuple):
-        source = _Memory(source)
-    if not hasattr(source, "header"):
-        raise QfError(
-            f"source: expected a store, a Session or a list of Sessions, found {type(source).__name__}. Open a store with open_store(path)."
-        )
-    table = index = source.index
+    how = Selection(stimulus, condition, session, subject, block, neurons, strict)
+    source = as_source(source)
+    table = source.index
     if len(table) == 0:
-        raise QfError("trials: expected a trial table, found only continuous recordings. Import with a trial table, or choose other sessions.")
-    for name in ("session", "subject", "stimulus", "condition", "block"):
-        wanted = getattr(chosen, name)
-        if wanted is None:
-            continue
-        known = sorted(index[name].unique())
-        for value in wanted:
-            if value not in known:
-                raise UnknownKeyError(f"{name}: {value!r} has no trial here; {did_you_mean(value, known)}")
-        table = table[table[name].isin(wanted)]
+        raise QfError(
+            "trials: expected a trial table, found only continuous recordings. Take store.windows(...), import with a trial table, or choose other "
+            "sessions."
+        )
+    table = rows_of(table, {n: getattr(how, n) for n in ("session", "subject", "stimulus", "condition", "block")}, "has no trial here")
     if len(table) == 0:
         raise QfError("trials: no trial is all of what was chosen together (session, subject, stimulus, condition, block). Choose less.")
+    return choose(source, table, window, how.neurons, how.strict)
+
+
+def rows_of(table, chosen, why):
+    """The rows of a table that are all of what was chosen, {column: values, None for any}.
+
+    Raises
+    ------
+    UnknownKeyError
+        If a value is nowhere in its column; `why` is what the line says of it.
+    """
+    keep = np.ones(len(table), bool)
+    for name, wanted in chosen.items():
+        if wanted is None:
+            continue
+        known = set(table[name])
+        for value in wanted:
+            if value not in known:
+                raise UnknownKeyError(f"{name}: {value!r} {why}; {did_you_mean(value, sorted(known))}")
+        keep &= table[name].isin(wanted).to_numpy()
+    return table[keep]
+
+
+def choose(source, table, window, neurons=None, strict=False):
+    """The Trials of a table, without incomplete windows and flagged neurons, of which a warning counts how many there are.
+
+    Parameters
+    ----------
+    source : Store or Memory
+    table : pandas.DataFrame
+        A row a trial; see `Trials`.
+    window : Window
+    neurons, strict
+        See `cut`.
+
+    Returns
+    -------
+    Trials
+    """
     window.check_stimuli(list(table["stimulus"].unique()))
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
     parts, kept = [], {}
     known_neurons = set()
-    neurons = chosen.neurons
     for key, rows in table.groupby("session", sort=True):
         ds = source.header(key)
         known_neurons.update(ds["neuron"].values)
@@ -127,16 +156,16 @@ def cut(
     if left_out and strict:
         raise QfError(f"trials: strict=True, and {left_out}. Mend the recording, or pass strict=False.")
     if left_out:
-        warnings.warn(f"left out: {left_out}", stacklevel=3)
+        warnings.warn(f"left out: {left_out}", stacklevel=4)
     return Trials(source, pd.concat(parts, ignore_index=True), window, kept, counts)
 
 
 def _complete(ds, onsets, window):
-    """Which windows lie inside the recording and span no gap in time."""
+    """Which windows lie inside the recording and span no jump of `frame_time`."""
     n_baseline, n_response, _ = window.frames(ds.attrs["rate_hz"])
     start, stop, n = onsets - n_baseline, onsets + n_response, ds.sizes["frame"]
     inside = (start >= 0) & (stop <= n)
-    gap = np.diff(ds["frame_time"].values) > 1.5 / ds.attrs["rate_hz"]
+    gap = jumps(ds["frame_time"].values, ds.attrs["rate_hz"])
     before = np.concatenate([[0, 0], np.cumsum(gap)])  # before[f + 1]: gaps between the frames 0..f
     return inside & (before[np.clip(stop, 0, n)] == before[np.clip(start, 0, n - 1) + 1])
 
@@ -183,10 +212,27 @@ class Trials:
             f"{w.baseline_s:g} s before and {w.response_s:g} s after the onset, {w.signal}{'; left out: ' + out if out else ''}>"
         )
 
+    @cached_property
+    def _positions(self):
+        """{session: positions of its trials in the table}, sessions sorted."""
+        return dict(sorted(self.table.groupby("session").indices.items()))
+
+    def positions(self, session):
+        """Positions of a session's trials in the table, int array; empty where it has none."""
+        return self._positions.get(session, np.zeros(0, np.int64))
+
+    def table_of(self, session):
+        """The rows of the table that are trials of a session, a pandas.DataFrame."""
+        return self.table.iloc[self.positions(session)]
+
+    def features_of(self, session):
+        """Names of the columns that are features of the condition in a session."""
+        return [c for c in trial_features(self.source.header(session)) if c in self.table]
+
     @property
     def sessions(self):
         """Keys of the sessions that hold a trial, sorted."""
-        return sorted(self.table["session"].unique())
+        return list(self._positions)
 
     @property
     def neurons(self):
@@ -218,7 +264,7 @@ class Trials:
         """A hash of what was recorded, which trials and neurons of it were chosen, and the window."""
         found = hashlib.blake2b(repr(astuple(self.window)).encode(), digest_size=12)
         for session in self.sessions:
-            rows = self.table[self.table["session"] == session]
+            rows = self.table_of(session)
             found.update(f"{session} {self.source.header(session).attrs.get('fingerprint', '')}".encode())
             found.update(rows["onset_frame"].to_numpy(np.int64).tobytes() + "\n".join(rows["condition"]).encode())
             found.update("\n".join(self.neurons_of(session)).encode())
@@ -268,12 +314,12 @@ class Trials:
 
     def by_session(self):
         """One Trials a session."""
-        return [self.subset((self.table["session"] == s).to_numpy()) for s in self.sessions]
+        return [self.subset(at) for at in self._positions.values()]
 
     def intervals(self, session):
         """First and one-past-last frame of every window of a session, int array (trial, 2)."""
         n_baseline, n_response, _ = self.window.frames(self.source.header(session).attrs["rate_hz"])
-        onset = self.table.loc[self.table["session"] == session, "onset_frame"].to_numpy()
+        onset = self.table["onset_frame"].to_numpy()[self.positions(session)]
         return np.stack([onset - n_baseline, onset + n_response], 1)
 
     def scaled_on(self, trials):
@@ -282,9 +328,9 @@ class Trials:
         for session in trials.sessions:
             ds = self.source[session]
             inside = np.zeros(ds.sizes["frame"] + 1, int)
-            for start, stop in trials.intervals(session):
-                inside[start] += 1
-                inside[stop] -= 1
+            start, stop = trials.intervals(session).T
+            np.add.at(inside, start, 1)
+            np.add.at(inside, stop, -1)
             frames = np.cumsum(inside[:-1]) > 0
             x = ds[signal_of(ds)].values[trials.rows[session]][:, frames].astype(np.float64)
             with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a neuron without a frame there has no z-score: NaN
@@ -362,7 +408,7 @@ class Trials:
         ds, w = self.source[session], self.window
         rate = float(ds.attrs["rate_hz"])
         n_baseline, n_response, n_f0 = w.frames(rate)
-        table = self.table[self.table["session"] == session]
+        table = self.table_of(session)
         rows = self.rows[session]
         x = self.fluorescence(session)
         dff, usable = window_dff(x, n_baseline, n_f0, np.full(len(rows), ds.attrs["f0_floor"], np.float32))
@@ -379,7 +425,7 @@ class Trials:
             "trial": table["trial"].to_numpy(),
             "neuron": np.array(names, dtype=object),
             "time": (np.arange(n_baseline + n_response) - n_baseline) / rate,
-            **{c: ("trial", table[c].to_numpy()) for c in (*TRIAL_COORDS, *trial_features(ds))},
+            **{c: ("trial", table[c].to_numpy()) for c in (*TRIAL_COORDS, *self.features_of(session))},
             "n_score": ("trial", n_score),
         }
         dims = ("trial", "neuron", "time")
@@ -406,29 +452,3 @@ def check_trials(trials):
 def scaling_by_session(scaling):
     """`Trials.scaling` as models saved it: those saved before sessions had scales of their own hold {neuron: (mean, sd)}, for any session."""
     return scaling if scaling is None or all(isinstance(s, dict) for s in scaling.values()) else {"": scaling}
-
-
-class _Memory:
-    """Sessions that live in memory, as a source of trials."""
-
-    def __init__(self, sessions):
-        self._sessions = {session_key(validate(ds)): ds for ds in sessions}
-        if len(self._sessions) < len(sessions):
-            raise SessionError("session: expected unique keys subject/session, found a key twice. Rename one.")
-
-    def __getitem__(self, key):
-        return self._sessions[key]
-
-    def header(self, key):
-        return self._sessions[key]
-
-    @property
-    def index(self):
-        tables = []
-        for key, ds in sorted(self._sessions.items()):
-            table = trial_table(ds)
-            table.insert(0, "session", key)
-            table.insert(1, "subject", ds.attrs["subject"])
-            tables.append(table)
-        tables = [t for t in tables if len(t)]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["session"])

@@ -110,10 +110,15 @@ def window_dff(x, n_baseline, n_f0, floor):
     usable : array or tensor of bool, shape of x without time
         False where F0 is tiny or missing.
     """
+    f0, usable = window_f0(x, n_baseline, n_f0, floor)
+    return (x - f0[..., None]) / f0[..., None], usable
+
+
+def window_f0(x, n_baseline, n_f0, floor):
+    """F0 of windows of fluorescence, 1 where it is tiny, and whether it is usable; both of x's shape without time. Arguments as `window_dff`."""
     f0 = x[..., n_baseline - n_f0 : n_baseline].mean(-1)
     usable = f0 > floor  # False for a NaN, too
-    safe = f0 * usable + ~usable
-    return (x - safe[..., None]) / safe[..., None], usable
+    return f0 * usable + ~usable, usable
 
 
 def as_fluorescence(ds):

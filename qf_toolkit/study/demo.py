@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from .. import __version__
 from .._files import sweep, write_text
+from .._version import __version__
 from ..errors import QfError
 from ..models.options import check_options
 from .options import DemoOptions

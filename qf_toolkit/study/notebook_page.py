@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from .. import __version__
 from .._files import part_name, sweep, write_text
+from .._version import __version__
 from ..errors import QfError
 from ..models.options import check_options
 from .options import FiguresOptions

@@ -73,7 +73,7 @@ def report(models, split, *, out=None, figures=ReportOptions.figures, bootstrap=
 
 def _by_task(models):
     """The forecasters and the classifiers among some models."""
-    classifiers = [m for m in models if hasattr(m, "predict_probability")]
+    classifiers = [m for m in models if m.task == "activation"]
     return [m for m in models if m not in classifiers], classifiers
 
 

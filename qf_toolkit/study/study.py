@@ -327,7 +327,7 @@ def _plan(size, own):
 def _split(trials):
     """The parts of all stimuli, without the trials of conditions that the training part lacks."""
     from ..estimators.stimulus_tokens import StimulusTokens
-    from ..recordings.splits import _blocks, _parts
+    from ..recordings.splits import block_names, cut_into_parts
 
     table = trials.table
     shown = table.groupby(["session", "stimulus"])
@@ -337,7 +337,7 @@ def _split(trials):
     # blocks are apart as recorded; within one a window's length is kept
     gap = 0 if several.all() else trials.window.baseline_s + trials.window.response_s
     rule = "by the last block of each stimulus" + ("" if several.all() else ", its last third where there is one block alone")
-    split = _parts(trials, is_test.to_numpy(), _blocks(trials), 0.15, gap, rule)
+    split = cut_into_parts(trials, is_test.to_numpy(), block_names(trials), 0.15, gap, rule)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fits tell of stimuli without tokens of their conditions
         lacking = StimulusTokens.learnt("auto", split.train.table).lacking(table["condition"])

@@ -1,4 +1,4 @@
-"""Observations on the device: traces stored once, windows gathered by index, no worker and no per-item Python."""
+"""Observations on the device: an index into traces that are stored once, windows gathered by it, no worker and no per-item Python."""
 
 import hashlib
 import warnings
@@ -9,8 +9,8 @@ import torch
 from ..errors import QfError
 from ..models.batch import Batch
 from ..recordings.conditions import category_of
-from ..recordings.session import signal_of
-from ..recordings.window import as_fluorescence, is_active, response_gain, window_dff
+from ..recordings.window import is_active, response_gain, window_dff, window_f0
+from .traces import Traces
 
 CHUNK = 8192  # observations looked at together where every window is visited once
 
@@ -26,7 +26,9 @@ def tell_left_out(*banks):
 
 
 class Bank:
-    """Every usable observation (trial x neuron) of some Trials.
+    """Every usable observation (trial x neuron) of some Trials, and their trials as a whole.
+
+    An observation takes 13 bytes: its row, its trial, its label and its gain. All else is looked up in tables of rows and of trials.
 
     Parameters
     ----------
@@ -35,128 +37,242 @@ class Bank:
         {neuron key: position in the model's table}.
     stimuli : dict
         {key of the stimulus token, a condition or a category: position}.
-    device : torch.device
+    device : torch.device or str
     scale : dict, optional
         {neuron key: divisor of its signal}; 1 where left out.
+    traces : Traces, optional
+        Those of these trials and of others, shared; of its own where left out.
 
     Attributes
     ----------
-    neuron, condition, session : long tensors (n,)
-    row, trial : long tensors (n,)
-        Positions in `keys` and `conditions`.
+    row, trial : int32 tensors, shape (n,)
+        Positions of each observation in `keys` and `conditions`. All observations of a trial stand together, sorted by row.
+    active : bool tensor, shape (n,)
+        The label: whether the response's gain passes the window's threshold.
+    gain : float tensor, shape (n,)
+        Mean dF/F of the scored part of the response, or of its absolute value; a fraction.
     keys : list of str
         The neuron of each row, a neuron of a session.
     conditions : list of str
         The condition of each trial.
-    active, gain : float tensors (n,)
-        The label, and what it is a threshold on.
+    divisors : float tensor, shape (row,)
+        What each row's signal is divided by, in units of the signal.
+    length, n_baseline, n_response, n_f0 : int
+        Frames of a window and of its parts.
     unusable, unknown : int
         Observations left out: something missing in the window, or a neuron or stimulus without a token.
+
+    Raises
+    ------
+    QfError
+        If no observation is left, or a session can't be read.
+
+    Examples
+    --------
+    >>> from qf_toolkit.recordings.session import new_session
+    >>> from qf_toolkit.recordings.trials import cut
+    >>> shown = {"onset_frame": [40, 70], "offset_frame": [60, 90], "stimulus": ["grating", "grating"]}
+    >>> session = new_session(np.full((3, 100), 80, np.float32), subject="mouse", session="A", rate_hz=10, trials=shown)
+    >>> trials = cut(session)
+    >>> bank = Bank(trials, {n: i for i, n in enumerate(trials.neurons)}, {"grating": 0}, "cpu")
+    >>> len(bank), tuple(bank.batch(torch.tensor([0, 5])).x.shape), tuple(bank.population(torch.tensor([1])).x.shape)
+    (6, (2, 1, 50), (1, 3, 50))
     """
 
-    def __init__(self, trials, neurons, stimuli, device, scale=None):
-        self.window, self.device, self._stimuli = trials.window, device, dict(stimuli)
+    def __init__(self, trials, neurons, stimuli, device, scale=None, traces=None):
+        self.window, self.device, self._stimuli = trials.window, torch.device(device), dict(stimuli)
         self.n_baseline, self.n_response, self.n_f0 = trials.window.frames(trials.rate_hz)
         self.length = self.n_baseline + self.n_response
-        flat, first, self.unknown, self.unusable = [], [], 0, 0
-        columns = {name: [] for name in ("neuron", "condition", "session")}
-        per_neuron = {name: [] for name in ("floor", "mean", "sd", "scale")}
-        offset = 0
-        self.keys, self.conditions = [], []
-        for position, session in enumerate(trials.sessions):
-            ds, rows = trials.source[session], trials.rows[session]
-            traces, floor = as_fluorescence(ds)
-            traces = traces[rows]
-            mean, sd = np.zeros(len(rows), np.float32), np.ones(len(rows), np.float32)
-            if trials.window.signal == "zscore":
-                mean, sd = trials.scale_of(session)
-                mean = mean + np.float32(signal_of(ds) == "dff")  # as_fluorescence has added 1
-            keys = trials.neurons_of(session)
+        self.traces = Traces([trials], device) if traces is None else traces
+        self.keys, self.conditions, self.unknown, self.unusable = [], [], 0, 0
+        self._spans = {}  # the first row of each session, and the one past its last
+        rows, shown, index, frames = [], [], [], 0
+        for session in trials.sessions:
+            header, position = trials.source.header(session), self.traces.sessions.index(session)
+            known, mine = self._rows_of(trials, session, neurons, scale or {}, self.traces.is_dff[position])
+            mine |= {"session": np.full(len(known), position), "begin": frames + np.arange(len(known)) * header.sizes["frame"]}
+            frames += len(known) * header.sizes["frame"]
             table = trials.table[trials.table["session"] == session]
             token = table["condition"].map({c: token_id(stimuli, c) for c in table["condition"].unique()})
-            known = np.array([k in neurons for k in keys])
-            self.unknown += len(table) * len(rows) - int(token.notna().sum()) * int(known.sum())
+            self.unknown += len(table) * len(trials.rows[session]) - int(token.notna().sum()) * len(known)
             table, token = table[token.notna()], token[token.notna()].to_numpy(dtype=np.int64)
-            rows, keys, traces = rows[known], [k for k in keys if k in neurons], traces[known]
-            floor, mean, sd = floor[trials.rows[session]][known], mean[known], sd[known]
-            starts = table["onset_frame"].to_numpy() - self.n_baseline
-            first.append((offset + starts[:, None] + np.arange(len(rows)) * traces.shape[1]).ravel())
-            columns["neuron"].append(np.tile([neurons[k] for k in keys], len(table)))
-            columns["condition"].append(np.repeat(token, len(rows)))
-            n_score = trials.window.score_frames(float(ds.attrs["rate_hz"]), table["stimulus"].tolist())
-            columns.setdefault("n_score", []).append(np.repeat(n_score, len(rows)))
-            columns["session"].append(np.full(len(table) * len(rows), position))
-            per_neuron["floor"].append(floor)
-            per_neuron["mean"].append(mean)
-            per_neuron["sd"].append(sd)
-            per_neuron["scale"].append(np.array([(scale or {}).get(k, 1.0) for k in keys], np.float32))
-            columns.setdefault("row", []).append(np.tile(np.arange(len(rows)) + len(self.keys), len(table)))
-            columns.setdefault("trial", []).append(np.repeat(np.arange(len(table)) + len(self.conditions), len(rows)))
-            flat.append(traces.ravel())
-            offset += traces.size
-            self.keys += keys
+            n_score = trials.window.score_frames(float(header.attrs["rate_hz"]), table["stimulus"].tolist())
+            start = table["onset_frame"].to_numpy(dtype=np.int64) - self.n_baseline
+            shown.append({"session": np.full(len(table), position), "condition": token, "start": start, "n_score": n_score})
+            row, trial = np.arange(len(known)) + len(self.keys), np.arange(len(table)) + len(self.conditions)
+            index.append({"row": np.tile(row, len(table)).astype(np.int32), "trial": np.repeat(trial, len(known)).astype(np.int32)})
+            self._spans[position] = len(self.keys), len(self.keys) + len(known)
+            rows.append(mine)
+            self.keys += known
             self.conditions += table["condition"].tolist()
-        self.flat = torch.from_numpy(np.concatenate(flat).astype(np.float32, copy=False)).to(device)
-        for name, parts in columns.items():
-            setattr(self, name, torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device))
-        self.first = torch.from_numpy(np.concatenate(first).astype(np.int64)).to(device)
-        self.floor, self.mean, self.sd, self.scale = (
-            torch.from_numpy(np.concatenate(per_neuron[n]).astype(np.float32)).to(device) for n in ("floor", "mean", "sd", "scale")
-        )
-        self._frames = torch.arange(self.length, device=device)
-        self.active, self.gain = (torch.zeros(len(self.first), device=device) for _ in range(2))
+        self._of_row, self._of_trial = _joined(rows, self.device), _joined(shown, self.device)
+        self._session_of_trial = self._of_trial["session"].tolist()  # on the host: which rows a batch has must be known there
+        self.row, self.trial = _joined(index, self.device).values()
+        self.divisors = self._of_row["scale"]
         self._keep_usable()
 
+    @staticmethod
+    def _rows_of(trials, session, neurons, scale, is_dff):
+        """Keys of a session's neurons that are in the model's table, and what is known of each: {name: array}."""
+        ds, keys = trials.source.header(session), trials.neurons_of(session)
+        mean, sd = np.zeros(len(keys), np.float32), np.ones(len(keys), np.float32)
+        if trials.window.signal == "zscore":
+            mean, sd = trials.scale_of(session)
+            mean = mean + np.float32(is_dff)  # the traces are 1 + dF/F
+        known = np.array([k in neurons for k in keys], bool)
+        keys = [k for k in keys if k in neurons]
+        found = {"place": trials.rows[session][known].astype(np.int64), "neuron": np.array([neurons[k] for k in keys], np.int64)}
+        found |= {"floor": np.full(len(keys), ds.attrs["f0_floor"], np.float32), "mean": mean[known], "sd": sd[known]}
+        return keys, found | {"scale": np.array([scale.get(k, 1.0) for k in keys], np.float32)}
+
     def __len__(self):
-        return len(self.first)
+        return len(self.row)
+
+    @property
+    def nbytes(self):
+        """Bytes of the index and of its tables; the traces have their own `nbytes`."""
+        tables = (*self._of_row.values(), *self._of_trial.values())
+        return sum(v.nbytes for v in (self.row, self.trial, self.active, self.gain, *tables))
+
+    def neuron(self, at):
+        """Positions of the observations' neurons in the model's table, long (b,)."""
+        return self._of_row["neuron"][self.row[at].long()]
+
+    def condition(self, at):
+        """Positions of the observations' stimulus tokens, long (b,)."""
+        return self._of_trial["condition"][self.trial[at].long()]
+
+    def session(self, at):
+        """Positions of the observations' sessions in `traces.sessions`, long (b,)."""
+        return self._of_trial["session"][self.trial[at].long()]
+
+    def n_score(self, at):
+        """Frames from the onset on that are labelled and scored, long (b,)."""
+        return self._of_trial["n_score"][self.trial[at].long()]
+
+    def divisor(self, at):
+        """What the observations' signals are divided by, float (b,)."""
+        return self.divisors[self.row[at].long()]
 
     def digest(self):
         """A hash of what is learnt from but the traces themselves: which windows, labels, tokens and scales."""
         found = hashlib.blake2b(digest_size=12)
-        for name in ("first", "neuron", "active", "gain", "scale", "mean", "sd"):
-            found.update(getattr(self, name).cpu().numpy().tobytes())
+        each = {
+            "first": lambda at: self._of_row["begin"][self.row[at].long()] + self._of_trial["start"][self.trial[at].long()],
+            "neuron": self.neuron, "active": lambda at: self.active[at].float(), "gain": lambda at: self.gain[at],
+        }  # fmt: skip
+        for values in each.values():
+            for at in self.chunks():
+                found.update(values(at).cpu().numpy().tobytes())
+        for name in ("scale", "mean", "sd"):
+            found.update(self._of_row[name].cpu().numpy().tobytes())
         # tokens by key: where features make them, their positions depend on which conditions a model has met before
         names = {i: k for k, i in self._stimuli.items()}
-        used, which = self.condition.cpu().unique(return_inverse=True)
+        used = self._of_trial["condition"][self.trial.unique().long()].unique()
         keys = [names[i] for i in used.tolist()]
-        found.update("\n".join(sorted(keys)).encode() + np.argsort(np.argsort(keys))[which.numpy()].tobytes())
+        found.update("\n".join(sorted(keys)).encode())
+        rank = np.argsort(np.argsort(keys))
+        for at in self.chunks():
+            found.update(rank[torch.searchsorted(used, self.condition(at)).cpu().numpy()].tobytes())
         return found.hexdigest()
 
     def _keep_usable(self):
-        keep = torch.zeros(len(self.first), dtype=torch.bool, device=self.device)
+        n = len(self)
+        keep, self.active = (torch.zeros(n, dtype=torch.bool, device=self.device) for _ in range(2))
+        self.gain = torch.zeros(n, device=self.device)
         for at in self.chunks():
-            x, usable = self._signal(at)
-            keep[at] = usable & torch.isfinite(x).all(1)
+            windows, row = self._windows(at), self.row[at].long()
             # the label is a gain in fluorescence, whatever signal is forecast
-            dff, has_f0 = window_dff(self.flat[self.first[at, None] + self._frames], self.n_baseline, self.n_f0, self.floor[self.row[at]])
-            gain = response_gain(dff[:, self.n_baseline :], self.n_score[at], self.window)
-            self.active[at] = (is_active(gain, self.window) & has_f0).float()
+            dff, has_f0 = window_dff(windows, self.n_baseline, self.n_f0, self._of_row["floor"][row])
+            gain = response_gain(dff[:, self.n_baseline :], self.n_score(at), self.window)
+            self.active[at] = is_active(gain, self.window) & has_f0
             self.gain[at] = torch.where(has_f0, gain, 0.0)
-        self.unusable = int((~keep).sum())
-        for name in ("first", "neuron", "condition", "session", "row", "trial", "n_score", "active", "gain"):
-            setattr(self, name, getattr(self, name)[keep])
-        if not len(self.first):
+            x, usable = self._signal(windows, row)
+            keep[at] = self._valid(x, usable).all(1)
+        self.row, self.trial, self.active, self.gain = (v[keep] for v in (self.row, self.trial, self.active, self.gain))
+        self.unusable = n - len(self)
+        if not len(self):
             raise QfError(
                 f"trials: no observation is left in one part of the split ({self.unusable} with values missing or F0 too small, {self.unknown} of a "
                 "neuron or stimulus without a token, since the training part has none of it). Look at the recording with `qf info`; where every "
                 'trial is a condition of its own, take stim_token="category" (--stim-token category) or "features".'
             )
 
-    def _signal(self, at):
-        windows = self.flat[self.first[at, None] + self._frames]
-        row = self.row[at]
+    def _windows(self, at):
+        """Fluorescence (b, T) of the observations `at`."""
+        row, trial = self.row[at].long(), self.trial[at].long()
+        return self.traces.gather(self._of_row["session"][row], self._of_row["place"][row], self._of_trial["start"][trial], self.length)
+
+    def _signal(self, windows, row):
+        """Fluorescence (..., T) as the window's signal, in its place, and which windows have an F0, bool (...), or None where none is needed."""
         if self.window.signal == "zscore":
-            return (windows - self.mean[row, None]) / self.sd[row, None], torch.ones_like(row, dtype=torch.bool)
-        return window_dff(windows, self.n_baseline, self.n_f0, self.floor[row])
+            windows.sub_(self._of_row["mean"][row][..., None]).div_(self._of_row["sd"][row][..., None])
+            return windows, None
+        f0, usable = window_f0(windows, self.n_baseline, self.n_f0, self._of_row["floor"][row])
+        return windows.sub_(f0[..., None]).div_(f0[..., None]), usable
+
+    def _valid(self, x, usable):
+        """Which frames of the signal (..., T) count, bool (..., T); none where there is no F0, or, under z-scores, no whole baseline."""
+        finite = torch.isfinite(x)
+        return finite & (finite[..., : self.n_baseline].all(-1) if usable is None else usable)[..., None]
 
     def signal(self, at):
         """Windows (b, T) of the observations `at` in units of the window's signal (dF/F, or z-scores)."""
-        return self._signal(at)[0]
+        return self._signal(self._windows(at), self.row[at].long())[0]
 
     def batch(self, at):
-        """The observations `at` as a Batch with N = 1, divided by each neuron's scale."""
-        x = (self._signal(at)[0] / self.scale[self.row[at], None])[:, None]
-        return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron[at, None], self.condition[at], self.session[at])
+        """The observations `at`, long (b,), as a Batch of B = b with N = 1, divided by each neuron's divisor."""
+        x = self.signal(at).div_(self.divisor(at)[:, None])[:, None]
+        return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron(at)[:, None], self.condition(at), self.session(at))
+
+    def population(self, trials, most=0):
+        """Trials of one session as a Batch of all its neurons that are in the model's table, divided by each neuron's divisor.
+
+        Parameters
+        ----------
+        trials : long tensor, shape (B,)
+            Positions in `conditions`; on the host, as `trial_batches` and `trial_chunks` give them, so that nothing waits for the device.
+        most : int
+            Draw so many of the neurons at random where there are more; 0 takes all.
+
+        Returns
+        -------
+        Batch
+            `valid` is False, and x 0, where a value is missing, F0 is too small, or, under signal="zscore", the baseline is not whole.
+        """
+        session = self._session_of_trial[int(trials[0])]
+        row = torch.arange(*self._spans[session])
+        if 0 < most < len(row):
+            row = row[torch.randperm(len(row))[:most]]
+        row, trials = row.to(self.device), trials.to(self.device)
+        start = self._of_trial["start"][trials]
+        x, usable = self._signal(self.traces.gather(session, self._of_row["place"][row], start[:, None], self.length), row)
+        valid = self._valid(x, usable)
+        x = torch.where(valid, x, 0.0).div_(self.divisors[row, None])
+        neuron = self._of_row["neuron"][row].expand(len(trials), -1)
+        return Batch(x, valid, neuron, self._of_trial["condition"][trials], self._of_trial["session"][trials])
+
+    def trial_batches(self, size):
+        """An epoch of trials for `population`: all that have a usable observation, `size` of one session at a time, in random order.
+
+        Returns
+        -------
+        list of long tensors
+            On the host.
+        """
+        parts = [part for mine in self._trials_by_session() for part in mine[torch.randperm(len(mine))].split(size)]
+        return [parts[i] for i in torch.randperm(len(parts)).tolist()]
+
+    def trial_chunks(self):
+        """The same trials in their order, about CHUNK observations of one session at a time: list of long tensors, on the host."""
+        by_session = self._trials_by_session()
+        widths = (np.subtract(*self._spans[self._session_of_trial[int(mine[0])]][::-1]) for mine in by_session)
+        return [part for mine, width in zip(by_session, widths, strict=True) for part in mine.split(max(1, CHUNK // int(width)))]
+
+    def _trials_by_session(self):
+        used = self.trial.unique().long().cpu()
+        _, counts = torch.tensor(self._session_of_trial)[used].unique_consecutive(return_counts=True)
+        return used.split(counts.tolist())
 
     def chunks(self):
         """Positions of all observations, CHUNK at a time."""
@@ -186,3 +302,8 @@ def token_id(ids, condition):
     """The token of a condition in {key: position}: its own, else its category's, else None."""
     own = ids.get(condition)
     return ids.get(category_of(condition)) if own is None else own
+
+
+def _joined(parts, device):
+    """Tables {name: array} of several sessions as one, {name: tensor on the device}."""
+    return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])).to(device) for name in parts[0]}

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import warnings
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +15,40 @@ from ..errors import DamagedFileError, QfError
 from ..models.options import defaults
 
 CHECKPOINT = "checkpoint.safetensors"
-STATE = {"epoch": int, "best": float, "best_epoch": int, "history": list}
+BESIDE = ("hook.", "generator.")
+
+
+@dataclass
+class State:
+    """Where a training stands.
+
+    Attributes
+    ----------
+    epoch : int
+        From 0: the one that runs, or at its end the next.
+    at : int
+        Steps taken in it.
+    step : int
+        Steps taken in all.
+    total : float
+        Sum of the loss over the observations since the last validation.
+    seen : int
+        Number of those.
+    history : list of dict
+        An entry a validation.
+    """
+
+    epoch: int = 0
+    at: int = 0
+    step: int = 0
+    total: float = 0.0
+    seen: int = 0
+    history: list = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        """Position in the history of the best validation, the first one of several; -1 before there is one."""
+        return min(range(len(self.history)), key=lambda i: self.history[i]["score"], default=-1)
 
 
 def plain(settings):
@@ -23,14 +56,31 @@ def plain(settings):
     return json.loads(json.dumps(settings, default=asdict))
 
 
-def save_checkpoint(file, module, best, optimiser, parameters, state, settings):
-    """Write a checkpoint to `file`; the one that was there becomes the previous one."""
+def save_checkpoint(file, module, best, optimiser, parameters, state, settings, beside):
+    """Write a checkpoint to `file`; the one that was there becomes the previous one.
+
+    Parameters
+    ----------
+    file : Path
+    module : nn.Module
+    best : dict
+        The weights of the best validation.
+    optimiser : torch.optim.Adam or torch.optim.AdamW
+    parameters : list of nn.Parameter
+        Those that it trains.
+    state : State
+    settings : dict
+        See `load_checkpoint`.
+    beside : dict
+        Further tensors, by names that begin with one of `BESIDE`.
+    """
     tensors = {f"model.{k}": v for k, v in module.state_dict().items()} | {f"best.{k}": v for k, v in best.items()}
     for i, p in enumerate(parameters):
         tensors |= {f"optimiser.{i}.{k}": v for k, v in optimiser.state[p].items()}
     # safetensors refuses tensors that share memory
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    note = {"state": state, "settings": plain(settings), "tensors": digest(tensors), "torch": torch.__version__}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in (tensors | beside).items()}
+    state = asdict(state)
+    note = {"state": state, "settings": plain(settings), "tensors": digest(tensors), "place": digest({}, state), "torch": torch.__version__}
     with atomic_path(file) as tmp:
         tmp.write_bytes(save(tensors, metadata={"qf": json.dumps(note)}))
         if file.exists():
@@ -44,7 +94,7 @@ def load_checkpoint(file, module, optimiser, parameters, settings):
     ----------
     file : Path
     module : nn.Module
-    optimiser : torch.optim.Adam
+    optimiser : torch.optim.Adam or torch.optim.AdamW
     parameters : list of nn.Parameter
         Those that it trains.
     settings : dict
@@ -52,8 +102,8 @@ def load_checkpoint(file, module, optimiser, parameters, settings):
 
     Returns
     -------
-    (best, state), or None where there is no checkpoint
-        The weights of the best epoch, and epoch, best, best_epoch and history.
+    (best, state, beside), or None where there is no checkpoint
+        The weights of the best validation, where the training stood, and the further tensors of `save_checkpoint`.
 
     Raises
     ------
@@ -69,18 +119,22 @@ def load_checkpoint(file, module, optimiser, parameters, settings):
             note, tensors = _read(path)
             _check_settings(path, note["settings"], settings)
             best = {k[5:]: v.to(parameters[0].device) for k, v in tensors.items() if k.startswith("best.")}
+            beside = {k: tensors.pop(k) for k in list(tensors) if k.startswith(BESIDE)}
             _check_tensors(tensors, module, parameters)
+            state = _state(note["state"])
+            if state.at and "generator.cpu" not in beside:
+                raise _Damaged("lacks the state of the random generator")
         except _Damaged as e:
             message = f"{path}: {e}. The checkpoint is cut short or altered."
             if path == file and _previous(file).exists():
-                warnings.warn(f"{message} Going on from the previous one, {_previous(file).name}.", stacklevel=3)
+                warnings.warn(f"{message} Going on from the previous one, {_previous(file).name}.", stacklevel=5)
                 continue
             raise DamagedFileError(f"{message} Delete it to train from the start (or pass resume=False, --fresh).") from e
         if note.get("torch", torch.__version__) != torch.__version__:
-            warnings.warn(f"{path}: was written with torch {note['torch']}, found {torch.__version__}; the last digits may differ.", stacklevel=3)
+            warnings.warn(f"{path}: was written with torch {note['torch']}, found {torch.__version__}; the last digits may differ.", stacklevel=5)
         module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         _restore(optimiser, parameters, tensors)
-        return best, note["state"]
+        return best, state, beside
     return None
 
 
@@ -97,15 +151,27 @@ def _read(path):
     try:
         tensors = load(data)
         note = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["qf"])
-        state, settings = note["state"], note["settings"]
-        whole = all(type(state[name]) is kind for name, kind in STATE.items()) and isinstance(settings, dict)
-        whole = whole and math.isfinite(state["best"]) and 0 <= state["best_epoch"] < state["epoch"] == len(state["history"])
+        whole = isinstance(note["state"], dict) and isinstance(note["settings"], dict)
         finite = all(torch.isfinite(v).all() for k, v in tensors.items() if not k.endswith(".start"))
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise _Damaged(f"can't be read ({' '.join(str(e).split())[:80]})") from e
-    if not whole or not finite or note.get("tensors", digest(tensors)) != digest(tensors):
+    marks = {"tensors": digest(tensors), "place": digest({}, note["state"])}
+    if not whole or not finite or any(note.get(name, mark) != mark for name, mark in marks.items()):
         raise _Damaged("holds what no training wrote")
     return note, tensors
+
+
+def _state(found):
+    """The State of a checkpoint; those written at the end of an epoch by versions that knew no other lack what is 0 there."""
+    try:
+        state = State(**{f.name: found[f.name] for f in fields(State) if f.name in found or f.name in ("epoch", "history")})
+        counts = (state.epoch, state.at, state.step, state.seen)
+        whole = all(type(n) is int and n >= 0 for n in counts) and all(map(math.isfinite, (state.total, *(e["score"] for e in state.history))))
+    except (KeyError, TypeError) as e:
+        raise _Damaged(f"can't be read ({e})") from e
+    if not whole:
+        raise _Damaged("holds what no training wrote")
+    return state
 
 
 def _check_settings(path, theirs, settings):
@@ -114,7 +180,7 @@ def _check_settings(path, theirs, settings):
             theirs[name] = {**defaults(type(value)), **theirs[name]}
     ours = plain(settings)
     if theirs != ours:
-        changed = sorted(k for k in ours if theirs.get(k) != ours[k])
+        changed = sorted(k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k))
         raise QfError(
             f"{path}: belongs to a run of other settings (differing: {', '.join(changed)}). Pass resume=False (--fresh) to start anew, or the same settings."
         )
@@ -131,12 +197,13 @@ def _check_tensors(tensors, module, parameters):
 
 
 def _restore(optimiser, parameters, tensors):
+    on_device = {id(p) for group in optimiser.param_groups if group["fused"] for p in group["params"]}  # where steps are counted, too
     for i, p in enumerate(parameters):
         if f"optimiser.{i}.step" not in tensors:
             continue  # a weight that no step has used yet, [MASK] in a classifier say
         for k in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors[f"optimiser.{i}.{k}"]
-            optimiser.state[p][k] = value.to("cpu" if k == "step" else p.device, copy=True)
+            optimiser.state[p][k] = value.to("cpu" if k == "step" and id(p) not in on_device else p.device, copy=True)
 
 
 def _previous(file):

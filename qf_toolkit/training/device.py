@@ -1,4 +1,4 @@
-"""Which device computes, and what is said when its memory is full."""
+"""Which device computes, its random generators, and what is said when its memory is full."""
 
 from contextlib import contextmanager
 
@@ -27,6 +27,36 @@ def pick_device(device="auto"):
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as e:
         why = " ".join(str(e).split())[:80]
         raise QfError(f"device: {str(device)!r} can't be used here ({why}). Take auto or cpu.") from e
+
+
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """States of the generators of the CPU and of `device`, uint8 by the type of device."""
+    return {
+        "cpu": torch.get_rng_state(),
+        **({} if device.type == "cpu" else {device.type: getattr(torch, device.type).get_rng_state(*_which(device))}),
+    }
+
+
+def set_generator_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put back what `generator_states` gave; of a device of another type only the CPU's state is taken."""
+    torch.set_rng_state(states["cpu"])
+    if device.type != "cpu" and device.type in states:
+        getattr(torch, device.type).set_rng_state(states[device.type], *_which(device))
+
+
+def _which(device):
+    """What names `device` beside its type: Apple's GPU is always one."""
+    return () if device.type == "mps" else (device,)
+
+
+@contextmanager
+def forked(device: torch.device):
+    """A context in which what is drawn at random on the CPU and on `device` leaves the caller's generators as they were."""
+    states = generator_states(device)
+    try:
+        yield
+    finally:
+        set_generator_states(states, device)
 
 
 @contextmanager

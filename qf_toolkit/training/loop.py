@@ -1,11 +1,13 @@
-"""The training loop, on one screen: seeds, progress, best by validation, early stopping, checkpoints to resume from.
+"""The training loop, on one screen: seeds, progress, best by validation, early stopping, checkpoints to go on from.
 
-Each epoch seeds the generators anew from (seed, epoch), so a run resumed from the checkpoint of an epoch draws the same batches and
-masks as one that was never interrupted, and ends at the same weights.
+Each epoch seeds the generators anew from (seed, epoch) and draws its batches first. A run that goes on from a checkpoint within an epoch
+draws the same batches again, takes the generators' states from the checkpoint, and goes on behind the steps that were taken: it ends at
+the weights of a run that was never interrupted, to the bit on the same machine and versions.
 """
 
 import math
-from dataclasses import replace
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -13,83 +15,198 @@ from tqdm.auto import tqdm
 
 from .._files import sweep
 from ..errors import QfError
-from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from .checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
+from .device import forked, generator_states, set_generator_states
+from .groups import make_optimiser
+from .hooks import Ema, Moment
+from .options import RunConfig
+from .schedule import factor, lengths
 
 
-def run(module, draw, step, validate, config, *, settings, quick=(), checkpoint=None, resume=True, progress=True, label="training"):
-    """Train `module` in place and leave it at its best validation epoch.
+def run(module, draw, step, validate, config, *, settings, groups=(), hooks=(), checkpoint=None, run_config=None, label="training"):
+    """Train `module` in place and leave it at its best validation.
 
     Parameters
     ----------
     module : nn.Module
+        What learns are its parameters that require a gradient.
     draw : callable
-        () -> list of long tensors, the batches of an epoch in random order; see `batches`.
+        () -> list of long tensors, the batches of an epoch in random order, positions of observations; see `batches`.
     step : callable
-        (long tensor) -> loss of those observations.
+        (long tensor, shape (b,)) -> loss of those observations, a scalar tensor. On a device it asks for no value of a tensor.
     validate : callable
-        () -> dict of floats; "score" is what is minimised.
+        () -> dict of floats; "score" is what is minimised. What it draws at random does not reach the training.
     config : LoopConfig
     settings : dict
         What else decides the result, dataclasses or what JSON holds; a checkpoint of other settings is refused.
-    quick : sequence of nn.Parameter
-        Those that learn at `config.token_speed` times lr.
+    groups : sequence of Group
+        Parameters with a speed or a weight decay of their own; see `training.groups`.
+    hooks : sequence of Hook
+        Called in this order, averaged weights first; see `training.hooks`.
     checkpoint : str or Path, optional
-        Folder of the checkpoints; None keeps none.
-    resume : bool
-        Go on from the checkpoint there, if any.
-    progress : bool
+        Folder of the checkpoints; None keeps none. One is written at the end of each epoch, and within it every `checkpoint_s` seconds.
+    run_config : RunConfig, optional
+        checkpoint_s, resume and progress are used; its defaults where left out.
+    label : str
+        Begins what is shown and said.
 
     Returns
     -------
     list of dict
-        An entry an epoch: epoch, loss and the validation's figures.
+        An entry a validation: epoch, loss (mean over the observations since the validation before) and the validation's figures; under
+        `validate_every` also step, the number of steps taken.
 
     Raises
     ------
     QfError
         If the checkpoint belongs to other settings, or the loss or the validation score is no number any more.
+    DamagedFileError
+        If no checkpoint there is whole.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    device = parameters[0].device
-    chosen = {id(p) for p in quick} if config.token_speed != 1 else set()
-    groups = [{"params": [p for p in parameters if (id(p) in chosen) == at], "speed": config.token_speed if at else 1.0} for at in (False, True)]
-    optimiser = torch.optim.Adam([g for g in groups if g["params"]], lr=config.lr, weight_decay=config.weight_decay)
-    settings = {**settings, "loop": config}
-    state = {"epoch": 0, "best": math.inf, "best_epoch": -1, "history": []}
-    best = _copy(module)
-    file = Path(checkpoint) / CHECKPOINT if checkpoint else None
-    if file:
-        sweep(file.parent)
-    if file and resume and (found := load_checkpoint(file, module, optimiser, parameters, settings)):
-        best, state = found
-    config = _long_enough(config, draw, device)
-    with tqdm(total=config.epochs, initial=state["epoch"], desc=label, disable=not progress, unit="epoch") as bar:
-        while state["epoch"] < config.epochs and not _finished(state, config):
-            epoch = state["epoch"]
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * group["speed"] * _factor(epoch, config)
-            with forked(device):
-                torch.manual_seed(config.seed * 1_000_003 + epoch)
-                loss = _epoch(module, draw(), step, optimiser, parameters, config)
-                module.eval()
-                with torch.no_grad():
-                    figures = validate()
-            for name, value in {"loss": loss, "validation score": figures["score"]}.items():
-                if not math.isfinite(value):
-                    raise QfError(
-                        f"{label}: the {name} is {value} in epoch {epoch}. Lower lr (now {config.lr:g}), or look for extreme values with `qf info`."
-                    )
-            state["history"].append({"epoch": epoch, "loss": loss, **figures})
-            if figures["score"] < state["best"]:
-                state["best"], state["best_epoch"], best = figures["score"], epoch, _copy(module)
-            state["epoch"] += 1
-            if file:
-                save_checkpoint(file, module, best, optimiser, parameters, state, settings)
-            bar.set_postfix(loss=f"{loss:.4g}", **{k: f"{v:.4g}" for k, v in figures.items()})
+    run_config = run_config or RunConfig()
+    training = _Training(module, draw, step, validate, config, settings, groups, hooks, checkpoint, run_config, label)
+    state = training.state
+    with tqdm(total=training.config.epochs, initial=state.epoch, desc=label, disable=not run_config.progress, unit="epoch") as bar:
+        while not training.finished():
+            with forked(training.device):
+                training.epoch()
+            training.save()
+            bar.set_postfix({k: f"{v:.4g}" for entry in state.history[-1:] for k, v in entry.items() if k not in ("epoch", "step")})
             bar.update()
-    module.load_state_dict(best)
+    module.load_state_dict(training.best)
     module.eval()
-    return state["history"]
+    return state.history
+
+
+class _Training:
+    """What `run` trains, and where it stands."""
+
+    def __init__(self, module, draw, step, validate, config, settings, groups, hooks, checkpoint, run_config, label):
+        self.module, self.draw, self.loss, self.validate, self.label = module, draw, step, validate, label
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.optimiser = make_optimiser(self.parameters, groups, config)
+        self.ema = Ema(self.parameters, config.ema) if config.ema else None
+        self.hooks = [*([self.ema] if self.ema else []), *hooks]
+        self.settings = {**settings, "loop": config, **({"hooks": [type(h).__name__ for h in hooks]} if hooks else {})}
+        self.state, self.best, self.generators = State(), _copy(module), {}
+        self.checkpoint_s, self.saved = run_config.checkpoint_s or math.inf, time.monotonic()
+        self.file = Path(checkpoint) / CHECKPOINT if checkpoint else None
+        self.config, self.steps = self._lengths(config)
+        if self.file:
+            sweep(self.file.parent)
+        if self.file and run_config.resume:
+            self._go_on()
+        self.total = torch.tensor(self.state.total, device=self.device)
+
+    def _lengths(self, config):
+        """The config with the epochs that its steps ask for, and the number of steps."""
+        if not config.steps and not config.steps_most and config.schedule_by == "epoch":
+            return config, 0
+        with forked(self.device):
+            torch.manual_seed(config.seed * 1_000_003)
+            return lengths(config, len(self.draw()))
+
+    def _go_on(self):
+        """Put the checkpoint in place, if there is one."""
+        found = load_checkpoint(self.file, self.module, self.optimiser, self.parameters, self.settings)
+        if not found:
+            return
+        self.best, self.state, beside = found
+        self.generators = {k.removeprefix("generator."): v for k, v in beside.items() if k.startswith("generator.")}
+        for i, hook in enumerate(self.hooks):
+            own = f"hook.{i}."
+            hook.restore(self._now(), {k.removeprefix(own): v for k, v in beside.items() if k.startswith(own)})
+
+    def finished(self):
+        """Whether all epochs are over, or the score has not become better for `patience` validations."""
+        state, patience = self.state, self.config.patience
+        return state.epoch >= self.config.epochs or (patience > 0 and len(state.history) - 1 - state.best >= patience)
+
+    def epoch(self):
+        """What is left of an epoch."""
+        state, config, every = self.state, self.config, self.config.validate_every
+        torch.manual_seed(config.seed * 1_000_003 + state.epoch)
+        drawn = self.draw()
+        if config.steps_most:
+            drawn = drawn[: config.steps_most - state.step + state.at]
+        self.module.train()
+        if state.at:
+            set_generator_states(self.generators, self.device)
+        else:
+            self._call(*(["start"] if state.epoch == 0 else []), "before_epoch")
+        for at in drawn[state.at :]:
+            self._step(at)
+            self._call("after_step")
+            if every and state.step % every == 0:
+                self._look()
+                if self.finished():
+                    break
+            if time.monotonic() - self.saved >= self.checkpoint_s:
+                self.save()
+        if state.seen and (not every or state.epoch + 1 == config.epochs):
+            self._look()
+        self._call("after_epoch")
+        state.epoch, state.at = state.epoch + 1, 0
+
+    def _step(self, at):
+        """One step on the observations `at`. Nothing here waits for the device."""
+        state, config = self.state, self.config
+        share = factor(config, state.epoch, state.step, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.lr * group["speed"] * share
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=config.bf16 and self.device.type == "cuda"):
+            loss = self.loss(at)
+        loss.backward()
+        if config.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        self.optimiser.step()
+        self.total += loss.detach() * len(at)
+        state.step, state.at, state.seen = state.step + 1, state.at + 1, state.seen + len(at)
+
+    def _look(self):
+        """Validate, on the averaged weights where there are any, and keep the best."""
+        state, at = self.state, {"step": self.state.step} if self.config.validate_every else {}
+        loss = self._number("loss", float(self.total) / state.seen)
+        self.module.eval()
+        with forked(self.device), torch.no_grad(), self.ema.in_place() if self.ema else nullcontext():
+            figures = self.validate()
+            self._number("validation score", figures["score"])
+            state.history.append({"epoch": state.epoch, **at, "loss": loss, **figures})
+            if state.best == len(state.history) - 1:
+                self.best = _copy(self.module)
+        self.module.train()
+        self.total.zero_()
+        state.seen = 0
+
+    def _number(self, name, value):
+        """`value`, where it is a finite number."""
+        if not math.isfinite(value):
+            raise QfError(
+                f"{self.label}: the {name} is {value} in epoch {self.state.epoch}. Lower lr (now {self.config.lr:g}), "
+                "or look for extreme values with `qf info`."
+            )
+        return value
+
+    def save(self):
+        """Write a checkpoint."""
+        if not self.file:
+            return
+        self.state.total = self._number("loss", float(self.total))
+        beside = {f"hook.{i}.{k}": v for i, hook in enumerate(self.hooks) for k, v in hook.state().items()}
+        if self.state.at:
+            beside |= {f"generator.{k}": v for k, v in generator_states(self.device).items()}
+        save_checkpoint(self.file, self.module, self.best, self.optimiser, self.parameters, self.state, self.settings, beside)
+        self.saved = time.monotonic()
+
+    def _call(self, *names):
+        for name in names:
+            for hook in self.hooks:
+                getattr(hook, name)(self._now())
+
+    def _now(self):
+        return Moment(self.module, self.config, self.state.epoch, self.state.step)
 
 
 def batches(order, config, trial):
@@ -112,46 +229,6 @@ def batches(order, config, trial):
     found, which = trial[order].unique(return_inverse=True)
     group = torch.randperm(len(found), device=order.device)[which] // config.batch_trials
     return list(order[group.argsort(stable=True)].split(group.bincount().tolist()))
-
-
-def forked(device):
-    """A context in which what is drawn at random on the CPU and on `device` leaves the caller's generators as they were."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _long_enough(config, draw, device):
-    """The config with as many epochs as its steps ask for."""
-    if not config.steps:
-        return config
-    with forked(device):
-        a_epoch = len(draw())
-    return replace(config, epochs=max(config.epochs, -(-config.steps // a_epoch)))
-
-
-def _epoch(module, drawn, step, optimiser, parameters, config):
-    module.train()
-    device, n = drawn[0].device, sum(map(len, drawn))
-    total = torch.zeros((), device=device)
-    for at in drawn:
-        optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16 and device.type == "cuda"):
-            loss = step(at)
-        loss.backward()
-        if config.clip:
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-        optimiser.step()
-        total += loss.detach() * len(at)
-    return float(total) / n
-
-
-def _factor(epoch, config):
-    if config.schedule == "constant":
-        return 1.0
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-
-
-def _finished(state, config):
-    return bool(config.patience) and state["epoch"] - 1 - state["best_epoch"] >= config.patience
 
 
 def _copy(module):

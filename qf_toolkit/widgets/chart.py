@@ -80,9 +80,9 @@ def span(start, stop, y, color="ink", opacity=0.07):
     return {"type": "cells", "x0": [start], "x1": [stop], "y0": [y[0]], "y1": [y[1]], "color": [color], "opacity": opacity}
 
 
-def image(values, x, y, low, high, colormap="viridis"):
+def image(values, x, y, low, high, cmap="viridis"):
     """A picture of an array (row, column), row 0 on top, over the ranges `x` and `y`; grey where it is NaN."""
-    values, scale = np.asarray(values, float), colormaps[colormap]
+    values, scale = np.asarray(values, float), colormaps[cmap]
     shares = np.clip((np.nan_to_num(values) - low) / ((high - low) or 1.0), 0, 1)
     places = np.minimum((256 * shares).astype(int), 255)
     places = np.where(np.isfinite(values), places - (places > 127), 255)  # a palette has 256 places: the middle colour gives way to grey
@@ -94,7 +94,7 @@ def image(values, x, y, low, high, colormap="viridis"):
     return {"type": "image", "x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "href": href}
 
 
-def shades(values, low=None, high=None, colormap="viridis"):
+def shades(values, low=None, high=None, cmap="viridis"):
     """Colours of numbers, and for each the colour of a text that can be read on it.
 
     Parameters
@@ -110,7 +110,7 @@ def shades(values, low=None, high=None, colormap="viridis"):
     values = np.asarray(values, float).ravel()
     low, high = (np.nanmin(values) if low is None else low), (np.nanmax(values) if high is None else high)
     shares = np.clip((values - low) / (high - low) if high > low else np.zeros_like(values), 0, 1)
-    rgb = colormaps[colormap](np.nan_to_num(shares))[:, :3]
+    rgb = colormaps[cmap](np.nan_to_num(shares))[:, :3]
     bright = rgb @ [0.299, 0.587, 0.114]
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.round(255 * rgb).astype(int).tolist()], ["#000000" if b > 0.5 else "#ffffff" for b in bright]
 

@@ -9,7 +9,6 @@ import xarray as xr
 
 from ..errors import QfError
 from ..estimators.interface import origin
-from ..estimators.quantformer.pretrain import Autoencoder
 from ..interpret.codes import burst, codebook, decode_codes, swap
 from ..interpret.observation import one_thread
 from ..plots.codes import plot_swap
@@ -49,7 +48,7 @@ class CodeExplorer(Viewer):
             self._set_up(autoencoder, trials)
 
     def _set_up(self, autoencoder, trials):
-        if not isinstance(autoencoder, Autoencoder):
+        if getattr(autoencoder, "task", None) != "codes":
             raise QfError(
                 f"autoencoder: expected an Autoencoder, found {type(autoencoder).__name__}. Pass what `pretrain` returned, or model.autoencoder."
             )

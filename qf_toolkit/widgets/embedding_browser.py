@@ -6,8 +6,7 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
-from ..estimators.interface import origin
-from ..estimators.quantformer.response import QuantFormerForecaster
+from ..estimators.interface import Observations, origin
 from ..interpret.embedding import tsne
 from ..interpret.neurons import nearest_neighbours, neuron_statistics, neuron_tokens
 from ..interpret.observation import Observer, one_thread
@@ -189,18 +188,17 @@ class EmbeddingBrowser(Viewer):
     def _forecast(self, session, neuron, x, condition, rows):
         """The mean forecast over some of the windows `x`, NaN before the onset; and why there is none."""
         out, n = np.full(x.shape[1], np.nan), self.observer.windows(session, neuron).attrs["n_baseline"]
-        if not isinstance(self.model, QuantFormerForecaster) or not len(rows):
+        if self.model.task != "forecast" or not len(rows):
             return out, ""
         try:
             part = self.model.prepare(self.observer.of(session).of_neurons(neuron).subset(rows))
             context = (part.dataset()["zscore"].values if part.window.signal == "zscore" else x[rows, None])[..., :n]
-            asked = context, [neuron], condition[rows].tolist()
+            asked = Observations(np.nan_to_num(context), [neuron], condition[rows].tolist(), session=session)
             with one_thread():
                 # where a forecast is the mean of many draws, all of them for each trial take seconds; the mean of fewer of each expects the same
                 few = max(1, DRAWS // len(rows))
-                found = (
-                    self.model.sample_arrays(*asked, n_samples=few).mean(0) if self.model.decode == "sample" else self.model.predict_arrays(*asked)
-                )
+                drawn = getattr(self.model, "decode", None) == "sample"
+                found = self.model.sample_arrays(asked, n_samples=few).mean(0) if drawn else self.model.predict_arrays(asked)
             out[n:] = found[:, 0].mean(0)
         except QfError as error:
             return out, f" No forecast: {error}"

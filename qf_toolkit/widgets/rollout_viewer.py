@@ -6,8 +6,6 @@ import xarray as xr
 
 from ..errors import QfError
 from ..estimators.interface import origin
-from ..estimators.quantformer.activation import QuantFormerClassifier
-from ..estimators.quantformer.response import QuantFormerForecaster
 from ..interpret.attention import readout, rollout_of
 from ..interpret.observation import Observer, one_thread
 from ..plots.attention import plot_rollout, plot_rollout_map
@@ -44,7 +42,7 @@ class RolloutViewer(Viewer):
             self._set_up(model, trials)
 
     def _set_up(self, model, trials):
-        if not isinstance(model, QuantFormerClassifier | QuantFormerForecaster):
+        if not getattr(model, "has_attention", False):
             name = getattr(model, "name", type(model).__name__)
             raise QfError(
                 f"model: expected a QuantFormer classifier or forecaster, found {name!r}, which has no attention maps. Pass what `fit_classifier` returned."

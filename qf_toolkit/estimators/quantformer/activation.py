@@ -2,19 +2,19 @@
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ...errors import QfError
 from ...models.quantformer import GAIN_LEVELS, ActivationClassifier
 from ...training.bank import CHUNK
 from .. import schema
-from ..reference import constant_scores
+from ..checks import check_labels
+from ..interface import Classifier
+from ..objectives import best_threshold, constants_of_labels
 from .downstream import Downstream, fit
 
 
-class QuantFormerClassifier(Downstream):
+class QuantFormerClassifier(Downstream, Classifier):
     """Says whether a neuron will be active after the onset, from its baseline alone."""
 
     kind = "classifier"
@@ -36,7 +36,7 @@ class QuantFormerClassifier(Downstream):
 
         def loss(bank, at):
             x = bank.batch(at).x[:, 0, :n_b]
-            h = module.summary(x, bank.neuron[at], bank.condition[at], self._hidden(len(at)))
+            h = module.summary(x, bank.neuron(at), bank.condition(at), self._hidden(len(at)))
             label = F.cross_entropy(module.head(h).float(), bank.active[at].long())
             if not module.training:
                 return label
@@ -52,10 +52,7 @@ class QuantFormerClassifier(Downstream):
         return lambda at: loss(train, at), validate
 
     def _constants(self, train, validation):
-        def score(outs, at):
-            return [F.binary_cross_entropy(out[:, 0], validation.active[at]) for out in outs]
-
-        return constant_scores(train, validation, lambda bank, at: bank.active[at, None], score, shrink=1.0)
+        return constants_of_labels(train, validation)
 
     @torch.no_grad()
     def _learnt(self, validation, anew):
@@ -65,21 +62,12 @@ class QuantFormerClassifier(Downstream):
         n_b, p = self.autoencoder.config.n_baseline, []
         for at in validation.chunks():
             x = validation.batch(at).x[:, 0, :n_b]
-            p.append(self.module(x, validation.neuron[at], validation.condition[at]).float().softmax(-1)[:, 1])
-        p, order = torch.cat(p).sort(descending=True)
-        a = validation.active[order].cpu().numpy().astype(np.float64)  # on the host: Apple's GPUs have no float64
-        if not 0 < a.sum() < len(a):
-            return
-        gain = a.cumsum() / a.sum() - (1 - a).cumsum() / (1 - a).sum()
-        best = int(gain.argmax())
-        self.threshold = float((p[best] + p[min(best + 1, len(p) - 1)]) / 2)
+            p.append(self.module(x, validation.neuron(at), validation.condition(at)).float().softmax(-1)[:, 1])
+        self.threshold = best_threshold(torch.cat(p), validation.active, self.threshold)
 
     def check_labels(self, trials):
         """Raise QfError where "active" is defined otherwise than in training."""
-        for name in ("score_s", "active_rule", "active_gain"):
-            mine, theirs = getattr(self.window, name), getattr(trials.window, name)
-            if mine != theirs:
-                raise QfError(f"{name}: expected {mine}, with which the classifier was trained, found {theirs}. Cut the trials with {name}={mine!r}.")
+        check_labels(self.window, trials)
 
     def prepare(self, trials):
         """As every model's; the trials must also be labelled as those of the training."""
@@ -87,26 +75,21 @@ class QuantFormerClassifier(Downstream):
         return super().prepare(trials)
 
     @torch.no_grad()
-    def predict_arrays(self, context, neurons, conditions):
-        """Probability of being active, (trial, neuron); see `Forecaster.predict_arrays` for the arguments."""
-        neuron, stimulus = self._ids(neurons, conditions)
-        x, _ = self._flat(context, neurons)
-        out = [self.module(x[at], neuron[at], stimulus[at]).float().softmax(-1)[:, 1].cpu()
-               for at in torch.arange(len(x), device=self.device).split(CHUNK)]  # fmt: skip
-        return torch.cat(out).numpy().reshape(len(conditions), len(neurons))
+    def predict_arrays(self, asked):
+        """Probability of being active, (trial, neuron)."""
+        with self.inputs(asked) as (x, neuron, stimulus, _):
+            out = [self.module(x[at], neuron[at], stimulus[at]).float().softmax(-1)[:, 1].cpu()
+                   for at in torch.arange(len(x), device=self.device).split(CHUNK)]  # fmt: skip
+        return torch.cat(out).numpy().reshape(len(asked.conditions), len(asked.neurons))
 
-    def predict(self, trials):
-        """Activation of every neuron in every trial: `probability` and `active` (trial, neuron), NaN where the baseline can't be used."""
-        out = self._labelled(trials, lambda *a: {"probability": (("trial", "neuron"), self.predict_arrays(*a))})
-        out["active"] = (out["probability"] > self.threshold).where(out["probability"].notnull())
-        return out
+    def sequence(self):
+        """What the encoder reads: names of the learned tokens in front, and how many patches follow."""
+        return ["[CLS]", "[NEURON]", "[STIM]"], self.autoencoder.config.baseline_patches
 
-    def predict_probability(self, trials):
-        """Probability of being active, DataArray (trial, neuron)."""
-        return self.predict(trials)["probability"]
-
-    def sample(self, trials, n_samples=100, seed=0):
-        raise QfError("sample: a classifier gives probabilities. Use predict_probability(trials).")
+    @staticmethod
+    def evidence(logits):
+        """What speaks for the answer: by how much active is more likely than not, (b,)."""
+        return logits[:, 1] - logits[:, 0]
 
 
 def fit_classifier(autoencoder, split, *, tuning="fine", stim_token=None, gain_weight=0.0, hide=0.0, dropout=None, seed=0, **options):

@@ -1,55 +1,70 @@
 """What response forecasting (paper 3.4.2) and activation classification (3.4.1) share: tokens, training, saved models, new neurons."""
 
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import asdict
 from typing import ClassVar
 
-import numpy as np
 import torch
 
 from ...errors import QfError
 from ...models.options import check_options, defaults, refuse_unknown, shown
 from ...recordings.splits import check_split
 from ...recordings.window import saved_window
-from ...training.bank import Bank, tell_left_out, token_id
+from ...training.bank import tell_left_out
 from ...training.checkpoint import digest
-from ...training.device import pick_device, told_memory
+from ...training.device import told_memory
+from ...training.groups import Group
 from ...training.loop import batches, run
-from ...training.options import LoopConfig
-from ..interface import Forecaster, check_keys
+from ...training.options import LoopConfig, RunConfig
+from ...training.traces import Traces
+from ..checks import check_keys
+from ..digests import Digest
+from ..divisors import divisors_of
 from ..notes import refuse
 from ..reference import told
-from ..saving import fill, read_model, write_model
-from ..schema import fitted
+from ..saving import fill
 from ..seen import join_seen, seen_frames
 from ..stimulus_tokens import StimulusTokens
+from ..tokened import Tokened
 from .options import FitConfig
-from .pretrain import Autoencoder, _scales
+from .pretrain import Autoencoder
+from .saved import fitted
 
 LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
-KEEP = {"checkpoint": None, "resume": True, "progress": True}
+RUN = ("checkpoint_s", "memory_mb", "resume", "progress")  # of RunConfig: the device is that of the auto-encoder
 
 
-class Downstream(Forecaster):
+class Downstream(Tokened):
     """What both tasks share: the keys of their tokens, the auto-encoder they started from, saving and adding neurons."""
 
-    kind = ""
+    has_codes = has_attention = True
+    hint = "Add it with model.add_neurons(split), or choose neurons=... in trials()."
     call = ""  # the function that fits one
     module_class: type = torch.nn.Module
     options: tuple = ("dropout", "hide")  # how it is trained, of `FitConfig`, and
     results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`; both are saved
-    run = None
 
     def __init__(self, autoencoder, neurons, tokens, *, dropout=None, hide=0.0, **weights):
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder, self._digest = autoencoder, Digest()
         vars(self).update(check_options(FitConfig, {"dropout": dropout, "hide": hide, **weights}))
-        self.neurons, self.tokens = list(neurons), tokens
+        self.neurons, self.tokens = neurons, tokens
         self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
         self.history, self.chosen, self.reference = [], {}, None
-        self.module = self.module_class(deepcopy(autoencoder.module), len(self.neurons), tokens.size, self.dropout)
+        # the auto-encoder is frozen, and so may be shared
+        self.module = self.module_class(autoencoder.module, len(self.neurons), tokens.size, self.dropout)
         self.module.to(autoencoder.device).eval()
         self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
+
+    @property
+    def simulated(self):
+        """Whether it was fitted on simulated recordings, as the auto-encoder was."""
+        return self.autoencoder.simulated
+
+    @property
+    def patch_frames(self):
+        """Frames of the patches that it looks at."""
+        return self.autoencoder.patch_frames
 
     @property
     def device(self):
@@ -57,58 +72,20 @@ class Downstream(Forecaster):
 
     def digest(self):
         """A hash of the weights, those of the auto-encoder included, and of what else decides a forecast."""
-        return digest(self._both().state_dict(), [self._scale, self.autoencoder.scaling, self._settings(*self.results)])
+        return self._digest(self._both().state_dict(), [self._scale, self.autoencoder.scaling, self._settings(*self.results)])
 
     def _both(self):
         return torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
 
-    @property
-    def stim_token(self):
-        """What has a stimulus token; see `StimulusTokens`."""
-        return self.tokens.kind
-
-    @property
-    def stimuli(self):
-        """Keys of the conditions and categories that have a token, or under "features" an embedding."""
-        return self.tokens.keys
-
     def prepare(self, trials):
         """Check rate, window, neurons and conditions; give the trials this model's z-scores."""
         trials = self.autoencoder.prepare(trials)
-        check_keys("neuron", trials.neurons, self.neurons, "Add it with model.add_neurons(split), or choose neurons=... in trials().")
+        check_keys("neuron", trials.neurons, self._places, self.hint)
         self.tokens.check(trials.conditions)
         return trials
 
     def check_labels(self, trials):
         """Refuse trials whose labels mean something else than in training, where labels are what is learnt."""
-
-    def bank(self, trials):
-        """The observations of `trials` with this model's tokens and scales."""
-        return Bank(trials, self._table(self.neurons), self._stimulus_ids(trials.conditions), self.device, self._scale)
-
-    @staticmethod
-    def _table(keys):
-        return {k: i for i, k in enumerate(keys)}
-
-    def _stimulus_ids(self, conditions):
-        """{key of the stimulus token: position}; under "features" the module learns what conditions not met before are, but no weight of theirs."""
-        if self.stim_token == "features":
-            self.module.stimuli.describe(*map(torch.from_numpy, self.tokens.describe(conditions)))
-        return self.tokens.ids
-
-    def _ids(self, neurons, conditions):
-        """Positions of tokens for every (trial, neuron), flat."""
-        check_keys("neuron", neurons, self.neurons, "Add it with model.add_neurons(split).")
-        self.tokens.check(conditions)
-        n, s = self._table(self.neurons), self._stimulus_ids(conditions)
-        neuron = torch.tensor([n[k] for k in neurons], device=self.device).repeat(len(conditions))
-        stimulus = torch.tensor([token_id(s, c) for c in conditions], device=self.device).repeat_interleave(len(neurons))
-        return neuron, stimulus
-
-    def _flat(self, context, neurons):
-        divisor = np.array([self._scale[n] for n in neurons], np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(context / divisor[:, None], dtype=np.float32))
-        return x.flatten(0, 1).to(self.device), divisor
 
     def add_neurons(self, split, **options):
         """Add the neurons of `split` that are new, and prompt-tune on it: only the tokens of the new neurons change.
@@ -132,14 +109,15 @@ class Downstream(Forecaster):
         """
         check_split(split)
         loop, keep, _ = self._options(options)
-        new = [n for n in split.train.neurons if n not in self.neurons]
+        new = [n for n in split.train.neurons if n not in self._places]
         if not new:
             return []
         before = (
-            {n: getattr(self, n) for n in ("neurons", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
+            {n: getattr(self, n) for n in ("_places", "_scale", "autoencoder", "seen", "history", "window", "seed", "reference", "run")},
             (self.module.neurons.table, self.module.neurons.start),
         )
-        known, scale = len(self.neurons), _scales(split.train, self.autoencoder.normalise, self.device)
+        known = len(self.neurons)
+        scale = divisors_of(split.train, self.autoencoder.normalise, Traces([split.train], self.device, keep["run_config"].memory_mb))
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
             self.autoencoder = copy(self.autoencoder)  # others may share it
@@ -177,14 +155,18 @@ class Downstream(Forecaster):
             return weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
         return None
 
+    def _tokens_group(self, loop, tuning):
+        """The neurons' tokens: each learns from its own observations, a few in a batch. Weight decay would move those that shall stay."""
+        return Group([self.module.neurons.table.weight], speed=loop.token_speed, weight_decay=0.0 if tuning == "new" else None)
+
     @classmethod
     def _options(cls, options, own=()):
-        """The options of a fit as (LoopConfig, what is kept of it, the rest, of `own`)."""
-        loop, rest = defaults(LoopConfig), {k: v for k, v in options.items() if k not in KEEP}
-        refuse_unknown(cls.call, rest, sorted({*loop, *KEEP, *own}))
-        check_options(FitConfig, rest)
-        given = {k: v for k, v in rest.items() if k in loop}
-        return LoopConfig(**{**LOOP, **given}), {n: options.get(n, v) for n, v in KEEP.items()}, {k: v for k, v in rest.items() if k in own}
+        """The options of a fit as (LoopConfig, where `loop.run` keeps its checkpoints and how it runs, the rest, of `own`)."""
+        loop = defaults(LoopConfig)
+        refuse_unknown(cls.call, options, sorted({*loop, *RUN, "checkpoint", *own}))
+        check_options(FitConfig, options)
+        loop, running, rest = ({k: v for k, v in options.items() if k in known} for known in (loop, RUN, own))
+        return LoopConfig(**{**LOOP, **loop}), {"checkpoint": options.get("checkpoint"), "run_config": RunConfig(**running)}, rest
 
     def _train(self, split, loop, keep, *, tuning="fine", known=0):
         """Train with the options of `_options`; "new" tunes the tokens from the position `known` on alone."""
@@ -196,7 +178,8 @@ class Downstream(Forecaster):
             self.check_labels(split.train)
         kept = self._freeze(tuning, known)
         split_train, split_validation = (self.autoencoder.prepare(p) for p in (split.train, split.validation))
-        train, validation = self.bank(split_train), self.bank(split_validation)
+        traces = Traces((split_train, split_validation), self.device, keep["run_config"].memory_mb)
+        train, validation = self.bank(split_train, traces), self.bank(split_validation, traces)
         tell_left_out(train, validation)
         step, validate = self._objective(train, validation)
         label = f"{self.kind} ({tuning})"
@@ -206,8 +189,7 @@ class Downstream(Forecaster):
                       "model": self.autoencoder.config, "pretrained": digest(self.autoencoder.module.state_dict()),
                       "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
                       **self._settings(*self.options)},
-            quick=[self.module.neurons.table.weight],  # each neuron's token learns from its own observations alone, a few in a batch
-            label=label, **keep,
+            groups=[self._tokens_group(loop, tuning)], label=label, **keep,
         )  # fmt: skip
         if kept is not None:
             kept.remove()
@@ -215,7 +197,7 @@ class Downstream(Forecaster):
         self.window, self.seed, self.run = split.train.window, loop.seed, None
         self.seen = join_seen(self.seen, self.autoencoder.seen, seen_frames(split.train, split.validation))
         self._learnt(validation, anew=tuning != "new")
-        self.reference = told(self.kind, self.history, self._constants(train, validation), keep["progress"])
+        self.reference = told(self.kind, self.history, self._constants(train, validation), keep["run_config"].progress)
 
     def fit(self, split, **options):
         """Go on training on `split`; options as in `fit_forecaster`. Returns self."""
@@ -224,37 +206,26 @@ class Downstream(Forecaster):
         self._train(split, loop, keep, **own)
         return self
 
-    def save(self, folder):
-        """Write config.json and model.safetensors into `folder`, over a model that is there.
-
-        Raises
-        ------
-        QfError
-            If the folder can't be written.
-        """
-        note = {
+    def note(self):
+        """What goes into config.json."""
+        return {
             "autoencoder": self.autoencoder.note(), "neurons": self.neurons, **self.tokens.note(), "scale": self._scale,
             "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen, "seed": self.seed,
-            **self._settings(*self.options, *self.results, "reference", "run"),
+            **self._settings(*self.options, *self.results, "reference"),
         }  # fmt: skip
-        write_model(folder, self.kind, note, self._both())
+
+    def tensors(self):
+        """Its own weights (task.*) and, once, those of the auto-encoder (pretrained.*)."""
+        return {k: v for k, v in self._both().state_dict().items() if not k.startswith("task.autoencoder.")}
 
     @classmethod
-    def load(cls, folder, device="auto"):
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        QfError
-            If it is no such saved model, or one of another version; DamagedFileError if a file is cut short or altered.
-        """
-        device = pick_device(device)
-        note, tensors = read_model(folder, cls.kind, fitted(cls.options, cls.results))
-        with told_memory(device, "Load a smaller model"):
-            return cls._from_note(note, tensors, device, folder)
+    def checks(cls):
+        """What config.json may hold."""
+        return fitted(cls.options, cls.results)
 
     @classmethod
-    def _from_note(cls, note, tensors, device, folder):
+    def from_note(cls, note, tensors, device, folder):
+        """Build it from a checked note and its weights."""
         pretrained = {k.removeprefix("pretrained."): v for k, v in tensors.items() if k.startswith("pretrained.")}
         autoencoder = Autoencoder.from_note(note["autoencoder"], pretrained, device, folder, "autoencoder.")
         tokens = StimulusTokens.from_note(note, autoencoder.config.stim_token)
@@ -273,9 +244,11 @@ class Downstream(Forecaster):
         if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):
             refuse(folder, "window", "the auto-encoder's frames", n)
         self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
+        if any(k.startswith("task.autoencoder.") for k in self._both().state_dict()):
+            tensors |= {f"task.autoencoder.{k}": v for k, v in pretrained.items()}
         fill(folder, self._both(), tensors)
         self._scale, self.seen, self.history, self.chosen = note["scale"], note["seen"], note["history"], note["chosen"]
-        self.window, self.seed, self.reference, self.run = window, note.get("seed"), note.get("reference"), note.get("run")
+        self.window, self.seed, self.reference = window, note.get("seed"), note.get("reference")
         for name in cls.results:
             setattr(self, name, note[name])
         return self

@@ -15,20 +15,23 @@ from ...recordings.splits import check_split
 from ...recordings.trials import check_trials, scaling_by_session
 from ...recordings.window import saved_window
 from ...training.bank import CHUNK, Bank, tell_left_out
-from ...training.checkpoint import digest
-from ...training.device import pick_device, told_memory
-from ...training.loop import batches, forked, run
-from ...training.options import LoopConfig
-from ..interface import check_rate, origin
+from ...training.device import forked, pick_device, told_memory
+from ...training.loop import batches, run
+from ...training.options import LoopConfig, RunConfig
+from ...training.traces import Traces
+from ..checks import check_rate, check_window
+from ..digests import Digest
+from ..divisors import divisors_of
+from ..interface import Estimator, origin
 from ..notes import refuse
 from ..reference import constant_scores, told
-from ..saving import check_sizes, fill, read_model, write_model
-from ..schema import AUTOENCODER
-from ..seen import check_unseen, seen_frames
+from ..saving import check_sizes, fill
+from ..seen import seen_frames
 from .options import PretrainConfig
+from .saved import AUTOENCODER
 
 
-class Autoencoder:
+class Autoencoder(Estimator):
     """A pre-trained QuantFormer auto-encoder with what it needs to be used again.
 
     Attributes
@@ -55,12 +58,14 @@ class Autoencoder:
         How the command line trained it (qf_toolkit, settings); None where it was trained from Python.
     """
 
+    task = "codes"
     kind = "autoencoder"
     name = "QuantFormer auto-encoder"
-    population = False
-    run = None
+    has_codes = True
 
     def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None, simulated=None, reference=None):
+        super().__init__()
+        self._digest = Digest()
         self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
         self.seen, self.history, self.scaling, self.seed, self.simulated = seen, history, scaling, seed, simulated
         self.reference = reference
@@ -71,12 +76,22 @@ class Autoencoder:
         return self.module.config
 
     @property
+    def autoencoder(self):
+        """Itself: its codes are its own."""
+        return self
+
+    @property
+    def patch_frames(self):
+        """Frames of a patch."""
+        return self.config.patch_frames
+
+    @property
     def device(self):
         return next(self.module.parameters()).device
 
     def digest(self):
         """A hash of the weights and of what else decides a code."""
-        return digest(self.module.state_dict(), [self.scale, self.scaling])
+        return self._digest(self.module.state_dict(), [self.scale, self.scaling])
 
     def divisor(self, neuron):
         """What the signal of a neuron is divided by; the pooled one for a neuron not seen in training."""
@@ -84,7 +99,11 @@ class Autoencoder:
 
     def prepare(self, trials):
         """Check that trials fit (rate, window, signal) and give them this model's z-scores."""
-        return prepare(trials, self.config, self.window, self.scaling)
+        return check_window(self.window, self.config.rate_hz, trials, self.scaling)
+
+    def predict(self, trials):
+        """Codes and reconstructions of whole windows; see `codes`."""
+        return self.codes(trials)
 
     def codes(self, trials):
         """Codes and reconstructions of whole windows of one session, unmasked.
@@ -143,10 +162,6 @@ class Autoencoder:
             share, dims="code", name="usage", attrs={"perplexity": perplexity, "codes_used": int((share >= 0.002).sum()), **origin(trials, self)}
         )
 
-    def check_unseen(self, trials):
-        """Raise LeakageError where `trials` share a frame with pre-training."""
-        check_unseen(self.seen, trials, self.name)
-
     def note(self):
         """What goes into config.json of every model that holds this one."""
         return {
@@ -155,35 +170,18 @@ class Autoencoder:
             "simulated": self.simulated, "reference": self.reference,
         }  # fmt: skip
 
-    def save(self, folder):
-        """Write config.json and model.safetensors into `folder`, over a model that is there.
-
-        Raises
-        ------
-        QfError
-            If the folder can't be written.
-        """
-        write_model(folder, self.kind, {**self.note(), "run": self.run}, self.module)
+    def tensors(self):
+        """The weights."""
+        return self.module.state_dict()
 
     @classmethod
-    def load(cls, folder, device="auto"):
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        QfError
-            If it is no saved auto-encoder, or one of another version; DamagedFileError if a file is cut short or altered.
-        """
-        device = pick_device(device)
-        note, tensors = read_model(folder, cls.kind, AUTOENCODER)
-        with told_memory(device, "Load a smaller model"):
-            self = cls.from_note(note, tensors, device, folder)
-        self.run = note.get("run")
-        return self
+    def checks(cls):
+        """What config.json may hold."""
+        return AUTOENCODER
 
     @classmethod
     def from_note(cls, note, tensors, device, folder, where=""):
-        """Build from the content of config.json and the weights in `folder`; `where` in config.json the note stands."""
+        """Build it from a checked note, which stands at `where` in config.json, and its weights."""
         try:
             config, window = QuantFormerConfig(**note["model"]), saved_window(note["window"])
         except QfError as e:
@@ -199,17 +197,6 @@ class Autoencoder:
         own = ("normalise", "scale", "seen", "history")
         late = (note.get(n) for n in ("seed", "simulated", "reference"))
         return cls(module.to(device), window, *(note[n] for n in own), scaling_by_session(note["scaling"]), *late)
-
-
-def prepare(trials, config, window, scaling):
-    """Trials checked against a model's rate and window, with the model's z-scores."""
-    check_trials(trials)
-    check_rate(config.rate_hz, trials)
-    for name in ("baseline_s", "response_s", "f0_s", "signal"):
-        mine, theirs = getattr(window, name), getattr(trials.window, name)
-        if (abs(mine - theirs) > 1e-6) if not isinstance(mine, str) else mine != theirs:
-            raise QfError(f"{name}: expected {mine}, the model's, found {theirs}. Cut the trials with {name}={mine!r}.")
-    return trials if scaling is None else type(trials)(**{**vars(trials), "scaling": scaling})
 
 
 def pretrain(
@@ -231,6 +218,7 @@ def pretrain(
     checkpoint=None,
     resume=True,
     progress=True,
+    memory_mb=None,
     **overrides,
 ):
     """Pre-train the vector-quantised masked auto-encoder on the training part, choosing the epoch on the validation part.
@@ -251,8 +239,11 @@ def pretrain(
     checkpoint : str or Path, optional
         Folder from which an interrupted run goes on.
     resume, progress : bool
+    memory_mb : float, optional
+        Traces that take more MB are read from the sessions' files on use; see `training.traces.Traces`. The results are the same.
     **overrides
-        Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...) and of `LoopConfig` (weight_decay, bf16).
+        Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...), of `LoopConfig` (optimiser, warmup, ema...) and of
+        `RunConfig` (checkpoint_s).
 
     Returns
     -------
@@ -268,16 +259,18 @@ def pretrain(
     check_split(split)
     given = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "batch_trials": batch_trials, "lr": lr, "schedule": schedule,
              "clip": clip, "patience": patience, "seed": seed}  # fmt: skip
-    mine = {"config", "balance", "normalise", "device", "checkpoint", "resume", "progress"}
-    refuse_unknown("pretrain", overrides, sorted({*defaults(QuantFormerConfig), *defaults(LoopConfig), *mine}))
+    mine = {"config", "balance", "normalise", "checkpoint"}
+    refuse_unknown("pretrain", overrides, sorted({*defaults(QuantFormerConfig), *defaults(LoopConfig), *defaults(RunConfig), *mine}))
     loop = LoopConfig(**given, **{n: overrides.pop(n) for n in list(overrides) if n in defaults(LoopConfig)})
+    running = {n: overrides.pop(n) for n in list(overrides) if n in defaults(RunConfig)}
+    running = RunConfig(device=device, memory_mb=memory_mb, resume=resume, progress=progress, **running)
     how = PretrainConfig(balance=balance, normalise=normalise)
     check_options(QuantFormerConfig, overrides)
     if config is not None and not isinstance(config, QuantFormerConfig):
         raise QfError(f"config: expected a QuantFormerConfig, found {shown(config)}.")
-    device = pick_device(device)
+    device = pick_device(running.device)
     with told_memory(device):
-        return _pretrain(split, config, overrides, loop, how, device, {"checkpoint": checkpoint, "resume": resume, "progress": progress})
+        return _pretrain(split, config, overrides, loop, how, device, {"checkpoint": checkpoint, "run_config": running})
 
 
 def _pretrain(split, config, overrides, loop, how, device, keep):
@@ -287,11 +280,12 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     config = QuantFormerConfig(**{**base, **overrides, "rate_hz": rate, "n_baseline": n_baseline, "n_response": n_response})
     for part in (split.train, split.validation):
         check_rate(rate, part)
-    scale = _scales(split.train, how.normalise, device)
+    traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
+    scale = divisors_of(split.train, how.normalise, traces)
     everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
     tokens = {category_of(c): 0 for p in (split.train, split.validation) for c in p.conditions}
     pooled = {n: scale.get(n, scale[""]) for n in everything}
-    train, validation = (Bank(p, everything, tokens, device, pooled) for p in (split.train, split.validation))
+    train, validation = (Bank(p, everything, tokens, device, pooled, traces) for p in (split.train, split.validation))
     tell_left_out(train, validation)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(loop.seed)
@@ -309,16 +303,16 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
         torch.manual_seed(0)  # the same masks every epoch
         total = 0.0
         for at in validation.chunks():
-            total += float(module.loss(validation.batch(at), validation.active[at], beta)) * len(at)
+            total += float(module.loss(validation.batch(at), validation.active[at].float(), beta)) * len(at)
         return {"score": total / len(validation)}
 
     def of_constants(outs, at):
         x, valid, _, _ = validation.batch(at).folded()
         mask = module.draw_mask(len(x), device)
-        return [module.reconstruction_loss(out, x, valid, mask, validation.active[at], beta) for out in outs]
+        return [module.reconstruction_loss(out, x, valid, mask, validation.active[at].float(), beta) for out in outs]
 
     history = run(
-        module, draw, lambda at: module.loss(train.batch(at), train.active[at], beta), validate, loop,
+        module, draw, lambda at: module.loss(train.batch(at), train.active[at].float(), beta), validate, loop,
         settings={"model": config, "window": window, **asdict(how),
                   "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
         label="pre-training", **keep,
@@ -326,25 +320,6 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
     with forked(device):
         torch.manual_seed(0)  # the masks of `validate`
         scores = constant_scores(train, validation, lambda bank, at: bank.batch(at).x[:, 0], of_constants)
-    reference = told("pre-training", history, scores, keep["progress"])
+    reference = told("pre-training", history, scores, keep["run_config"].progress)
     seen, simulated = seen_frames(split.train, split.validation), split.train.simulated
     return Autoencoder(module, window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)
-
-
-def _scales(trials, normalise, device):
-    """{neuron key: divisor} of the training part; "" is the pooled one."""
-    keys = trials.neurons
-    if normalise == "none":
-        return dict.fromkeys(["", *keys], 1.0)
-    bank = Bank(trials, {n: i for i, n in enumerate(keys)}, dict.fromkeys(map(category_of, trials.conditions), 0), device)
-    spread, count = bank.spread()
-    spread, names = spread[count > 0], np.array(bank.keys, dtype=object)[count > 0]
-    pooled = float(np.sqrt(np.mean(np.square(spread)))) or 1.0
-    scale = {"": pooled}
-    if normalise == "global":
-        return {**scale, **dict.fromkeys(keys, pooled)}
-    for n in keys:
-        mine = spread[names == n]
-        # a nearly silent neuron would otherwise have its noise blown up to the size of the others' responses
-        scale[n] = max(float(np.sqrt(np.mean(np.square(mine)))), 0.1 * pooled) if len(mine) else pooled
-    return scale

@@ -10,15 +10,16 @@ from ...models.config import DECODINGS
 from ...models.quantformer import ResponseForecaster
 from ...training.bank import CHUNK
 from .. import schema
-from ..interface import check_draws
-from ..reference import constant_scores
+from ..checks import check_draws
+from ..interface import Forecaster
+from ..objectives import constants_of_responses, weighed_error
 from .downstream import Downstream, fit
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 N_DRAWS = 32  # of decode="sample": the forecast is their mean
 
 
-class QuantFormerForecaster(Downstream):
+class QuantFormerForecaster(Downstream, Forecaster):
     """Forecasts the codes of the response, and decodes them.
 
     Attributes
@@ -49,7 +50,6 @@ class QuantFormerForecaster(Downstream):
         super().__init__(autoencoder, neurons, tokens, expectation_weight=expectation_weight, **options)
         self._decodings = DECODINGS if decode == "auto" else (decode,)
         self.decode, self.temperature, self.residual = self._decodings[0], 1.0, {}
-        self.patch_frames = autoencoder.config.patch_frames
 
     def _objective(self, train, validation):
         """Equation 4; the targets (codes of the response) and the baseline's codes are computed once, before the first step."""
@@ -59,11 +59,11 @@ class QuantFormerForecaster(Downstream):
 
         def loss(bank, at, wanted, before):
             x = bank.batch(at).x[:, 0]
-            logits = module(x[:, :n_b], bank.neuron[at], bank.condition[at], self._hidden(len(at)))
-            cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].flatten())
+            logits = module(x[:, :n_b], bank.neuron(at), bank.condition(at), self._hidden(len(at)))
+            cross_entropy = F.cross_entropy(logits.float().flatten(0, 1), wanted[at].long().flatten())
             if module.training and not self.expectation_weight:
                 return cross_entropy, cross_entropy
-            return cross_entropy, _weighed(module.decode(before[at], logits, "soft") - x[:, n_b:], bank, at)
+            return cross_entropy, weighed_error(module.decode(before[at].long(), logits, "soft") - x[:, n_b:], bank, at)
 
         def step(at):
             cross_entropy, error = loss(train, at, targets, given)
@@ -80,18 +80,17 @@ class QuantFormerForecaster(Downstream):
 
     def _constants(self, train, validation):
         n_b = self.autoencoder.config.n_baseline
-        target = lambda bank, at: bank.batch(at).x[:, 0, n_b:]  # noqa: E731
-        return constant_scores(train, validation, target, lambda outs, at: [_weighed(out - target(validation, at), validation, at) for out in outs])
+        return constants_of_responses(train, validation, n_b)
 
     @torch.no_grad()
     def _codes(self, bank):
-        """Codes of the response (n, M) from whole windows, and of the baseline alone (n, P_b)."""
+        """Codes of the response (n, M) from whole windows, and of the baseline alone (n, P_b), in the fewest bytes that hold a code."""
         model, c = self.module.autoencoder.eval(), self.autoencoder.config
-        targets, given = [], []
+        targets, given, small = [], [], torch.uint8 if c.codes <= 256 else torch.int16 if c.codes <= 2**15 else torch.int32
         for at in bank.chunks():
             x = bank.batch(at).x[:, 0]
-            targets.append(model.codes(x)[:, c.baseline_patches :])
-            given.append(model.baseline_codes(x))
+            targets.append(model.codes(x)[:, c.baseline_patches :].to(small))
+            given.append(model.baseline_codes(x).to(small))
         return torch.cat(targets), torch.cat(given)
 
     @torch.no_grad()
@@ -105,8 +104,8 @@ class QuantFormerForecaster(Downstream):
         totals = {(how, t): v for (how, t), v in totals.items() if how in self._decodings}
         for at in validation.chunks():
             x = validation.batch(at).x[:, 0]
-            scale = validation.scale[validation.row[at], None]
-            logits = self.module(x[:, :n_b], validation.neuron[at], validation.condition[at])
+            scale = validation.divisor(at)[:, None]
+            logits = self.module(x[:, :n_b], validation.neuron(at), validation.condition(at))
             given = self.module.autoencoder.baseline_codes(x)
             for how, t in totals:
                 out = self._decoded(given, logits, how, t)
@@ -121,9 +120,9 @@ class QuantFormerForecaster(Downstream):
         squares, count = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
         for at in bank.chunks():
             x = bank.batch(at).x[:, 0]
-            error = (self.module.autoencoder(x)[0] - x)[:, n_b:] * bank.scale[bank.row[at], None]
-            squares.index_add_(0, bank.neuron[at], error.square().mean(1))
-            count.index_add_(0, bank.neuron[at], torch.ones(len(at), device=self.device))
+            error = (self.module.autoencoder(x)[0] - x)[:, n_b:] * bank.divisor(at)[:, None]
+            squares.index_add_(0, bank.neuron(at), error.square().mean(1))
+            count.index_add_(0, bank.neuron(at), torch.ones(len(at), device=self.device))
         pooled = squares.sum() / count.sum()
         sd = torch.where(count > 0, squares / count.clamp(min=1), pooled).sqrt().cpu().tolist()
         return {key: value for key, value, seen in zip(self.neurons, sd, count.tolist(), strict=True) if seen or key not in self.residual}
@@ -141,57 +140,53 @@ class QuantFormerForecaster(Downstream):
         return total / N_DRAWS
 
     @torch.no_grad()
-    def _coded(self, context, neurons, conditions):
+    def _coded(self, asked):
         """Codes of the baseline (n, P_b) and logits of the response's (n, M, K), of the observations folded to n = trial x neuron; the divisors."""
-        neuron, stimulus = self._ids(neurons, conditions)
-        x, divisor = self._flat(context, neurons)
-        parts = [
-            (self.module.autoencoder.baseline_codes(x[at]), self.module(x[at], neuron[at], stimulus[at]))
-            for at in torch.arange(len(x), device=self.device).split(CHUNK)
-        ]
+        with self.inputs(asked) as (x, neuron, stimulus, divisor):
+            parts = [
+                (self.module.autoencoder.baseline_codes(x[at]), self.module(x[at], neuron[at], stimulus[at]))
+                for at in torch.arange(len(x), device=self.device).split(CHUNK)
+            ]
         given, logits = (torch.cat(p) for p in zip(*parts, strict=True))
         return given, logits, divisor
 
-    def predict_arrays(self, context, neurons, conditions):
-        return self.forecast_arrays(context, neurons, conditions)["forecast"]
+    def predict_arrays(self, asked):
+        return self.forecast_arrays(asked)["forecast"]
 
-    def sample_arrays(self, context, neurons, conditions, n_samples=100, seed=0):
+    def sample_arrays(self, asked, n_samples=100, seed=0):
         """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
-        return self.forecast_arrays(context, neurons, conditions, wanted=("samples",), n_samples=n_samples, seed=seed)["samples"]
+        return self.forecast_arrays(asked, ("samples",), n_samples, seed)["samples"]
 
-    def codes_arrays(self, context, neurons, conditions):
+    def codes_arrays(self, asked):
         """Codes of the baseline and the likeliest ones of the response, int64 (trial, neuron, patch)."""
-        return self.forecast_arrays(context, neurons, conditions, wanted=("codes",))["codes"]
+        return self.forecast_arrays(asked, ("codes",))["codes"]
 
-    def forecast_arrays(self, context, neurons, conditions, wanted=("forecast",), n_samples=100, seed=0):
-        """All that there is to know of a forecast, from one pass through the encoders; arguments as those of `predict_arrays`.
-
-        Parameters
-        ----------
-        wanted : sequence of {"forecast", "samples", "codes"}
-        n_samples, seed : int
-            Of the samples.
-
-        Returns
-        -------
-        dict
-            `forecast` (trial, neuron, time) and `samples` (sample, trial, neuron, time) float32, units of the signal; `codes` (trial, neuron, patch)
-            int64, those of the baseline and the likeliest ones of the response.
-        """
-        shape, found = (len(conditions), len(neurons)), {}
+    def forecast_arrays(self, asked, wanted=("forecast",), n_samples=100, seed=0):
+        """All that is wanted, from one pass through the encoders; see `Forecaster.forecast_arrays`."""
+        shape, found = (len(asked.conditions), len(asked.neurons)), {}
         if "samples" in wanted:
             check_draws(n_samples, seed, (*shape, self.n_response))
-        given, logits, divisor = self._coded(context, neurons, conditions)
+        given, logits, divisor = self._coded(asked)
         if "forecast" in wanted:
             with torch.no_grad():
                 out = torch.cat([self._decoded(*part, self.decode, self.temperature).float().cpu() for part in _chunks(given, logits)])
             found["forecast"] = out.numpy().reshape(*shape, self.n_response) * divisor[:, None]
         if "samples" in wanted:
-            drawn = self._drawn(given, logits, torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in neurons]), n_samples, seed)
+            sd = torch.tensor([self.residual.get(k, 0.0) / self._scale[k] for k in asked.neurons])
+            drawn = self._drawn(given, logits, sd, n_samples, seed)
             found["samples"] = drawn.reshape(n_samples, *shape, self.n_response) * divisor[:, None]
         if "codes" in wanted:
             found["codes"] = torch.cat([given, logits.argmax(-1)], 1).cpu().numpy().reshape(*shape, -1)
         return found
+
+    def sequence(self):
+        """What the encoder reads: names of the learned tokens in front, and how many patches follow."""
+        return ["[NEURON]", "[STIM]"], self.autoencoder.config.patches
+
+    @staticmethod
+    def evidence(logits):
+        """What speaks for the answer: the logits of the likeliest codes, (b, M)."""
+        return logits.amax(-1)
 
     def _drawn(self, given, logits, sd, n_samples, seed):
         """Draws (sample x observation, T_f); `sd` (neuron,) is the noise of each."""
@@ -206,12 +201,6 @@ class QuantFormerForecaster(Downstream):
                     drawn = self.module.decode(g, p, "sample").float()
                     out.append((drawn + s[:, None] * torch.randn_like(drawn)).cpu())
         return torch.cat(out).numpy()
-
-
-def _weighed(error, bank, at):
-    """Mean squared error of forecasts, weighed by each neuron's scale, so that it is that of the signal itself up to one factor."""
-    weight = (bank.scale[bank.row[at]] / bank.scale.square().mean().sqrt()).square()
-    return (error.square().mean(1) * weight).mean()
 
 
 def _chunks(*tensors):
@@ -244,7 +233,7 @@ def fit_forecaster(
     seed : int
     **options
         epochs (100), steps, batch_size (512 observations), batch_trials, lr (1e-3), schedule, clip, patience, weight_decay, bf16: see
-        `LoopConfig`; checkpoint, resume, progress: see `training.loop`. token_speed: how many times as fast as the rest the neurons' tokens
+        `LoopConfig`; checkpoint, resume, progress: see `training.loop`; memory_mb: see `training.traces`. token_speed: how many times as fast as the rest the neurons' tokens
         learn; 1 is the paper, 10 makes of them more than their random start.
 
     Returns

@@ -1,0 +1,1 @@
+"""Importers: one source of recordings a file, each of which gives Sessions."""

@@ -9,12 +9,12 @@ import pandas as pd
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
 from ...models.options import check_options
+from ..clock import check_times, frames_at, outside_jumps, rate_of
 from ..hdf5 import as_path, readable_file, reason, refused
 from ..schema import TRIAL_COORDS
-from ..session import check_columns, is_number, new_session, numbers_in, seconds_in, whole_in
+from ..session import check_columns, new_session, numbers_in, seconds_in, whole_in
 from .options import ORIENTATIONS, ArraysOptions
 
-ON_THE_FRAME = 0.01  # of a frame: times written with few decimals still belong to the frame they name
 _TIMES = ("onset_s", "offset_s", "duration_s")
 _COUNTERS = re.compile(r"(?i)^(trial|trial_?(id|index|no|num|number)|id|index|unnamed.*)$")
 
@@ -250,7 +250,10 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
     if "onset_frame" in table:
         out["onset_frame"] = whole_in(table["onset_frame"], "onset_frame")
     elif seconds is not None:
-        _check_inside(seconds, frame_time)
+        if frame_time is not None and len(frame_time) > 1:
+            check_times(seconds, frame_time, "onset_s")
+            kept = outside_jumps(seconds, frame_time, "onset_s")
+            table, seconds = table[kept].reset_index(drop=True), seconds[kept]
         out["onset_frame"] = frames_at(seconds, rate_hz, frame_time)
     else:
         raise SessionError(
@@ -271,7 +274,7 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
         if seconds is not None:
             out["offset_frame"] = np.maximum(frames_at(seconds + duration, rate_hz, frame_time), out["onset_frame"] + 1)
         else:
-            out["offset_frame"] = out["onset_frame"] + np.maximum(1, np.round(duration * _rate(rate_hz, frame_time))).astype(np.int64)
+            out["offset_frame"] = out["onset_frame"] + np.maximum(1, np.round(duration * rate_of(rate_hz, frame_time))).astype(np.int64)
     else:
         out["offset_frame"] = out["onset_frame"] + 1
     if "block" in table:
@@ -311,60 +314,6 @@ def _why_ignored(name):
     if name.startswith("Unnamed: "):  # pandas' word for a column without a name
         return "no name"
     return "a counter" if _COUNTERS.match(name) else "a time" if name.endswith("_s") else ""
-
-
-def frames_at(seconds, rate_hz, frame_time=None):
-    """The first frame at or after each time.
-
-    Parameters
-    ----------
-    seconds : array, shape (n,)
-    rate_hz : float or None
-        Frames a second; may be None where `frame_time` is given.
-    frame_time : array, shape (frame,), optional
-        Seconds.
-
-    Returns
-    -------
-    int64 array, shape (n,)
-        The number of frames, for a time after the last one.
-    """
-    rate = _rate(rate_hz, frame_time)
-    if frame_time is None:
-        return np.ceil(np.asarray(seconds) * rate - ON_THE_FRAME).astype(np.int64)
-    return np.searchsorted(np.asarray(frame_time), np.asarray(seconds) - ON_THE_FRAME / rate, side="left").astype(np.int64)
-
-
-def _rate(rate_hz, frame_time):
-    if rate_hz is None and frame_time is not None and len(frame_time) > 1:
-        rate_hz = 1 / np.median(np.diff(frame_time))
-    if rate_hz is None or not is_number(rate_hz) or not np.isfinite(rate_hz) or rate_hz <= 0:
-        raise SessionError(f"rate_hz: expected a positive number of frames a second, found {rate_hz!r}. Pass rate_hz (--rate).")
-    return float(rate_hz)
-
-
-def _check_inside(seconds, frame_time):
-    if frame_time is None or len(frame_time) < 2:
-        return
-    check_times(seconds, np.asarray(frame_time), "onset_s")
-
-
-def check_times(seconds, frame_time, name):
-    """Refuse onsets more than a frame before the first frame, or after the last one.
-
-    Raises
-    ------
-    SessionError
-        Naming how many and the first.
-    """
-    period = np.median(np.diff(frame_time))
-    first, last = frame_time[0] - period, frame_time[-1] + ON_THE_FRAME * period
-    outside = ~((seconds > first) & (seconds <= last))
-    if outside.any():
-        raise SessionError(
-            f"{name}: expected {frame_time[0]:g} to {frame_time[-1]:g} s, the span of the recording, found {int(outside.sum())} of {len(seconds)} onsets outside, "
-            f"first {seconds[outside][0]:g}. Are they in seconds, on the clock of the frames? Mend or remove those trials."
-        )
 
 
 def _check_after(good, wanted, found):

@@ -28,7 +28,7 @@ from ...errors import QfError, SessionError
 from ...models.options import check_options
 from ..schema import session_key, validate
 from ..session import describe_flags
-from ..store import Store, _file_name, _previous
+from ..store import Store, file_name, previous_version
 from .options import ManyOptions
 
 FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at either end of a file that tell it from another
@@ -197,12 +197,12 @@ class _Run:
         key = session_key(validate(ds))
         if key in keys:
             raise SessionError(f"session: expected a key of its own for each, found {key} twice.")
-        path = self.store / _file_name(key)
+        path = self.store / file_name(key)
         there = _attrs(path) if path.is_file() and not self.overwrite else {}
         if there is None or there.get("source_id") != ds.attrs["source_id"]:
             Store(self.store).add(ds, overwrite=self.overwrite or there is None)
         if there is None:
-            warnings.warn(f"{path} was damaged and is replaced; the version before is kept as {_previous(path).name}.", stacklevel=2)
+            warnings.warn(f"{path} was damaged and is replaced; the version before is kept as {previous_version(path).name}.", stacklevel=2)
         keys.append(key)
         flagged = ", ".join(f"{n} {why}" for why, n in describe_flags(ds).items()) or "none"
         size = f"{ds.sizes['neuron']} neurons, {ds.sizes['frame']} frames at {ds.attrs['rate_hz']:.4g} Hz, {ds.sizes['trial']} trials"

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from ...errors import QfError, SessionError, did_you_mean
+from ..clock import check_times, frames_at, outside_jumps
 from ..conditions import condition_key
 from ..hdf5 import whole
 from ..schema import RESERVED
-from .arrays import check_times, frames_at
 from .visual_coding import FEATURES, epochs_at_pauses, is_complete, is_continuous, number_blocks, standard, stimulus_of, trials_of
 
 _OUTCOME = re.compile(
@@ -29,7 +29,7 @@ _FEATURE = re.compile(
 
 def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
     """The trial table in frames, None for a continuous recording; the table of epochs; and {column of the tables: why it is ignored}."""
-    every = _interval_tables(file)
+    every = {name: _outside_jumps(name, table, frame_time) for name, table in _interval_tables(file).items()}
     shown = {}
     for name in [n for n in every if stimulus_of(n) and len(every[n])]:
         try:
@@ -190,6 +190,13 @@ def _condition_columns(table):
         and not _OUTCOME.search(c)
         and 1 < table[c].nunique() <= max(2, len(table) // 2)
     ]
+
+
+def _outside_jumps(name, table, frame_time):
+    """The rows that start where frames were recorded; a warning counts those that start in a jump of `frame_time`."""
+    if "start_time" not in table or table["start_time"].dtype.kind != "f":
+        return table
+    return table[outside_jumps(table["start_time"].to_numpy(), frame_time, f"{name}/start_time")].reset_index(drop=True)
 
 
 def _in_frames(name, table, frame_time):

@@ -23,7 +23,7 @@ from ..._files import write_netcdf
 from ...errors import QfError
 from ...models.options import check_options
 from ..session import new_session, session_key
-from ..store import Store, _file_name
+from ..store import Store, file_name
 from .options import SESSIONS, SimulateOptions
 from .protocol import schedule, shown_s, stimuli_of
 
@@ -126,7 +126,7 @@ def simulate(
     }  # fmt: skip
     sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)
     subject = check_options(SimulateOptions, {"subject": subject})["subject"]
-    if not subject or "/" in subject or len(_file_name(f"{subject}/C2")) > 255:
+    if not subject or "/" in subject or len(file_name(f"{subject}/C2")) > 255:
         raise QfError(f"subject: expected a name without slash that a file can have, found {subject[:60]!r}. Choose a shorter or simpler one.")
     phys = physiology or Physiology()
     settings = {**counts, "gap_s": gap_s, "rate_hz": rate_hz, "subject": subject, "seed": seed, "physiology": asdict(phys)}
@@ -417,7 +417,7 @@ def _save_truth(store, truth, params, session, phys):
         arrays[f"param_{name}"] = (dims, x)
     coords = {"neuron": session["neuron"].values, "shared_state": np.array(SHARED, dtype=object), "frame_time": session["frame_time"]}
     attrs = {"fingerprint": session.attrs["fingerprint"], "rate_hz": session.attrs["rate_hz"], "physiology": json.dumps(asdict(phys)), "session": key}
-    write_netcdf(xr.Dataset(arrays, coords, attrs), store.path / "truth" / _file_name(key))
+    write_netcdf(xr.Dataset(arrays, coords, attrs), store.path / "truth" / file_name(key))
 
 
 def load_truth(store, session):

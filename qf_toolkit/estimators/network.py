@@ -1,0 +1,335 @@
+"""Any torch module of `models/` as a forecaster and as a classifier of activation.
+
+A module is one file with a class that has a `name`, a dataclass of its options as `Config`, and is built from (config, Sizes); it takes a `Batch` of
+contexts, x (B, N, n_context), and gives (B, N, n_out). A line in `registry.MODELS` makes it known to `fit_network`, `qf fit --model`, tables, plots and
+widgets.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import QfError
+from ..models.batch import Batch, Sizes
+from ..models.conditioned import Conditioned
+from ..models.config import STIM_TOKENS
+from ..models.options import Options, defaults, option, refuse_unknown
+from ..recordings.splits import Split, check_split
+from ..recordings.trials import Trials, scaling_by_session
+from ..recordings.window import Window
+from ..training.bank import CHUNK, Bank, tell_left_out
+from ..training.device import pick_device, told_memory
+from ..training.groups import Group
+from ..training.loop import batches, run
+from ..training.options import LoopConfig, RunConfig
+from ..training.traces import Traces
+from . import schema
+from .checks import check_keys, check_labels, check_rate, check_window
+from .digests import Digest
+from .divisors import divisors_of
+from .interface import Classifier, Forecaster, Observations
+from .notes import refuse
+from .objectives import best_threshold, constants_of_labels, constants_of_responses, weighed_error
+from .reference import told
+from .registry import MODELS, find
+from .saving import check_shapes, fill
+from .seen import seen_frames
+from .stimulus_tokens import StimulusTokens
+from .tokened import Tokened
+
+LOOP = {"epochs": 100, "lr": 1e-3}  # where a fit doesn't say
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Options):
+    """How observations reach a network."""
+
+    token_width: int = option(16, "whole", least=0, most=4096, help="of the tokens of neuron and condition; 0: the network is told neither")
+    stim_token: str = option("auto", "text", known=STIM_TOKENS, help="what has a stimulus token; auto: each condition where those are repeated, else "
+                             "its category")  # fmt: skip
+    normalise: str = option("neuron", "text", known=("neuron", "global", "none"), help="divide each neuron's signal by its own spread, all by one, "
+                            "or not at all")  # fmt: skip
+
+
+class Network(Tokened):
+    """What both tasks share: building, training, saving.
+
+    Parameters
+    ----------
+    model : str
+        Its name in the registry.
+    options : Options
+        The model's own.
+    config : NetworkConfig
+    window : Window
+    rate_hz : float
+    neurons : sequence of str
+        Keys.
+    tokens : StimulusTokens
+    scale : dict
+        {neuron key: divisor}; "" is the pooled one.
+    scaling : dict or None
+        The z-scores of the training part, see `Trials.scaling`.
+    device : torch.device
+
+    Attributes
+    ----------
+    module : Conditioned
+    history : list of dict
+        Of the training, see `training.loop.run`.
+    reference : dict or None
+        What its validation score is worth, see `estimators.reference`.
+    """
+
+    results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`
+
+    def __init__(self, model, options, config, window, rate_hz, neurons, tokens, scale, scaling, device):
+        super().__init__()
+        self.model, self.options, self.config, self._digest = model, options, config, Digest()
+        self.window, self.rate_hz, self.neurons, self.tokens, self._scale, self.scaling = window, rate_hz, neurons, tokens, scale, scaling
+        kind = find(MODELS, model)
+        self.name = kind.name
+        self.n_context, self.n_response, _ = window.frames(rate_hz)
+        sizes = Sizes(self.n_context, self.n_out)
+        self.module = Conditioned(
+            kind(options, sizes), sizes.n_context, sizes.n_out, len(self.neurons), tokens.size, config.token_width
+        )  # fmt: skip
+        self.module.to(device).eval()
+        self.has_tokens = config.token_width > 0
+        self.history, self.reference = [], None
+
+    @property
+    def n_out(self) -> int:
+        """Numbers that the module gives for an observation."""
+        raise NotImplementedError
+
+    @property
+    def device(self):
+        return next(self.module.parameters()).device
+
+    def digest(self) -> str:
+        """A hash of the weights and of what else decides an answer."""
+        return self._digest(self.module.state_dict(), [self._scale, self.scaling, {n: getattr(self, n) for n in self.results}])
+
+    def prepare(self, trials: Trials) -> Trials:
+        """Check window, rate, neurons and conditions; give the trials this model's z-scores."""
+        trials = check_window(self.window, self.rate_hz, trials, self.scaling)
+        if self.has_tokens:
+            check_keys("neuron", trials.neurons, self._places, self.hint)
+            self.tokens.check(trials.conditions)
+        return trials
+
+    def _answers(self, asked: Observations, last: Callable[[torch.Tensor], torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """`last` of what the module gives, float32 (trial, neuron, n_out), and the divisors (neuron,)."""
+        with torch.no_grad(), self.inputs(asked) as (x, neuron, stimulus, divisor):
+            parts = torch.arange(len(x), device=self.device).split(CHUNK)
+            out = torch.cat([last(self.module(_batch(x[at], neuron[at], stimulus[at])).float())[:, 0].cpu() for at in parts])
+        return out.numpy().reshape(len(asked.conditions), len(asked.neurons), -1), divisor
+
+    # ------------------------------------------------------------ training
+
+    def _run(self, split: Split, loop: LoopConfig, keep: dict) -> None:
+        traces = Traces((split.train, split.validation), self.device, keep["run_config"].memory_mb)
+        train, validation = (self.bank(part, traces) for part in (split.train, split.validation))
+        tell_left_out(train, validation)
+
+        def validate():
+            total = 0.0
+            for at in validation.chunks():
+                total += float(self._loss(validation, at)) * len(at)
+            return {"score": total / len(validation)}
+
+        groups = [Group([self.module.neurons.table.weight], speed=loop.token_speed)] if self.has_tokens else []
+        self.history = run(
+            self.module, lambda: batches(torch.randperm(len(train), device=self.device), loop, train.trial), lambda at: self._loss(train, at),
+            validate, loop, groups=groups, label=f"{self.name} ({self.task})", **keep,
+            settings={"model": self.model, "task": self.task, "options": self.options, "config": self.config, "neurons": self.neurons,
+                      **self.tokens.note(), "window": self.window, "data": seen_frames(split.train), "train": train.digest(),
+                      "validation": validation.digest()},
+        )  # fmt: skip
+        self.module.requires_grad_(False)
+        self.seed, self.seen, self.simulated = loop.seed, seen_frames(split.train, split.validation), split.train.simulated
+        self._learnt(validation)
+        self.reference = told(f"{self.name} ({self.task})", self.history, self._constants(train, validation), keep["run_config"].progress)
+
+    def _given(self, bank: Bank, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the module gives for observations, (b, n_out), and their responses, (b, time)."""
+        batch = bank.batch(at)
+        out = self.module(_batch(batch.x[:, 0, : self.n_context], batch.neuron[:, 0], batch.condition))[:, 0]
+        return out, batch.x[:, 0, self.n_context :]
+
+    def _loss(self, bank, at):
+        """The loss of observations, in training and on validation alike."""
+        raise NotImplementedError
+
+    def _constants(self, train, validation):
+        """The validation score of what knows nothing but means."""
+        raise NotImplementedError
+
+    def _learnt(self, validation):
+        """What is found on the validation part after training."""
+
+    # ------------------------------------------------------------ saved models
+
+    def note(self) -> dict:
+        return {
+            "model": self.model, "options": asdict(self.options), "config": asdict(self.config), "window": asdict(self.window),
+            "rate_hz": self.rate_hz, "neurons": self.neurons, **self.tokens.note(), "scale": self._scale, "scaling": self.scaling, "seen": self.seen,
+            "history": self.history, "seed": self.seed, "simulated": self.simulated, "reference": self.reference,
+            **{n: getattr(self, n) for n in self.results},
+        }  # fmt: skip
+
+    def tensors(self) -> dict:
+        return self.module.state_dict()
+
+    @classmethod
+    def checks(cls):
+        return schema.record(
+            {
+                "model": schema.choice(*MODELS), "options": schema.mapping(lambda value, where: None), "config": schema.options(NetworkConfig),
+                "window": schema.WINDOW, "rate_hz": schema.number(above=0, most=1e6), "neurons": schema.KEYS, "stimuli": schema.KEYS,
+                "stim_token": schema.choice(*STIM_TOKENS), "features": schema.listing(schema.FEATURE), "scale": schema.DIVISORS,
+                "scaling": schema.maybe(schema.scaling), "seen": schema.SEEN, "history": schema.history, "seed": schema.SEED,
+                "simulated": schema.flag(optional=True), "reference": schema.maybe(schema.REFERENCE), **cls.results,
+            },
+            {"run": schema.maybe(schema.RUN)},
+        )  # fmt: skip
+
+    @classmethod
+    def from_note(cls, note, tensors, device, folder) -> Self:
+        kind = find(MODELS, note["model"]).Config
+        schema.options(kind)(note["options"], "options")
+        try:
+            options, config, window = kind(**note["options"]), NetworkConfig(**note["config"]), Window(**note["window"])
+        except QfError as e:
+            refuse(folder, "options, config or window", "values that go together", e)
+        if "" not in note["scale"] or (missing := [n for n in note["neurons"] if n not in note["scale"]]):
+            refuse(folder, f"scale.{missing[0] if '' in note['scale'] else ''}", "a divisor", "none")
+        made = note["model"], options, config, window, note["rate_hz"], note["neurons"], StimulusTokens.from_note(note, config.stim_token)
+        given = note["scale"], scaling_by_session(note["scaling"])
+        with torch.device("meta"):  # its shapes take no memory, whatever sizes an altered file asks for
+            check_shapes(folder, cls(*made, *given, "meta").module, tensors)
+        self = cls(*made, *given, device)
+        fill(folder, self.module, tensors)
+        self.history, self.seen, self.seed, self.simulated = (note[n] for n in ("history", "seen", "seed", "simulated"))
+        self.reference = note["reference"]
+        for name in cls.results:
+            setattr(self, name, note[name])
+        return self
+
+
+class NetworkForecaster(Network, Forecaster):
+    """Forecasts the response with a network; its loss is the squared error of the signal."""
+
+    kind = "network_forecaster"
+
+    @property
+    def n_out(self) -> int:
+        return self.n_response
+
+    def _loss(self, bank, at):
+        out, response = self._given(bank, at)
+        return weighed_error(out.float() - response, bank, at)
+
+    def _constants(self, train, validation):
+        return constants_of_responses(train, validation, self.n_context)
+
+    def predict_arrays(self, asked: Observations) -> np.ndarray:
+        out, divisor = self._answers(asked, lambda out: out)
+        return out * divisor[:, None]
+
+
+class NetworkClassifier(Network, Classifier):
+    """Says how probable activation is with a network; its loss is the cross-entropy of the label."""
+
+    kind = "network_classifier"
+    results: ClassVar[dict] = {"threshold": schema.number(least=0, most=1)}
+
+    @property
+    def n_out(self) -> int:
+        return 1
+
+    def prepare(self, trials: Trials) -> Trials:
+        """As every network's; the trials must also be labelled as those of the training."""
+        check_labels(self.window, trials)
+        return super().prepare(trials)
+
+    def _loss(self, bank, at):
+        out, _ = self._given(bank, at)
+        return F.binary_cross_entropy_with_logits(out[:, 0].float(), bank.active[at].float())
+
+    def _constants(self, train, validation):
+        return constants_of_labels(train, validation)
+
+    @torch.no_grad()
+    def _learnt(self, validation):
+        p = [self._given(validation, at)[0][:, 0].float().sigmoid() for at in validation.chunks()]
+        self.threshold = best_threshold(torch.cat(p), validation.active, 0.5)
+
+    def predict_arrays(self, asked: Observations) -> np.ndarray:
+        return self._answers(asked, torch.sigmoid)[0][..., 0]
+
+
+TASKS = {"forecast": NetworkForecaster, "activation": NetworkClassifier}
+
+
+def _batch(x: torch.Tensor, neuron: torch.Tensor, condition: torch.Tensor) -> Batch:
+    """Contexts (b, time) as a Batch with N = 1."""
+    x = x[:, None]
+    return Batch(x, torch.ones_like(x, dtype=torch.bool), neuron[:, None], condition, torch.zeros_like(condition))
+
+
+def fit_network(
+    split: Split, model: str, task: str = "forecast", *, device: Any = "auto", checkpoint: Any = None, **options: Any
+) -> NetworkForecaster | NetworkClassifier:
+    """Fit a network as a forecaster or as a classifier of activation.
+
+    Parameters
+    ----------
+    split : Split
+    model : str
+        A name of `registry.MODELS`: nlinear, lstm.
+    task : {"forecast", "activation"}
+    device : str
+    checkpoint : str or Path, optional
+        Folder from which an interrupted fit goes on.
+    **options
+        Of the model (its `Config`), of `NetworkConfig` (token_width, stim_token, normalise), of `LoopConfig` (epochs (100), steps, batch_size,
+        lr (1e-3)...) and of `RunConfig` (memory_mb, checkpoint_s, resume, progress).
+
+    Returns
+    -------
+    NetworkForecaster or NetworkClassifier
+        The epoch is chosen on the validation part, and so is a classifier's threshold; `reference` says what the validation score is worth.
+
+    Raises
+    ------
+    QfError
+        If the model, the task or an option is unknown or out of range, sessions differ in rate, no observation is left, the loss or the validation
+        score is no number any more, or the device's memory is full.
+    """
+    check_split(split)
+    if model not in MODELS:
+        raise QfError(f"model: expected one of {', '.join(MODELS)}, found {model!r}.")
+    if task not in TASKS:
+        raise QfError(f"task: expected one of {', '.join(TASKS)}, found {task!r}.")
+    kind, running = find(MODELS, model).Config, {"device": device, **{n: v for n, v in options.items() if n in defaults(RunConfig)}}
+    of = {config: {f.name for f in fields(config)} for config in (kind, NetworkConfig, LoopConfig)}
+    refuse_unknown("fit_network", options, sorted({*running, "checkpoint"}.union(*of.values())))
+    own, config, loop = (c(**{**(LOOP if c is LoopConfig else {}), **{n: v for n, v in options.items() if n in names}}) for c, names in of.items())
+    keep = {"checkpoint": checkpoint, "run_config": RunConfig(**running)}
+    window, rate, device = split.train.window, split.train.rate_hz, pick_device(device)
+    for part in (split.train, split.validation):
+        check_rate(rate, part)
+    tokens = StimulusTokens.learnt(config.stim_token if config.token_width else "category", split.train.table)
+    with told_memory(device):
+        scale = divisors_of(split.train, config.normalise, Traces([split.train], device, keep["run_config"].memory_mb))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(loop.seed)
+            fitted = TASKS[task](model, own, config, window, rate, split.train.neurons, tokens, scale, split.train.scaling, device)
+        fitted._run(split, loop, keep)
+    return fitted

@@ -1,0 +1,69 @@
+"""What forecasters and classifiers are trained for and compared by, whatever module learns."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..training.bank import Bank
+from .reference import constant_scores
+
+
+def weighed_error(error: torch.Tensor, bank: Bank, at: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of forecasts, weighed by each neuron's divisor, so that it is that of the signal itself up to one factor.
+
+    Parameters
+    ----------
+    error : float tensor, shape (b, time)
+        Forecast less truth, both divided by the neuron's divisor.
+    bank : Bank
+    at : long tensor, shape (b,)
+        Observations.
+
+    Returns
+    -------
+    float tensor, scalar
+    """
+    weight = (bank.divisor(at) / bank.divisors.square().mean().sqrt()).square()
+    return (error.square().mean(1) * weight).mean()
+
+
+def constants_of_responses(train: Bank, validation: Bank, n_baseline: int) -> dict[str, float]:
+    """`weighed_error` on validation of forecasts that know nothing but means of the training part; see `constant_scores`."""
+
+    def target(bank, at):
+        return bank.batch(at).x[:, 0, n_baseline:]
+
+    return constant_scores(train, validation, target, lambda outs, at: [weighed_error(out - target(validation, at), validation, at) for out in outs])
+
+
+def constants_of_labels(train: Bank, validation: Bank) -> dict[str, float]:
+    """Cross-entropy on validation of frequencies of activation in the training part; see `constant_scores`."""
+
+    def score(outs, at):
+        return [F.binary_cross_entropy(out[:, 0], validation.active[at].float()) for out in outs]
+
+    return constant_scores(train, validation, lambda bank, at: bank.active[at, None].float(), score, shrink=1.0)
+
+
+def best_threshold(probability: torch.Tensor, active: torch.Tensor, otherwise: float) -> float:
+    """The threshold of best balanced accuracy.
+
+    Parameters
+    ----------
+    probability : float tensor, shape (n,)
+    active : bool tensor, shape (n,)
+    otherwise : float
+        What is returned where one class is missing.
+
+    Returns
+    -------
+    float
+        In the middle between the two probabilities that it parts.
+    """
+    p, order = probability.sort(descending=True)
+    a = active[order].cpu().numpy().astype(np.float64)  # on the host: Apple's GPUs have no float64
+    if not 0 < a.sum() < len(a):
+        return otherwise
+    gain = a.cumsum() / a.sum() - (1 - a).cumsum() / (1 - a).sum()
+    best = int(gain.argmax())
+    return float((p[best] + p[min(best + 1, len(p) - 1)]) / 2)

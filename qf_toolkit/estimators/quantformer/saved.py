@@ -1,0 +1,36 @@
+"""What config.json of a saved QuantFormer may hold."""
+
+from dataclasses import fields
+
+from ...models.config import STIM_TOKENS, QuantFormerConfig
+from .. import schema
+from .options import FitConfig
+
+AUTOENCODER = schema.record(
+    {
+        "model": schema.options(QuantFormerConfig, ("rate_hz", "n_baseline", "n_response", "patch_frames", "codes", "width", "layers", "heads")),
+        "window": schema.WINDOW, "normalise": schema.choice("neuron", "global", "none"), "scale": schema.DIVISORS, "seen": schema.SEEN, "history": schema.history,
+        "scaling": schema.maybe(schema.scaling),
+    },
+    {"seed": schema.SEED, "simulated": schema.flag(optional=True), "reference": schema.maybe(schema.REFERENCE), "run": schema.maybe(schema.RUN)},
+)  # fmt: skip
+
+
+def fitted(own, results):
+    """The check of a fitted model.
+
+    Parameters
+    ----------
+    own : sequence of str
+        Its options, of `FitConfig`.
+    results : dict
+        {name of what is found after training: check}.
+    """
+    kept = {f.name: schema.within(f.metadata["range"]) for f in fields(FitConfig) if f.name in own}
+    return schema.record(
+        {
+            "autoencoder": AUTOENCODER, "neurons": schema.KEYS, "stimuli": schema.KEYS, "scale": schema.DIVISORS, "window": schema.WINDOW, "seen": schema.SEEN, "history": schema.history,
+            "chosen": schema.mapping(schema.number()), **kept, **results,
+        },
+        {"stim_token": schema.choice(*STIM_TOKENS), "features": schema.listing(schema.FEATURE), "seed": schema.SEED, "reference": schema.maybe(schema.REFERENCE), "run": schema.maybe(schema.RUN)},
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Sessions that live in memory, as a source of trials: what `Store` is for those on disk."""
+
+import pandas as pd
+import xarray as xr
+
+from ..errors import QfError, SessionError
+from .schema import session_key, trial_table, validate
+
+NO_TRIALS = ["session", "subject", "trial", "stimulus", "condition"]  # columns of the index where there is no trial
+
+
+class Memory:
+    """Sessions in memory by their keys.
+
+    Parameters
+    ----------
+    sessions : list of xarray.Dataset
+        Valid Sessions of different keys.
+
+    Raises
+    ------
+    SessionError
+        If one is not valid, or two share a key.
+    """
+
+    def __init__(self, sessions):
+        self._sessions = {session_key(validate(ds)): ds for ds in sessions}
+        if len(self._sessions) < len(sessions):
+            raise SessionError("session: expected unique keys subject/session, found a key twice. Rename one.")
+
+    def __getitem__(self, key):
+        return self._sessions[key]
+
+    def keys(self):
+        """Keys of the Sessions, sorted."""
+        return sorted(self._sessions)
+
+    def header(self, key):
+        """A Session; see `Store.header`."""
+        return self._sessions[key]
+
+    @property
+    def index(self):
+        """Every trial of every Session; see `Store.index`."""
+        return join_tables([keyed_table(key, self._sessions[key]) for key in self.keys()])
+
+
+def keyed_table(key, ds):
+    """The trial table of a Session, with the columns session and subject before its own."""
+    table = trial_table(ds)
+    table.insert(0, "session", key)
+    table.insert(1, "subject", ds.attrs["subject"])
+    return table
+
+
+def join_tables(tables):
+    """The trial tables of several Sessions as one."""
+    tables = [t for t in tables if len(t)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NO_TRIALS)
+
+
+def as_source(source):
+    """What `cut` and `slide` take as a source of trials: a Store as it is, one or several Sessions as Memory.
+
+    Raises
+    ------
+    QfError
+        If it is neither.
+    """
+    if isinstance(source, xr.Dataset):
+        source = [source]
+    if isinstance(source, list | tuple):
+        source = Memory(source)
+    if not hasattr(source, "header"):
+        raise QfError(
+            f"source: expected a store, a Session or a list of Sessions, found {type(source).__name__}. Open a store with open_store(path)."
+        )
+    return source

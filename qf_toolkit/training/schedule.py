@@ -1,0 +1,71 @@
+"""How long a training lasts, and how its learning rate changes on the way."""
+
+import math
+from dataclasses import replace
+
+from .options import LoopConfig
+
+
+def lengths(config: LoopConfig, an_epoch: int) -> tuple[LoopConfig, int]:
+    """What `epochs`, `steps` and `steps_most` come to where an epoch has `an_epoch` steps.
+
+    Parameters
+    ----------
+    config : LoopConfig
+    an_epoch : int
+
+    Returns
+    -------
+    config : LoopConfig
+        With the epochs of the whole training, the last of which `steps_most` may cut short.
+    steps : int
+        Those of the whole training.
+
+    Examples
+    --------
+    >>> config, steps = lengths(LoopConfig(epochs=1, steps=25), 10)
+    >>> config.epochs, steps
+    (3, 30)
+    >>> config, steps = lengths(LoopConfig(epochs=50, steps_most=25), 10)
+    >>> config.epochs, steps
+    (3, 25)
+    """
+    epochs = max(config.epochs, -(-config.steps // an_epoch))
+    if config.steps_most:
+        epochs = min(epochs, -(-config.steps_most // an_epoch))
+    steps = epochs * an_epoch
+    return replace(config, epochs=epochs), min(steps, config.steps_most or steps)
+
+
+def factor(config: LoopConfig, epoch: int, step: int, steps: int) -> float:
+    """What lr is multiplied by.
+
+    Parameters
+    ----------
+    config : LoopConfig
+        `warmup` is a share of `steps`, in which the factor climbs in a line to 1; the cosine goes from there to `lr_floor` at the end.
+    epoch : int
+        From 0.
+    step : int
+        Of the whole training, from 0.
+    steps : int
+        Of the whole training.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> config = LoopConfig(schedule="cosine", schedule_by="step", warmup=0.25, lr_floor=0.1)
+    >>> [round(factor(config, 0, step, 8), 3) for step in range(8)]
+    [0.5, 1.0, 1.0, 0.94, 0.775, 0.55, 0.325, 0.16]
+    """
+    done, whole = (epoch, config.epochs) if config.schedule_by == "epoch" else (step, steps)
+    rising = math.ceil(config.warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if config.schedule == "constant":
+        return 1.0
+    done, whole = min(done - rising, whole - rising), max(whole - rising, 1)
+    return config.lr_floor + (1 - config.lr_floor) * 0.5 * (1 + math.cos(math.pi * done / whole))

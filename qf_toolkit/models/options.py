@@ -128,7 +128,7 @@ REQUIRED = object()
 """The default of an option that must be given."""
 
 
-def option(default, kind="number", *, help, flag=None, off=None, bare=None, place=None, **allowed) -> Any:
+def option(default, kind="number", *, help, flag=None, off=None, bare=None, place=None, task=None, **allowed) -> Any:
     """A field of a dataclass of options.
 
     Parameters
@@ -147,6 +147,8 @@ def option(default, kind="number", *, help, flag=None, off=None, bare=None, plac
         Its value where the command line gives its name alone.
     place : str, optional
         What it is called in the usage of a command that takes it by its place, not by its name.
+    task : str, optional
+        The task of a fit that it belongs to, where it belongs to one alone.
     **allowed
         Of its `Range`.
 
@@ -154,7 +156,7 @@ def option(default, kind="number", *, help, flag=None, off=None, bare=None, plac
     -------
     dataclasses.Field
     """
-    facts = {"range": Range(kind, **allowed), "help": help, "flag": flag, "off": off, "bare": bare, "place": place}
+    facts = {"range": Range(kind, **allowed), "help": help, "flag": flag, "off": off, "bare": bare, "place": place, "task": task}
     return field(**({} if default is REQUIRED else {"default": default}), metadata=facts, kw_only=default is REQUIRED)
 
 

@@ -41,6 +41,10 @@ class LoopConfig(Options):
             raise QfError(f"steps_most: expected at least steps = {self.steps}, or 0, found {self.steps_most}. Make it larger, or steps smaller.")
 
 
+FIT_LOOP = {"epochs": 100, "lr": 1e-3}
+"""What a fit to a task takes where it doesn't say (paper 4.2); pre-training takes the defaults of `LoopConfig`."""
+
+
 @dataclass(frozen=True)
 class RunConfig(Options):
     """Where and how a training runs: nothing in it decides what is learnt, so that a checkpoint goes on under any of it."""

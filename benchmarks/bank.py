@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.signal import lfilter
 
 import qf_toolkit as qf
@@ -54,14 +55,12 @@ sys.path.insert(0, sys.argv[1])
 warnings.simplefilter("ignore")
 import torch
 import qf_toolkit as qf
-from qf_toolkit.estimators.quantformer.pretrain import pretrain
-from qf_toolkit.recordings.splits import split_blocks
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 options = {"memory_mb": float(sys.argv[3])} if len(sys.argv) > 3 else {}
-split = split_blocks(qf.open_store(sys.argv[2]).trials())
+split = qf.split_blocks(qf.open_store(sys.argv[2]).trials())
 before, start = peak(), time.perf_counter()
-model = pretrain(split, epochs=1, width=16, layers=1, heads=2, codes=16, patch_frames=10, device="cpu", progress=False, **options)
+model = qf.pretrain(split, epochs=1, width=16, layers=1, heads=2, codes=16, patch_frames=10, device="cpu", progress=False, **options)
 print(json.dumps({"before": before, "peak": peak(), "seconds": time.perf_counter() - start, "digest": model.digest()}))
 """
 
@@ -71,8 +70,8 @@ def make(folder, n_sessions, n_neurons=100, n_frames=60_000, every_s=20.0, rate_
     store = qf.Store(folder, create=True)
     onsets = np.arange(300, n_frames - 300, round(every_s * rate_hz))
     shown = np.arange(len(onsets)) % 4
-    trials = {"onset_frame": onsets, "offset_frame": onsets + 60, "stimulus": ["drifting_gratings"] * len(onsets), "orientation": 45.0 * shown,
-              "block": np.arange(len(onsets)) * 8 // len(onsets)}  # fmt: skip
+    trials = pd.DataFrame({"onset_frame": onsets, "offset_frame": onsets + 60, "stimulus": ["drifting_gratings"] * len(onsets), "orientation": 45.0 * shown,
+              "block": np.arange(len(onsets)) * 8 // len(onsets)})  # fmt: skip
     for i in range(n_sessions):
         if f"mouse{i}/A" not in store:
             noise = lfilter([1], [1, -0.95], np.random.default_rng(i).standard_normal((n_neurons, n_frames), np.float32))
@@ -105,8 +104,10 @@ def main():
         print(
             f"batch of 4096, {name}: {ms:.2f} ms, {np.median(ratios):.2f} takes ({ratios[0]:.2f} to {ratios[-1]:.2f}); {rounds[0][name]['bytes']:.0f} bytes"
         )
-    ratios = [r["batch"] / r["take"] for r in (measured(BATCH, HERE, one, 1, 40) for _ in range(args.rounds))]
-    print(f"batch of 4096 from a file: {np.median(ratios):.2f} takes")
+    read = [measured(BATCH, HERE, one, 1, 40) for _ in range(args.rounds)]
+    print(
+        f"batch of 4096 from a file: {np.median([r['batch'] for r in read]) * 1e3:.2f} ms, {np.median([r['batch'] / r['take'] for r in read]):.2f} takes"
+    )
     print(f"{'sessions':>8} {'traces':>10} {'growth MB':>10} {'seconds':>8}  weights")
     for n in args.sessions:
         store = make(args.out / f"store{n}", n).resolve()

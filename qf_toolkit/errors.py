@@ -2,7 +2,16 @@
 
 
 class QfError(ValueError):
-    """Base of every error that bad input or bad use can cause; the command line prints it as one line."""
+    """Base of every error that bad input or bad use can cause; the command line prints it as one line.
+
+    Examples
+    --------
+    >>> try:
+    ...     qf.open_store("nowhere")
+    ... except qf.QfError as error:
+    ...     print(error)  # doctest: +ELLIPSIS
+    store: ...
+    """
 
 
 class SessionError(QfError):

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from qf_toolkit.errors import DamagedFileError, QfError, SessionError
+from qf_toolkit.recordings.clock import frames_at
 from qf_toolkit.recordings.conditions import condition_key
-from qf_toolkit.recordings.importers.arrays import as_trials, frames_at, from_arrays, read_arrays, read_trials_csv
+from qf_toolkit.recordings.importers.arrays import from_arrays, read_arrays
+from qf_toolkit.recordings.importers.trial_tables import as_trials, read_trials_csv
 from qf_toolkit.recordings.session import signal_of, trial_features
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

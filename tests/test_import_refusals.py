@@ -352,11 +352,11 @@ def test_nwb_says_which_columns_and_behaviour_it_ignores(nwb):
 
     with pynwb.NWBHDF5IO(nwb, "a") as io:
         file = io.read()
-        module = file.create_processing_module("behavior", "licks")
-        module.add(pynwb.TimeSeries(name="licks", data=np.arange(5.0), unit="n", rate=1.0))
+        module = file.create_processing_module("behavior", "where the animal is")
+        module.add(pynwb.TimeSeries(name="position", data=np.ones((5, 2)), unit="cm", rate=1.0))
         io.write(file)
     ds = read_nwb(nwb)
-    assert ds.attrs["ignored_columns"] == "rewarded (an outcome or a time)" and ds.attrs["ignored_behaviour"] == "licks"
+    assert ds.attrs["ignored_columns"] == "rewarded (an outcome or a time)" and ds.attrs["ignored_behaviour"] == "position (2 dims)"
     ds = read_nwb(nwb, condition_columns=["rewarded"])
     assert ds.attrs["ignored_columns"] == "condition (not among the condition columns)"
 

@@ -7,12 +7,17 @@ from pathlib import Path
 from ..errors import QfError
 from .outputs import claim_output
 
+# fmt: off
 READERS = {
-    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched", "allow_external"},
+    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched", "behaviour", "allow_external"},
     "allen": {"subject", "session", "traces", "allow_external"},
     "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "iscell", "neuropil", "plane"},
-    "arrays": {"rate_hz", "signal", "trials", "condition_columns", "subject", "session", "key", "orientation", "matched"},
+    "arrays": {
+        "rate_hz", "signal", "trials", "condition_columns", "stimulus", "subject", "session", "key", "orientation", "sweep_frames", "sweep_onset",
+        "frame_time", "behaviour", "matched",
+    },
 }
+# fmt: on
 ALLEN = ("container", "types", "area", "cre_line", "depth_um")  # which sessions, of all that a cache lists
 CACHE = ("manifest", "cache", "url")
 RANGES = {"rate_hz": (0.001, 100_000, "frames a second"), "neuropil": (0, 10, "a factor")}  # what no source can make good
@@ -32,8 +37,8 @@ def import_recordings(args):
         known = ", ".join(flag[n] for n in sorted(READERS[args.kind]))
         raise QfError(f"{flag[wrong[0]]}: expected an option of import {args.kind}, which are {known}. Leave it out.")
     if args.kind == "arrays":
-        if "rate_hz" not in options:
-            raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30.")
+        if "rate_hz" not in options and "frame_time" not in options:
+            raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30, or --frame-time.")
         options.setdefault("signal", "fluorescence")
     for name, (low, high, what) in RANGES.items():
         if name in options and not low <= options[name] <= high:

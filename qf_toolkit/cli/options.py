@@ -79,11 +79,18 @@ def build_parser(readers, run):
     p.add_argument("--signal", choices=("fluorescence", "dff"), help="arrays: what they are (fluorescence); nwb: which, where both are there")
     p.add_argument("--all-rois", dest="iscell", action="store_const", const=False, help="suite2p: keep what is no cell by iscell.npy, too")
     p.add_argument("--neuropil", type=float, metavar="FACTOR", help="suite2p: F - FACTOR * Fneu (0.7)")
-    p.add_argument("--stimulus", help="nwb: stimulus category of all trials")
+    p.add_argument("--stimulus", help="nwb, arrays: stimulus category of all trials")
     p.add_argument("--condition-columns", nargs="+", metavar="COLUMN", help="columns of the trial table that make the condition (all but counters)")
     p.add_argument("--plane", help="nwb, suite2p: one of several planes")
-    p.add_argument("--orientation", choices=("neuron,frame", "frame,neuron"), help="arrays: order of the dims (the longer one is taken for frames)")
+    p.add_argument("--orientation", metavar="DIMS", help="arrays: order of the dims, neuron,frame or frame,neuron (the longer one is taken for frames); "
+                   "of sweeps trial,neuron,time in any order")
     p.add_argument("--key", help="arrays: name of the array inside an .npz file")
+    p.add_argument("--sweep-frames", type=int, metavar="N", help="arrays: they are cut trials (sweeps) of N frames, one after another")
+    p.add_argument("--sweep-onset", type=_seconds_or_name, metavar="S", help="arrays: seconds from the beginning of a sweep to its onset, or the array of an "
+                   ".npz file that holds the seconds of a sweep's frames, 0 at the onset")
+    p.add_argument("--frame-time", metavar="NAME", help="arrays: seconds of the frames, an array of the .npz file, or a .npy or CSV file")
+    p.add_argument("--behaviour", nargs="*", metavar="NAME", help="nwb: series of behaviour to bring in (all that can be; none where no name follows); "
+                   "arrays: arrays of the .npz file")
     p.add_argument("--matched", action="store_true", default=None, help="nwb, arrays: a cell of that name is the same cell in every session")
     p.add_argument("--overwrite", action="store_true", help="replace sessions that are in the store")
     p.add_argument("--allow-external", action="store_true", default=None, help="nwb, allen: read data that a file keeps in other files (none)")
@@ -185,6 +192,13 @@ def _seconds_or_paper(text):
         return text if text == "paper" else float(text)
     except ValueError as e:
         raise argparse.ArgumentTypeError(f"expected seconds or paper, found {text!r}") from e
+
+
+def _seconds_or_name(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _add_window(p):

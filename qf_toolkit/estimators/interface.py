@@ -172,6 +172,8 @@ class Estimator:
 
     # ------------------------------------------------------------ saved models
 
+    gaps: ClassVar[tuple[str, ...]] = ()  # ends of the names of tensors that may hold NaN
+
     def note(self) -> dict:
         """What config.json holds of it: plain JSON."""
         raise QfError(f"{self.name}: expected a model that can be saved, found one that has nothing to save. Fit it again where it is needed.")
@@ -210,7 +212,7 @@ class Estimator:
             If it is no such saved model, or one of another version; DamagedFileError if a file is cut short or altered.
         """
         device = pick_device(device)
-        note, tensors = read_model(folder, cls.kind, cls.checks())
+        note, tensors = read_model(folder, cls.kind, cls.checks(), cls.gaps)
         with told_memory(device, "Load a smaller model"):
             self = cls.from_note(note, tensors, device, Path(folder))
         self.run = note.get("run")

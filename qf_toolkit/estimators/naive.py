@@ -190,6 +190,8 @@ class ContextMean(Naive, Forecaster):
 class _Means(Naive, Forecaster):
     """Time-resolved response means per neuron, neuron x stimulus category, neuron x condition."""
 
+    gaps = ("condition",)  # a neuron without a whole observation of it
+
     learnt: ClassVar[dict] = {"neurons": schema.KEYS, "levels": schema.record(dict.fromkeys(("condition", "category", "neuron"), schema.KEYS))}
 
     def _learn(self, split):

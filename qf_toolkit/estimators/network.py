@@ -32,7 +32,7 @@ from .checks import check_keys, check_labels, check_rate, check_window
 from .digests import Digest
 from .divisors import divisors_of
 from .interface import Classifier, Forecaster, Observations
-from .notes import refuse
+from .notes import refusal, refuse
 from .objectives import best_threshold, constants_of_labels, constants_of_responses, weighed_error
 from .reference import told
 from .registry import MODELS, find
@@ -200,9 +200,11 @@ class Network(Tokened):
     @classmethod
     def from_note(cls, note, tensors, device, folder) -> Self:
         kind = find(MODELS, note["model"]).Config
-        schema.options(kind)(note["options"], "options")
         try:
+            schema.options(kind)(note["options"], "options")
             options, config, window = kind(**note["options"]), NetworkConfig(**note["config"]), Window(**note["window"])
+        except schema.Unfit as e:
+            raise refusal(folder / "config.json", e) from e
         except QfError as e:
             refuse(folder, "options, config or window", "values that go together", e)
         if "" not in note["scale"] or (missing := [n for n in note["neurons"] if n not in note["scale"]]):

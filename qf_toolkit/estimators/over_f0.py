@@ -31,7 +31,7 @@ class _OverF0(NaiveClassifier):
     """
 
     learnt: ClassVar[dict] = {
-        "neurons": schema.KEYS, "frames": schema.whole(least=1),
+        "frames": schema.whole(least=1),
         "sessions": schema.mapping(schema.record({"neurons": schema.KEYS, "conditions": schema.listing(schema.text())})),
     }  # fmt: skip
 
@@ -113,7 +113,7 @@ class _OverF0(NaiveClassifier):
 
     def facts(self):
         sessions = {s: {"neurons": read["neurons"], "conditions": read["conditions"]} for s, read in self.responses.items()}
-        return {"neurons": list(self.neurons), "sessions": sessions, "frames": next(iter(self.responses.values()))["response"].shape[-1]}
+        return {"sessions": sessions, "frames": next(iter(self.responses.values()))["response"].shape[-1]}
 
     def arrays(self):
         return {f"{name}.{s}": read[name] for s, read in self.responses.items() for name in ARRAYS}
@@ -127,7 +127,7 @@ class _OverF0(NaiveClassifier):
         return found
 
     def restore(self, note, arrays):
-        self.neurons = {n: i for i, n in enumerate(note["neurons"])}
+        self.neurons = {n: i for i, n in enumerate(dict.fromkeys(n for of in note["sessions"].values() for n in of["neurons"]))}
         self.responses = {
             s: {**of, "rows": _rows_of(of["conditions"]), **{name: arrays[f"{name}.{s}"] for name in ARRAYS}} for s, of in note["sessions"].items()
         }

@@ -52,6 +52,12 @@ def load(folder, device="auto"):
     ------
     QfError
         If it is no saved model, or one of another version; DamagedFileError if a file of it is cut short or altered.
+
+    Examples
+    --------
+    >>> forecaster.save("runs/forecast")
+    >>> bool((load("runs/forecast").predict(split.test)["forecast"] == forecaster.predict(split.test)["forecast"]).all())
+    True
     """
     kind = read_note(folder)["kind"]
     if kind not in KINDS:

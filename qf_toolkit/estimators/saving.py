@@ -56,7 +56,7 @@ def write_model(folder, kind, config, tensors):
         raise QfError(f"could not write {folder / WEIGHTS}: {e.strerror or e}. The model is whole all the same; save it again.") from e
 
 
-def read_model(folder, kind, check):
+def read_model(folder, kind, check, gaps=()):
     """(config, tensors) of a saved model.
 
     Parameters
@@ -65,6 +65,8 @@ def read_model(folder, kind, check):
     kind : str
     check : callable
         Of `schema`: what its config.json holds beside `schema.ABOUT`.
+    gaps : sequence of str
+        Names, or ends of names, of tensors that may hold NaN.
 
     Raises
     ------
@@ -84,18 +86,18 @@ def read_model(folder, kind, check):
     for path, missing in ((waiting, None), (folder / WEIGHTS, QfError)):
         data = read_bytes(path, missing)
         if data is not None and _hash(data) == note["weights"]:
-            return note, _tensors(path, data)
+            return note, _tensors(path, data, gaps)
     raise DamagedFileError(f"{folder / WEIGHTS}: is cut short or altered, or belongs to another config.json. {AGAIN}")
 
 
-def _tensors(path, data):
+def _tensors(path, data, gaps):
     try:
         tensors = load_tensors(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise DamagedFileError(f"{path}: is no whole safetensors file ({' '.join(str(e).split())[:80]}). {AGAIN}") from e
     for name, value in tensors.items():
-        # tokens saved before their start was kept have none
-        if not name.endswith(".start") and not torch.isfinite(value).all():
+        odd = torch.isinf(value) if name.endswith(tuple(gaps)) else ~torch.isfinite(value)
+        if odd.any():
             raise DamagedFileError(f"{path}: {name[:80]} holds numbers that no weights can have (NaN or infinite). {AGAIN}")
     return tensors
 

@@ -21,6 +21,12 @@ def classification_scores(active, predicted):
     -------
     dict of float
         balanced_accuracy NaN where only one class is there; precision 0 where nothing is predicted active.
+
+    Examples
+    --------
+    >>> scores = classification_scores(np.array([True, True, False, False]), np.array([True, False, False, False]))
+    >>> scores["precision"], scores["recall"], scores["balanced_accuracy"]
+    (1.0, 0.5, 0.75)
     """
     active, predicted = np.asarray(active, bool).ravel(), np.asarray(predicted, bool).ravel()
     if active.shape != predicted.shape:
@@ -76,6 +82,11 @@ def probability_scores(active, probability):
     dict of float
         `auroc` (chance 0.5) and `average_precision` (chance: the active fraction), NaN where one class alone is there; `brier`, the mean squared
         error of the probability.
+
+    Examples
+    --------
+    >>> probability_scores(np.array([True, False]), np.array([0.9, 0.1]))["auroc"]
+    1.0
     """
     active, probability = np.asarray(active, bool).ravel(), np.asarray(probability, np.float64).ravel()
     both = active.any() and not active.all()

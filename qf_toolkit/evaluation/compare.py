@@ -79,6 +79,12 @@ def compare(forecasters, split, *, seed=EvaluateOptions.seed):
         As `evaluate`.
     QfError
         If a forecaster has the name of a naive row.
+
+    Examples
+    --------
+    >>> differences = compare([forecaster], split)
+    >>> differences[["ratio_lower_from", "ratio_lower", "ratio_lower_to"]].columns.size
+    3
     """
     scored = forecasters if isinstance(forecasters, Scored) else score(forecasters, split)
     pairs = [(name, other) for name in scored.models for other in scored.naive]

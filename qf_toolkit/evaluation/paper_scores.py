@@ -33,6 +33,11 @@ def paper_normalise(x):
     Parameters
     ----------
     x : array, shape (..., time)
+
+    Examples
+    --------
+    >>> paper_normalise(np.array([[[0.0, 1.0, 2.0]]])).tolist()
+    [[[0.0, 0.5, 1.0]]]
     """
     x = np.asarray(x, np.float64)
     scale = np.abs(np.diff(x, axis=-1)).sum(-1, keepdims=True)
@@ -48,7 +53,14 @@ def _normalised(forecast, truth, mask, n_score):
 
 
 def paper_mse(forecast, truth, mask=None, n_score=None):
-    """MSE of normalised signals (Table 2); inf as soon as one forecast window is constant. Windows of constant truth are left out."""
+    """MSE of normalised signals (Table 2); inf as soon as one forecast window is constant. Windows of constant truth are left out.
+
+    Examples
+    --------
+    >>> truth = np.array([[[0.0, 1.0, 2.0]]])
+    >>> paper_mse(10 * truth, truth)  # normalised, they are equal
+    0.0
+    """
     return _mean_of_windows([(f - t) ** 2 for f, t in _normalised(forecast, truth, mask, n_score)])
 
 
@@ -58,7 +70,13 @@ def paper_mae(forecast, truth, mask=None, n_score=None):
 
 
 def smape(forecast, truth, mask=None):
-    """Mean of |p - t| / ((|p| + |t|) / 2), between 0 and 2; 0 where both are 0, and 2, its limit, for an infinite (normalised constant) p."""
+    """Mean of |p - t| / ((|p| + |t|) / 2), between 0 and 2; 0 where both are 0, and 2, its limit, for an infinite (normalised constant) p.
+
+    Examples
+    --------
+    >>> round(smape(np.array([[[1.0, 3.0]]]), np.array([[[1.0, 1.0]]])), 3)
+    0.5
+    """
     f, t, mask = _arrays(forecast, truth, mask)
     return _mean(np.where(mask, _relative_error(f, t), 0.0), mask, False)
 
@@ -75,7 +93,14 @@ def paper_smape(forecast, truth, mask=None, n_score=None):
 
 
 def corr_abs(forecast, truth, mask=None, n_score=None):
-    """Mean of abs(r) over windows, the released code's Corr: an anti-correlated forecast scores 1."""
+    """Mean of abs(r) over windows, the released code's Corr: an anti-correlated forecast scores 1.
+
+    Examples
+    --------
+    >>> truth = np.array([[[0.0, 1.0, 2.0]]])
+    >>> round(corr_abs(-truth, truth), 3)
+    1.0
+    """
     _, t, mask = _arrays(forecast, truth, mask)
     own = np.arange(t.shape[-1]) < (t.shape[-1] if n_score is None else np.asarray(n_score)[:, None, None])
     r = window_r(forecast, truth, mask & own)
@@ -100,6 +125,12 @@ def ssim_global(forecast, truth, mask=None, n_score=None, reference_bias=True, d
     Returns
     -------
     float
+
+    Examples
+    --------
+    >>> truth = np.array([[[0.0, 1.0, 2.0]]])
+    >>> round(ssim_global(truth, truth), 3), round(ssim_global(truth, truth, reference_bias=False), 3)
+    (0.667, 1.0)
     """
     return _mean_of_windows([_ssim(f, t, reference_bias, data_range) for f, t in _whole(forecast, truth, mask, n_score)])
 

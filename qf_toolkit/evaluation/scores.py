@@ -47,13 +47,27 @@ def mse(forecast, truth, mask=None, per_neuron=False):
     ------
     QfError
         If the shapes differ.
+
+    Examples
+    --------
+    >>> truth = np.array([[[0.0, 1.0, 2.0, 3.0]]])  # one trial of one neuron
+    >>> mse(truth + 1, truth)
+    1.0
+    >>> mse(truth * [1, 1, 1, 2], truth, mask=[True, True, True, False])
+    0.0
     """
     f, t, mask = _arrays(forecast, truth, mask)
     return _mean((f - t) ** 2, mask, per_neuron)
 
 
 def mae(forecast, truth, mask=None, per_neuron=False):
-    """Mean absolute error over all frames that count; arguments as for `mse`."""
+    """Mean absolute error over all frames that count; arguments as for `mse`.
+
+    Examples
+    --------
+    >>> mae(np.array([[[1.0, -1.0]]]), np.array([[[0.0, 0.0]]]))
+    1.0
+    """
     f, t, mask = _arrays(forecast, truth, mask)
     return _mean(np.abs(f - t), mask, per_neuron)
 
@@ -71,6 +85,11 @@ def constant_windows(truth, mask=None):
     -------
     bool array, shape (trial, neuron)
         False where fewer than 2 frames count: such a window is missing, not silent.
+
+    Examples
+    --------
+    >>> constant_windows(np.array([[[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]]])).tolist()
+    [[True, False]]
     """
     _, t, mask = _arrays(truth, truth, mask)
     return _constant(t, mask) & (mask.sum(-1) >= 2)
@@ -83,6 +102,12 @@ def window_r(forecast, truth, mask=None):
     -------
     array, shape (trial, neuron)
         NaN where the truth is constant or fewer than 2 frames count; 0 where only the forecast is constant: it says nothing of the course.
+
+    Examples
+    --------
+    >>> truth = np.array([[[0.0, 1.0, 2.0, 3.0]]])
+    >>> window_r(-2 * truth, truth).round(3).tolist()
+    [[-1.0]]
     """
     f, t, mask = _arrays(forecast, truth, mask)
     n = np.maximum(mask.sum(-1, keepdims=True), 1)
@@ -101,6 +126,12 @@ def pearson(forecast, truth, mask=None, per_neuron=False):
     Returns
     -------
     float, or array (neuron,) under `per_neuron`; NaN where no window counts
+
+    Examples
+    --------
+    >>> truth = np.array([[[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]])  # the second neuron is silent and left out
+    >>> round(pearson(truth, truth), 3)
+    1.0
     """
     return mean_of_windows(window_r(forecast, truth, mask), per_neuron)
 
@@ -128,6 +159,11 @@ def crps_samples(samples, truth, mask=None):
     Returns
     -------
     float, in units of the signal
+
+    Examples
+    --------
+    >>> crps_samples(np.array([[[[0.0]]], [[[2.0]]]]), np.array([[[1.0]]]))  # draws 0 and 2 of a truth of 1
+    0.0
     """
     samples = np.asarray(samples)
     truth = np.asarray(truth)
@@ -233,6 +269,12 @@ def coverage(samples, truth, level=0.9, mask=None):
     Returns
     -------
     float
+
+    Examples
+    --------
+    >>> draws = np.arange(1.0, 20.0).reshape(19, 1, 1, 1)
+    >>> coverage(draws, np.array([[[10.0]]]))
+    1.0
     """
     samples, truth = np.asarray(samples), np.asarray(truth)
     mask = np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
@@ -244,7 +286,13 @@ def coverage(samples, truth, level=0.9, mask=None):
 
 
 def explained_share(mse_model, mse_zero, mse_ceiling):
-    """E = (MSE_0 - MSE) / (MSE_0 - MSE_ceiling): 0 for the forecast dF/F = 0, 1 for the best that can be known; NaN where nothing is explainable."""
+    """E = (MSE_0 - MSE) / (MSE_0 - MSE_ceiling): 0 for the forecast dF/F = 0, 1 for the best that can be known; NaN where nothing is explainable.
+
+    Examples
+    --------
+    >>> explained_share(mse_model=0.6, mse_zero=1.0, mse_ceiling=0.5)
+    0.8
+    """
     explainable = mse_zero - mse_ceiling
     return (mse_zero - mse_model) / explainable if explainable > 0 else float("nan")
 

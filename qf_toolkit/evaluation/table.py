@@ -79,6 +79,12 @@ def evaluate(
         If a forecaster saw a frame of the test windows in training.
     QfError
         If a forecaster returns NaN where the truth can be scored, two rows share a name, or nothing can be scored.
+
+    Examples
+    --------
+    >>> table = evaluate([forecaster], split)
+    >>> table.index.tolist()[:3]
+    ['QuantFormer', 'copy last', 'mean of the context']
     """
     options = {"naive": naive, "ceiling": ceiling, "n_samples": n_samples, "seed": seed, "ceiling_samples": ceiling_samples, "progress": progress}
     scored = forecasters if isinstance(forecasters, Scored) else score(forecasters, split, **options)
@@ -120,6 +126,12 @@ def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, 
         If a classifier saw a frame of the test windows in training.
     QfError
         If a probability is NaN where the label is known.
+
+    Examples
+    --------
+    >>> table = evaluate_classifier(classifier, split)
+    >>> bool((table["brier"] <= 1).all())
+    True
     """
     check_split(split)
     rows = named(classifier, task="activation")
@@ -228,6 +240,11 @@ def show(table):
     -------
     str
         What it was measured on, the rows, the naive ones marked with a dot; + and - mark what is surely better than all of these, or worse than one.
+
+    Examples
+    --------
+    >>> print(show(evaluate([], split)))
+    SIMULATED DATA, ... test trials, 14 neurons, 1 session, 1 animal, ...
     """
     if list(table.index.names) == ["forecaster", "than"]:
         return show_differences(table)

@@ -43,4 +43,4 @@ class Conditioned(nn.Module):
         neuron = self.neurons.table(batch.neuron)
         stimulus = self.stimuli(batch.condition).expand_as(neuron)
         told = torch.cat([neuron, stimulus, neuron * stimulus], -1)
-        return self.model(batch._replace(x=batch.x + self.read(told))) + self.give(told)
+        return self.model(Batch(batch.x + self.read(told), *batch[1:])) + self.give(told)

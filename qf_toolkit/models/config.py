@@ -19,6 +19,12 @@ class QuantFormerConfig(Options):
     ------
     QfError
         If a value is out of range, or they don't fit together.
+
+    Examples
+    --------
+    >>> config = QuantFormerConfig(rate_hz=30.0, n_baseline=90, n_response=60, patch_frames=16)
+    >>> config.baseline_patches, config.response_patches
+    (6, 4)
     """
 
     rate_hz: float = option(30.0, above=0, most=1e6, help="frames a second")

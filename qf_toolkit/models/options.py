@@ -27,6 +27,8 @@ class Range:
         Whether it takes one value or a list of them; they are kept as a tuple.
     words : tuple of str
         Texts that are allowed beside numbers.
+    texts : bool
+        Whether any text is allowed beside numbers, the name of something that holds them.
     noun : str
         What a value is called, with its unit: "seconds", "a share"...
     hint : str
@@ -42,6 +44,7 @@ class Range:
     optional: bool = False
     several: bool = False
     words: tuple = ()
+    texts: bool = False
     noun: str = ""
     hint: str = ""
 
@@ -51,7 +54,7 @@ class Range:
         noun = self.noun or {"whole": "a whole number", "number": "a number", "path": "a path"}.get(self.kind, "a text")
         if self.known:
             noun = "one of " + ", ".join(map(repr, self.known))
-        parts = [f"{noun} {self._bounds()}".rstrip(), *(f"{w!r}" for w in self.words), *["None"] * self.optional]
+        parts = [f"{noun} {self._bounds()}".rstrip(), *(f"{w!r}" for w in self.words), *["a name"] * self.texts, *["None"] * self.optional]
         return " or ".join(parts) + ", one or a list" * self.several
 
     def _bounds(self):
@@ -97,7 +100,7 @@ class Range:
     def _plain(self, value):
         if self.kind == "flag":
             return bool(value) if type(value).__name__ == "bool" else None  # numpy's, too
-        if isinstance(value, str) and (self.kind == "text" or value in self.words):
+        if isinstance(value, str) and (self.kind == "text" or self.texts or value in self.words):
             return str(value)
         if self.kind == "path":
             path = value if isinstance(value, str) else value.__fspath__() if hasattr(value, "__fspath__") else None

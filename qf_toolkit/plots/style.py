@@ -34,7 +34,8 @@ def style():
 
     Examples
     --------
-    >>> with style():  # doctest: +SKIP
+    >>> import matplotlib.pyplot as plt
+    >>> with style():
     ...     fig, ax = plt.subplots()
     """
     ours = rc_params_from_file(STYLE, use_default_template=False)
@@ -47,7 +48,13 @@ def style():
 
 
 def palette():
-    """The colours of the style in their order, '#rrggbb'; told apart by colour-blind readers, too."""
+    """The colours of the style in their order, '#rrggbb'; told apart by colour-blind readers, too.
+
+    Examples
+    --------
+    >>> palette()[0].startswith("#")
+    True
+    """
     import seaborn as sns
 
     with style():

@@ -38,7 +38,13 @@ def condition_key(stimulus, features):
 
 
 def category_of(condition):
-    """The stimulus category in a condition's key."""
+    """The stimulus category in a condition's key.
+
+    Examples
+    --------
+    >>> category_of("drifting_gratings/orientation=45")
+    'drifting_gratings'
+    """
     return condition.partition("/")[0]
 
 

@@ -14,7 +14,9 @@ coords
     block      (trial)   int64, the sub-session, 0, 1, 2...
     any other coord on `trial` is a feature of the condition (orientation in degrees, temporal_frequency in Hz...)
 where the source tells
-    running_speed (running_time)  float32, cm/s, running_time in seconds
+    NAME (NAME_time)              float32, a behaviour (pupil, licks...), NAME_time in seconds on the clock of frame_time, increasing; attrs: units,
+        kind="events" where it was not sampled but happened at those times
+    running_speed (running_time)  the same of the running speed, cm/s
     x, y (neuron)                 centre of the ROI, pixels (column, row)
     epoch_stimulus, epoch_start_frame, epoch_stop_frame, epoch_block (epoch)  stretches of each stimulus, also of those without trials
         (natural movies, spontaneous activity), in frames start <= frame < stop

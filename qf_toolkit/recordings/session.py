@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import SessionError
+from .behaviour import with_behaviour
 from .conditions import condition_key
 from .schema import EPOCH_COORDS, RESERVED, SCHEMA_VERSION, SIGNALS, check_key, check_variable_name
 from .schema import TRIAL_COORDS as TRIAL_COORDS
@@ -43,6 +44,7 @@ def new_session(
     provenance="",
     attrs=None,
     epochs=None,
+    behaviour=None,
     fingerprint=None,
 ):
     """Build and check a Session from plain arrays.
@@ -74,6 +76,9 @@ def new_session(
         What else is known of the recording (cre_line, imaging_depth_um, sex...).
     epochs : pandas.DataFrame, optional
         stimulus, start_frame, stop_frame, block: the stretches of each stimulus.
+    behaviour : mapping of str to array, tuple or Behaviour, optional
+        What was recorded beside the traces, by name: values (frame,), or (values, seconds) on a clock of its own, or (None, seconds) of events
+        (licks, rewards); see `qf_toolkit.recordings.behaviour.with_behaviour`.
     fingerprint : str, optional
         That of the traces, where an importer has made it while it read them; see `Fingerprint`.
 
@@ -86,6 +91,16 @@ def new_session(
     ------
     SessionError
         If anything breaks the schema; see `validate`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> trials = pd.DataFrame({"onset_frame": [100, 200], "orientation": [0.0, 90.0]})
+    >>> session = new_session(np.ones((2, 300)), subject="mouse", session="one", rate_hz=30.0, trials=trials, cells=["a", "b"])
+    >>> session["condition"].values.tolist()
+    ['stimulus/orientation=0', 'stimulus/orientation=90']
+    >>> session["neuron"].values.tolist()
+    ['mouse/one/a', 'mouse/one/b']
     """
     traces = _plain_traces(traces)
     n_neurons, n_frames = traces.shape
@@ -133,7 +148,7 @@ def new_session(
     ds.attrs["f0_floor"] = f0_floor(ds)
     ds = ds.assign_coords(flag=("neuron", flag_neurons(ds)))
     ds.attrs["fingerprint"] = fingerprint or fingerprint_of(ds)
-    return validate(ds)
+    return with_behaviour(validate(ds), behaviour or {})
 
 
 def _plain_traces(traces):

@@ -95,6 +95,12 @@ def split_blocks(trials, test=-1, validation=SplitOptions.validation):
     ------
     QfError
         If a session has fewer than 2 blocks, a part comes out empty, or an argument is out of range.
+
+    Examples
+    --------
+    >>> split = split_blocks(trials)
+    >>> split.train.table["block"].unique().tolist(), split.test.table["block"].unique().tolist()
+    ([0, 1], [2])
     """
     check_trials(trials)
     test = check_test("blocks", test)
@@ -138,6 +144,12 @@ def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, 
     ------
     QfError
         If a part comes out empty, or an argument is out of range.
+
+    Examples
+    --------
+    >>> split = split_chronological(trials, test=0.25)
+    >>> bool(split.train.table["onset_frame"].max() < split.test.table["onset_frame"].min())
+    True
     """
     check_trials(trials)
     test = check_test("chronological", test)
@@ -171,6 +183,12 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOption
     ------
     QfError
         If not exactly one is named, it is unknown, a part comes out empty, or an argument is out of range.
+
+    Examples
+    --------
+    >>> leave_one_out(trials, subject="sim2")
+    Traceback (most recent call last):
+    qf_toolkit.errors.UnknownKeyError: subject: 'sim2' has no trial here; ...
     """
     check_trials(trials)
     validation = check_options(SplitOptions, {"validation": validation})["validation"]

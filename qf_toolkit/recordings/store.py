@@ -42,9 +42,14 @@ class Store:
 
     Examples
     --------
-    >>> store = Store("my_store", create=True)  # doctest: +SKIP
-    >>> store.add(session)  # doctest: +SKIP
-    >>> store.trials(stimulus="drifting_gratings")  # doctest: +SKIP
+    >>> session = qf.from_arrays(np.ones((2, 300)), subject="mouse", session="one", rate_hz=30.0)
+    >>> mine = Store("my_store", create=True)
+    >>> mine.add(session)
+    'mouse/one'
+    >>> mine.keys()
+    ['mouse/one']
+    >>> len(store.trials(stimulus="drifting_gratings"))
+    17
     """
 
     def __init__(self, path, create=False):
@@ -311,7 +316,15 @@ class Store:
 
 
 def open_store(path):
-    """Open the store at `path`; see `Store`."""
+    """Open the store at `path`; see `Store`.
+
+    Examples
+    --------
+    >>> qf.simulate("data/sim", n_neurons=3, repeats=3, directions=2, temporal_frequencies=1, rate_hz=10, gap_s=5)  # doctest: +ELLIPSIS
+    <...>
+    >>> open_store("data/sim").keys()
+    ['sim1/A']
+    """
     return Store(path)
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from .behaviour import aligned
 from .clock import jumps
 from .memory import as_source
 from .options import Selection, WindowOptions
@@ -73,6 +74,12 @@ def cut(
     QfError
         If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
         `strict`, anything is left out.
+
+    Examples
+    --------
+    >>> trials = cut(store, stimulus="drifting_gratings", baseline_s=3, response_s=2)
+    >>> dict(trials.dataset()["dff"].sizes)
+    {'trial': 17, 'neuron': 14, 'time': 50}
     """
     window = Window(baseline_s, response_s, f0_s, score_s, signal, active_rule, active_gain)
     how = Selection(stimulus, condition, session, subject, block, neurons, strict)
@@ -381,24 +388,27 @@ class Trials:
         x = self._gathered(session)
         return x + np.float32(1) if signal_of(self.source[session]) == "dff" else x
 
-    def dataset(self, session=None):
+    def dataset(self, session=None, behaviour=False):
         """The windows of one session, labelled.
 
         Parameters
         ----------
         session : str, optional
             Which; may be left out where there is only one.
+        behaviour : str, sequence of str or bool
+            Names of the behaviour to align to the windows' frames, True for all that the session holds; see `behaviour.aligned`.
 
         Returns
         -------
         xarray.Dataset
             `dff` or `zscore` (trial, neuron, time) float32, NaN where missing; `valid` (trial, neuron, time) bool; `active` (trial, neuron) bool;
+            of each behaviour, by its name, (trial, time) float32 with `units` in its attrs, NaN where it was not recorded;
             coords neuron, time (seconds from the onset), onset_frame, stimulus, condition, block, n_score (frames that are scored) and the features.
 
         Raises
         ------
         QfError
-            If there are several sessions and none is named.
+            If there are several sessions and none is named, or the session lacks a behaviour: the line names what there is.
         """
         if session is None:
             if len(self.sessions) != 1:
@@ -429,8 +439,10 @@ class Trials:
             "n_score": ("trial", n_score),
         }
         dims = ("trial", "neuron", "time")
+        frames = self.intervals(session)[:, :1] + np.arange(n_baseline + n_response)
+        beside = {name: (("trial", "time"), v.values[frames], v.attrs) for name, v in aligned(ds, behaviour).items()}
         return xr.Dataset(
-            {w.signal: (dims, np.where(valid, out, np.nan).astype(np.float32)), "valid": (dims, valid), "active": (dims[:2], active)},
+            {w.signal: (dims, np.where(valid, out, np.nan).astype(np.float32)), "valid": (dims, valid), "active": (dims[:2], active), **beside},
             coords,
             {
                 "session": session, "rate_hz": rate, "n_baseline": n_baseline, "n_f0": n_f0, "n_score": int(n_score.max()),

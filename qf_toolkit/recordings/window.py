@@ -25,6 +25,14 @@ PAPER_SCORE_S = {
 class Window(WindowOptions):
     """Lengths of an observation, and what is computed from it. Seconds at the surface, frames inside.
 
+    Examples
+    --------
+    >>> Window(baseline_s=3.0, response_s=2.0, f0_s=1.0).score_s
+    2.0
+    >>> Window(baseline_s=1, f0_s=2)
+    Traceback (most recent call last):
+    qf_toolkit.errors.QfError: f0_s: expected at most baseline_s = 1 s, found 2. Shorten f0_s.
+
     Raises
     ------
     QfError

@@ -76,8 +76,11 @@ class Study:
 
     Examples
     --------
-    >>> study = Study("study")  # doctest: +SKIP
-    >>> study.forecaster("drifting_gratings").predict(study.split("drifting_gratings").test)  # doctest: +SKIP
+    >>> study = Study("study", store=store)
+    >>> study.stimuli
+    ['drifting_gratings']
+    >>> study.split("drifting_gratings").test  # and study.forecaster("drifting_gratings"), trained when first asked for
+    <...>
     """
 
     def __init__(self, folder, *, store=None, fast=True, seed=0, device="auto", progress=True, plan=None):

@@ -69,10 +69,11 @@ class Bank:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> from qf_toolkit.recordings.session import new_session
     >>> from qf_toolkit.recordings.trials import cut
-    >>> shown = {"onset_frame": [40, 70], "offset_frame": [60, 90], "stimulus": ["grating", "grating"]}
-    >>> session = new_session(np.full((3, 100), 80, np.float32), subject="mouse", session="A", rate_hz=10, trials=shown)
+    >>> shown = pd.DataFrame({"onset_frame": [40, 70], "offset_frame": [60, 90], "stimulus": ["grating", "grating"]})
+    >>> session = new_session(80 + np.arange(300, dtype=np.float32).reshape(3, 100), subject="mouse", session="A", rate_hz=10, trials=shown)
     >>> trials = cut(session)
     >>> bank = Bank(trials, {n: i for i, n in enumerate(trials.neurons)}, {"grating": 0}, "cpu")
     >>> len(bank), tuple(bank.batch(torch.tensor([0, 5])).x.shape), tuple(bank.population(torch.tensor([1])).x.shape)

@@ -47,9 +47,10 @@ class Traces:
 
     Examples
     --------
+    >>> import pandas as pd
     >>> from qf_toolkit.recordings.session import new_session
     >>> from qf_toolkit.recordings.trials import cut
-    >>> shown = {"onset_frame": [40], "offset_frame": [60], "stimulus": ["grating"]}
+    >>> shown = pd.DataFrame({"onset_frame": [40], "offset_frame": [60], "stimulus": ["grating"]})
     >>> fluorescence = np.arange(200, dtype=np.float32).reshape(2, 100)
     >>> session = new_session(fluorescence, subject="mouse", session="A", rate_hz=10, trials=shown)
     >>> traces = Traces([cut(session)])

@@ -36,7 +36,8 @@ class CodeExplorer(Viewer):
 
     Examples
     --------
-    >>> CodeExplorer(autoencoder, split.test)  # doctest: +SKIP
+    >>> CodeExplorer(autoencoder, split.test)
+    CodeExplorer(...)
     """
 
     title = "code explorer"

@@ -45,7 +45,8 @@ class EmbeddingBrowser(Viewer):
 
     Examples
     --------
-    >>> EmbeddingBrowser(forecaster, split.train)  # doctest: +SKIP
+    >>> EmbeddingBrowser(forecaster, split.train)
+    EmbeddingBrowser(...)
     """
 
     title = "embedding browser"

@@ -31,7 +31,8 @@ class RolloutViewer(Viewer):
 
     Examples
     --------
-    >>> RolloutViewer(classifier, split.test)  # doctest: +SKIP
+    >>> RolloutViewer(classifier, split.test)
+    RolloutViewer(...)
     """
 
     title = "rollout viewer"

@@ -40,7 +40,8 @@ class TraceInspector(Viewer):
 
     Examples
     --------
-    >>> TraceInspector(split.test, [forecaster, classifier])  # doctest: +SKIP
+    >>> TraceInspector(split.test, [forecaster, classifier])
+    TraceInspector(...)
     """
 
     title = "trace inspector"

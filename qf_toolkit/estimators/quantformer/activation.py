@@ -125,6 +125,13 @@ def fit_classifier(
     ------
     QfError
         As `fit_forecaster`.
+
+    Examples
+    --------
+    >>> classifier = fit_classifier(autoencoder, split, epochs=2, progress=False)
+    >>> probability = classifier.predict(split.test)["probability"]
+    >>> probability.dims, bool(((probability >= 0) & (probability <= 1)).all())
+    (('trial', 'neuron'), True)
     """
     own = {"gain_weight": gain_weight, "hide": hide, "dropout": dropout}
     return fit(QuantFormerClassifier, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

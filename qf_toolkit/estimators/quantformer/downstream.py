@@ -37,6 +37,7 @@ class Downstream(Tokened):
     """What both tasks share: the keys of their tokens, the auto-encoder they started from, saving and adding neurons."""
 
     has_codes = has_attention = True
+    gaps = (".start",)  # tokens saved before their start was kept have none
     hint = "Add it with model.add_neurons(split), or choose neurons=... in trials()."
     call = ""  # the function that fits one
     module_class: type = torch.nn.Module

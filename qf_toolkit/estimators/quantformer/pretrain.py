@@ -255,6 +255,13 @@ def pretrain(
     QfError
         If sessions differ in rate, a setting is unknown or out of range, no observation is left, the loss or the validation score is no number
         any more, or the device's memory is full.
+
+    Examples
+    --------
+    >>> autoencoder = pretrain(split, epochs=2, patch_frames=8, width=16, layers=1, heads=2, codes=8, progress=False)
+    >>> codes = autoencoder.codes(split.test)["code"]
+    >>> codes.dims, bool(codes.max() < 8)
+    (('trial', 'neuron', 'patch'), True)
     """
     check_split(split)
     given = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "batch_trials": batch_trials, "lr": lr, "schedule": schedule,

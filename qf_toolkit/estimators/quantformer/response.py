@@ -258,6 +258,12 @@ def fit_forecaster(
     QfError
         If an option is unknown or out of range, no observation is left, the loss or the validation score is no number any more, or the
         device's memory is full.
+
+    Examples
+    --------
+    >>> forecaster = fit_forecaster(autoencoder, split, epochs=2, progress=False)
+    >>> forecaster.predict(split.test)["forecast"].dims
+    ('trial', 'neuron', 'time')
     """
     own = {"expectation_weight": expectation_weight, "hide": hide, "dropout": dropout, "decode": decode}
     return fit(QuantFormerForecaster, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

@@ -24,8 +24,8 @@ from ...errors import DamagedFileError, QfError, SessionError
 from ...models.options import check_options
 from ..hdf5 import check_size, open_hdf5, readable_file, refused
 from ..session import Fingerprint, new_session, with_running
-from .arrays import naming
 from .options import AllenOptions
+from .trial_tables import naming
 from .visual_coding import FEATURES, SHOWN, epochs_at_pauses, number_blocks, trials_of
 
 INSTALL = "pip install 'qf_toolkit[allen]' && pip install --no-deps allensdk==2.16.2"
@@ -69,6 +69,14 @@ def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, 
         If the file is cut short or no HDF5 file.
     SessionError
         If it is no Visual Coding file, leads to other files, or lacks a stimulus of its session, or the traces.
+
+    Examples
+    --------
+    >>> from qf_toolkit.recordings.simulated.visual_coding_files import simulate_container
+    >>> [path] = simulate_container("files", sessions=["A"], n_neurons=3, repeats=3, directions=2, temporal_frequencies=1)
+    >>> session = read_allen(path)
+    >>> session.sizes["neuron"], round(session.attrs["rate_hz"], 3)
+    (3, 30.0)
     """
     path = readable_file(path, "an NWB file")
     check_options(AllenOptions, {"traces": traces})

@@ -43,6 +43,12 @@ class AllenCache:
     ------
     QfError
         If allensdk is missing, or there is no such manifest while `offline`, or it can't be read or made.
+
+    Examples
+    --------
+    >>> AllenCache("nowhere", offline=True)
+    Traceback (most recent call last):
+    qf_toolkit.errors.QfError: manifest: expected an existing cache, found nothing at nowhere. ...
     """
 
     def __init__(self, manifest, *, offline=False, url=None):

@@ -1,41 +1,63 @@
-"""Importing plain arrays (.npy, .npz) and trial tables (.csv)."""
+"""Importing plain arrays (.npy, .npz): continuous recordings, and such as were cut into trials."""
 
-import csv
-import re
 import warnings
+from functools import partial
+from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
 from ...models.options import check_options
-from ..clock import check_times, frames_at, outside_jumps, rate_of
+from ..clock import rate_of
 from ..hdf5 import as_path, readable_file, reason, refused
-from ..schema import TRIAL_COORDS
-from ..session import check_columns, new_session, numbers_in, seconds_in, whole_in
-from .options import ORIENTATIONS, ArraysOptions
-
-_TIMES = ("onset_s", "offset_s", "duration_s")
-_COUNTERS = re.compile(r"(?i)^(trial|trial_?(id|index|no|num|number)|id|index|unnamed.*)$")
+from ..session import new_session
+from .options import ORIENTATIONS, SWEEPS, ArraysOptions
+from .sweeps import flat_behaviour, join_sweeps, sweep_time, sweep_trials
+from .trial_tables import as_trials, naming, read_table
 
 
-def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, trials=None, condition_columns=None, **options):
+def from_arrays(
+    traces,
+    *,
+    subject,
+    session,
+    rate_hz=None,
+    frame_time=None,
+    trials=None,
+    condition_columns=None,
+    stimulus=None,
+    sweep_frames=None,
+    sweep_onset=None,
+    behaviour=None,
+    **options,
+):
     """Build a Session from arrays in memory.
 
     Parameters
     ----------
-    traces : array, shape (neuron, frame)
-        Fluorescence (positive arbitrary units) or dF/F (fraction).
+    traces : array, shape (neuron, frame) or (trial, neuron, time)
+        Fluorescence (positive arbitrary units) or dF/F (fraction). Three dims are cut trials (sweeps): `frame_time` jumps between them.
     subject, session : str
         Names without a slash.
     rate_hz : float, optional
         Frames a second; taken from `frame_time` where left out.
-    frame_time : array, shape (frame,), optional
-        Seconds.
+    frame_time : array, shape (frame,) or (trial, time), optional
+        Seconds. Where left out, frame / rate_hz; of sweeps, with a pause between them that is as long as a sweep.
     trials : str, Path or pandas.DataFrame, optional
-        A trial table, or the CSV file that holds it; see `read_trials_csv` for its columns. None makes a continuous recording.
+        A trial table, or the CSV file that holds it; see `read_trials_csv` for its columns. None makes a continuous recording. Of sweeps it has a
+        row for each, in their order, and no onsets.
     condition_columns : list of str, optional
         The columns that are features of the condition; see `read_trials_csv`.
+    stimulus : str, optional
+        Stimulus category of all trials.
+    sweep_frames : int, optional
+        Frames a sweep, where `traces` (neuron, trial * time) holds sweeps one after another.
+    sweep_onset : float or array, shape (time,), optional
+        Seconds from the beginning of a sweep to its onset; or the seconds of a sweep's frames, 0 at the onset. Without it sweeps have no trials.
+    behaviour : mapping of str to array, tuple or Behaviour, optional
+        See `new_session`; of sweeps an array may be (trial, time).
     **options
         signal, cells, matched, neuron_coords, indicator, area, source, provenance: see `new_session`.
 
@@ -49,35 +71,94 @@ def from_arrays(traces, *, subject, session, rate_hz=None, frame_time=None, tria
     SessionError
         If the arrays or the table break the schema.
     QfError
-        If the CSV file can't be read.
+        If the CSV file can't be read, or the onset lies outside the sweeps.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> trials = pd.DataFrame({"onset_frame": [100, 200], "orientation": [0.0, 90.0]})
+    >>> session = from_arrays(np.ones((2, 300)), subject="mouse", session="one", rate_hz=30.0, trials=trials)
+    >>> dict(session.sizes)["neuron"], dict(session.sizes)["trial"]
+    (2, 2)
+
+    Cut trials, one after another:
+
+    >>> sweeps = np.random.default_rng(0).normal(0, 0.1, (4, 2, 30))
+    >>> shown = pd.DataFrame({"direction": [0, 90, 0, 90]})
+    >>> ds = from_arrays(sweeps, subject="m", session="1", rate_hz=10, signal="dff", trials=shown, sweep_onset=1.0)
+    >>> ds["onset_frame"].values.tolist(), ds["condition"].values[1]
+    ([10, 40, 70, 100], 'stimulus/direction=90')
     """
+    if sweep_frames is not None or np.ndim(traces) == 3:
+        traces, *shape = join_sweeps(traces, sweep_frames)
+        frame_time = sweep_time(*shape, rate_hz) if frame_time is None else np.ravel(frame_time)
+        if trials is not None or sweep_onset is not None:
+            table = trials if trials is None or isinstance(trials, pd.DataFrame) else read_table(trials)
+            trials = sweep_trials(table, sweep_onset, rate_of(rate_hz, frame_time), *shape)
+        behaviour = flat_behaviour(behaviour or {}, *shape)
+        options["attrs"] = {"sweep_frames": shape[1], **(options.get("attrs") or {})}
+    elif sweep_onset is not None:
+        raise QfError("sweep_onset: expected with sweeps alone, found a continuous recording. Pass sweep_frames (--sweep-frames), too.")
     trials = as_trials(trials, rate_hz, frame_time, condition_columns)
+    if stimulus is not None:
+        if trials is None:
+            raise QfError(f"stimulus: expected trials to name {stimulus!r}, found none. Pass trials, or leave it out.")
+        trials = trials.assign(stimulus=stimulus)
     if trials is not None and trials.attrs["ignored_columns"]:
         options["attrs"] = {"ignored_columns": trials.attrs["ignored_columns"], **(options.get("attrs") or {})}
-    return new_session(traces, subject=subject, session=session, rate_hz=rate_hz, frame_time=frame_time, trials=trials, **options)
+    return new_session(
+        traces, subject=subject, session=session, rate_hz=rate_hz, frame_time=frame_time, trials=trials, behaviour=behaviour, **options
+    )
 
 
-def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=None, subject=None, session=None, **options):
+def read_arrays(
+    path,
+    *,
+    signal,
+    rate_hz=None,
+    key=ArraysOptions.key,
+    orientation=ArraysOptions.orientation,
+    trials=None,
+    condition_columns=None,
+    subject=None,
+    session=None,
+    frame_time=None,
+    sweep_frames=None,
+    sweep_onset=None,
+    behaviour=None,
+    **options,
+):
     """Import traces from a .npy or .npz file.
 
     Parameters
     ----------
     path : str or Path
-        The file; it holds one array of 2 dims, or `key` names one of several.
-    rate_hz : float
-        Frames a second.
+        The file; it holds one array of 2 dims, or of 3 where it was cut into trials (sweeps), or `key` names one of several.
     signal : {"fluorescence", "dff"}
         What the array holds; dF/F as a fraction.
+    rate_hz : float, optional
+        Frames a second; taken from `frame_time` where left out.
     key : str, optional
         Name of the array inside an .npz file.
-    orientation : {"neuron,frame", "frame,neuron"}, optional
-        Order of the dims; where left out, the longer one is taken for the frames.
+    orientation : str, optional
+        Order of the dims: "neuron,frame" or "frame,neuron", where left out, the longer one is taken for the frames; or trial, neuron and time in
+        any order, "trial,neuron,time" where left out.
     trials : str, Path or pandas.DataFrame, optional
-        See `read_trials_csv`.
+        See `from_arrays`. Where left out, the trials of sweeps have as columns the arrays of an .npz file with one value a sweep.
+    condition_columns : list of str, optional
+        The columns, or such arrays, that are features of the condition; all of them where left out.
     subject, session : str, optional
         The file's name without its suffix, where left out.
+    frame_time : array or str or Path, optional
+        Seconds of the frames; or the name of their array in an .npz file, or a .npy or CSV file of one column.
+    sweep_frames : int, optional
+        See `from_arrays`.
+    sweep_onset : float, array or str, optional
+        See `from_arrays`; or the name of an array inside an .npz file.
+    behaviour : mapping or list of str, optional
+        See `from_arrays`; or the names of arrays inside an .npz file, one value a frame.
     **options
-        condition_columns (see `from_arrays`), frame_time, cells, matched, neuron_coords, indicator, area, provenance: see `new_session`.
+        stimulus (see `from_arrays`), cells, matched, neuron_coords, indicator, area, provenance: see `new_session`.
 
     Returns
     -------
@@ -90,14 +171,40 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
         If the file is cut short or is no such file.
     SessionError
         If the array or the trials break the schema.
+    QfError
+        If it holds no array of a name that was given.
     """
     path = as_path(path, "a .npy or .npz file")
-    check_options(ArraysOptions, {"orientation": orientation, "signal": signal, "rate_hz": rate_hz})
-    x, key = _choose_array(path, key)
-    if x.ndim != 2 or x.dtype.kind not in "fiu":
+    check_options(ArraysOptions, {"signal": signal, "rate_hz": rate_hz})
+    x, key, beside = _choose_array(path, key)
+    if x.ndim not in (2, 3) or x.dtype.kind not in "fiu":
         raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found {x.dtype} of shape {x.shape}. Save the traces alone.")
     if not x.size:
         raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found none: shape {x.shape}. Save the traces again.")
+    x, orientation = _oriented(path, x, orientation)
+    named = [n for n in (sweep_onset, frame_time, *(behaviour if isinstance(behaviour, list | tuple) else ())) if isinstance(n, str)]
+    if isinstance(behaviour, str | list | tuple):
+        behaviour = {name: _array(path, beside, name, "behaviour") for name in ([behaviour] if isinstance(behaviour, str) else behaviour)}
+    if isinstance(sweep_onset, str):
+        sweep_onset = _array(path, beside, sweep_onset, "sweep_onset")
+    if isinstance(frame_time, str | Path):
+        frame_time = _array(path, beside, frame_time, "frame_time") if frame_time in beside else read_seconds(frame_time)
+    if trials is None and sweep_onset is not None:
+        _, *shape = naming(path, join_sweeps, x, sweep_frames)
+        trials = _columns(path, {n: a for n, a in beside.items() if n not in named}, condition_columns, shape[0])
+    options.setdefault("provenance", f"{path.name}{f', key {key}' if key else ''}, stored as ({orientation})")
+    return naming(
+        path, from_arrays, x, rate_hz=rate_hz, signal=signal, trials=trials, condition_columns=condition_columns, subject=subject or path.stem,
+        session=session or path.stem, frame_time=frame_time, sweep_frames=sweep_frames, sweep_onset=sweep_onset, behaviour=behaviour, source="arrays",
+        **options,
+    )  # fmt: skip
+
+
+def _oriented(path, x, orientation):
+    """The array as (neuron, frame) or (trial, neuron, time), and the order it was stored in."""
+    known = ORIENTATIONS if x.ndim == 2 else tuple(",".join(names) for names in permutations(SWEEPS.split(",")))
+    if orientation is None and x.ndim == 3:
+        orientation = SWEEPS
     if orientation is None:
         if x.shape[0] == x.shape[1]:
             raise SessionError(
@@ -108,21 +215,40 @@ def read_arrays(path, *, rate_hz, signal, key=None, orientation=None, trials=Non
             warnings.warn(
                 f"{path}: taken for {x.shape[0]} frames of {x.shape[1]} neurons, since a recording has more frames than neurons. "
                 "Pass orientation='neuron,frame' (--orientation neuron,frame) if it is the other way round.",
-                stacklevel=2,
+                stacklevel=3,
             )
-    if orientation == "frame,neuron":
-        x = x.T
-    options.setdefault("provenance", f"{path.name}{f', key {key}' if key else ''}, stored as ({orientation})")
-    with_name = {"subject": subject or path.stem, "session": session or path.stem}
-    return naming(path, from_arrays, x, rate_hz=rate_hz, signal=signal, trials=trials, source="arrays", **with_name, **options)
+    if orientation not in known:
+        raise QfError(f"orientation: expected one of {known} for {x.ndim} dims, found {orientation!r}.")
+    names = orientation.split(",")
+    return x.transpose([names.index(name) for name in known[0].split(",")]), orientation
+
+
+def _columns(path, beside, wanted, n):
+    """The arrays of a file with one value a sweep, as a table; None where there is none."""
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    found = {name: _array(path, beside, name, "condition_columns") for name in (beside if wanted is None else wanted)}
+    for name, values in found.items():
+        if wanted is not None and values.shape != (n,):
+            raise QfError(f"condition_columns: expected {n} values of {name}, one a sweep, found shape {values.shape}. Leave it out.")
+    found = {name: values for name, values in found.items() if values.shape == (n,)}
+    return pd.DataFrame(found) if found else None
+
+
+def _array(path, beside, name, option):
+    """An array of an .npz file by its name; `beside` is {name: what reads it}."""
+    if name not in beside:
+        there = did_you_mean(name, sorted(beside)) if beside else "it holds the traces alone"
+        raise QfError(f"{option}: {name!r} is no array in {path}; {there}")
+    return beside[name]()
 
 
 def _choose_array(path, key):
+    """The array of the traces, its key, and {name: what reads it} of the arrays beside it."""
     loaded = load_npy(path)
     if isinstance(loaded, np.ndarray):
         if key is not None:
             raise QfError(f"key: expected none for {path}, a file of one array, found {key!r}. Leave key out.")
-        return loaded, None
+        return loaded, None, {}
     with loaded:
         keys = list(loaded.files)
         if key is None:
@@ -131,7 +257,38 @@ def _choose_array(path, key):
             key = keys[0]
         if key not in keys:
             raise QfError(f"key: {key!r} is not in {path}; {did_you_mean(key, keys)}")
-        return _reading(path, lambda: loaded[key]), key
+        return _reading(path, lambda: loaded[key]), key, {k: partial(_read_one, path, k) for k in keys if k != key}
+
+
+def _read_one(path, key):
+    with load_npy(path) as loaded:
+        return _reading(path, lambda: loaded[key])
+
+
+def read_seconds(path):
+    """The seconds of frames from a .npy file, or from a CSV file of one column, with or without a header; float64 (frame,).
+
+    Raises
+    ------
+    QfError
+        If the file can't be read.
+    SessionError
+        If it holds anything else.
+    """
+    path = readable_file(path, "a file of the frames' seconds")
+    if path.suffix == ".npy":
+        return load_npy(path, one=True)
+    try:
+        table = pd.read_csv(path, header=None, encoding="utf-8-sig")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, OSError) as e:
+        raise DamagedFileError(f"{path}: expected seconds, one a line, found what can't be read ({reason(e)}). Save it as CSV again.") from e
+    seconds = pd.to_numeric(table[0], errors="coerce").to_numpy(np.float64)
+    seconds = seconds[1:] if len(seconds) and np.isnan(seconds[0]) else seconds  # a header
+    if table.shape[1] != 1 or not np.isfinite(seconds).all():
+        raise SessionError(
+            f"{path}: expected seconds alone, one a line, found {table.shape[1]} columns, or lines that are none. Save the seconds alone."
+        )
+    return seconds
 
 
 def load_npy(path, one=False):
@@ -185,146 +342,3 @@ def _not_whole(path, why):
         f"{path}: expected a whole numpy file of numbers, found one that can't be read ({why}). It is cut short or no such file: "
         "copy it again, or save the numbers alone with numpy.save."
     )
-
-
-def read_trials_csv(path, rate_hz, frame_time=None, condition_columns=None):
-    """Read a trial table.
-
-    Parameters
-    ----------
-    path : str or Path
-        CSV (comma, semicolon or tab) with a header. `onset_frame`, or else `onset_s`, is needed. `offset_frame`, `offset_s` or
-        `duration_s`, `stimulus`, `condition` and `block` are used where there. Counters (trial, id, index) and other times (`*_s`) are
-        left out; every other column is a feature of the condition.
-    rate_hz : float
-        Frames a second, for onset_s.
-    frame_time : array, shape (frame,), optional
-        Seconds; a trial starts in the first frame at or after its onset. Where left out, frame / rate_hz.
-    condition_columns : list of str, optional
-        The features; every other column but those named above is left out (reaction times, outcomes...).
-
-    Returns
-    -------
-    pandas.DataFrame
-        onset_frame, offset_frame (int64) and the other columns.
-
-    Raises
-    ------
-    QfError
-        If the file is missing or no table.
-    SessionError
-        If a column is missing, or onsets are no numbers or outside the recording.
-    """
-    path = readable_file(path, "a CSV file of trials")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as f:
-            header = f.readline()
-        # spreadsheets of many countries write semicolons
-        separator = max(",;\t", key=header.count)
-        names = [n.strip() for n in next(csv.reader([header], delimiter=separator), [])]
-        twice = [n for i, n in enumerate(names) if n and n in names[:i]]
-        if twice:
-            raise SessionError(f"{path}: expected columns of different names, found {twice[0]!r} more than once. Rename one.")
-        table = pd.read_csv(path, sep=separator, encoding="utf-8-sig")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, UnicodeDecodeError, OverflowError, OSError) as e:
-        if isinstance(e, OSError) and e.errno is not None:
-            raise refused(path, e) from e
-        raise DamagedFileError(
-            f"{path}: expected a CSV table with a header, found one that can't be read ({reason(e)}). Save it as CSV again."
-        ) from e
-    return naming(path, as_trials, table, rate_hz, frame_time, condition_columns)
-
-
-def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
-    """A trial table in frames, from a CSV file or a DataFrame; None stays None. Columns and errors as in `read_trials_csv`."""
-    if trials is None:
-        return None
-    if not isinstance(trials, pd.DataFrame):
-        return read_trials_csv(trials, rate_hz, frame_time, condition_columns)
-    if frame_time is not None:
-        frame_time = seconds_in(frame_time, "frame_time")
-    table = trials.rename(columns=lambda c: str(c).strip()).reset_index(drop=True)
-    check_columns(table)
-    out = {}
-    seconds = numbers_in(table["onset_s"], "onset_s") if "onset_s" in table else None
-    if "onset_frame" in table:
-        out["onset_frame"] = whole_in(table["onset_frame"], "onset_frame")
-    elif seconds is not None:
-        if frame_time is not None and len(frame_time) > 1:
-            check_times(seconds, frame_time, "onset_s")
-            kept = outside_jumps(seconds, frame_time, "onset_s")
-            table, seconds = table[kept].reset_index(drop=True), seconds[kept]
-        out["onset_frame"] = frames_at(seconds, rate_hz, frame_time)
-    else:
-        raise SessionError(
-            f"trials: expected a column onset_frame or onset_s, found {', '.join(table.columns) or 'none'}. Rename the column of onsets."
-        )
-    if "offset_frame" in table:
-        out["offset_frame"] = whole_in(table["offset_frame"], "offset_frame")
-    elif "offset_s" in table:
-        offset = numbers_in(table["offset_s"], "offset_s")
-        if seconds is not None:
-            _check_after(offset > seconds, "offset_s after onset_s", offset)
-        out["offset_frame"] = frames_at(offset, rate_hz, frame_time)
-        if seconds is not None:
-            out["offset_frame"] = np.maximum(out["offset_frame"], out["onset_frame"] + 1)  # shorter than a frame
-    elif "duration_s" in table:
-        duration = numbers_in(table["duration_s"], "duration_s")
-        _check_after(duration > 0, "seconds above 0 in duration_s", duration)
-        if seconds is not None:
-            out["offset_frame"] = np.maximum(frames_at(seconds + duration, rate_hz, frame_time), out["onset_frame"] + 1)
-        else:
-            out["offset_frame"] = out["onset_frame"] + np.maximum(1, np.round(duration * rate_of(rate_hz, frame_time))).astype(np.int64)
-    else:
-        out["offset_frame"] = out["onset_frame"] + 1
-    if "block" in table:
-        out["block"] = whole_in(table["block"], "block")
-    features, ignored = _features(table, condition_columns)
-    out.update({name: table[name] for name in features if name != "condition"})
-    for name in ("stimulus", "condition"):
-        # features that were asked for make the condition
-        if name in table and (name == "stimulus" or condition_columns is None or name in condition_columns):
-            if table[name].isna().any():
-                raise SessionError(f"trials: expected a {name} in every row, found {int(table[name].isna().sum())} empty. Fill them in.")
-            out[name] = table[name].astype(str)
-    out = pd.DataFrame(out)
-    out.attrs["ignored_columns"] = ", ".join(f"{name} ({why})" for name, why in ignored.items())
-    return out
-
-
-def _features(table, condition_columns):
-    """The columns that are features of the condition, and {column: why it is ignored}."""
-    used = {n for n in (*TRIAL_COORDS, *_TIMES) if n != "condition" or condition_columns is None}
-    if condition_columns is None:
-        why = {c: _why_ignored(c) for c in table.columns if c not in used}
-        return [c for c, text in why.items() if not text], {c: text for c, text in why.items() if text}
-    if not isinstance(condition_columns, str | list | tuple):
-        raise QfError(f"condition_columns: expected a list of columns, found {condition_columns!r}. Pass names of the table's columns.")
-    features = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
-    for name in features:
-        if name not in table:
-            raise SessionError(f"trials: expected a column {name}, found none; {did_you_mean(name, list(table.columns))}")
-        if name == "trial" or (name in TRIAL_COORDS and name != "condition"):
-            raise SessionError(f"condition_columns: expected features of the condition, found {name}, which says something else. Leave it out.")
-    return features, {c: _why_ignored(c) or "not among the condition columns" for c in table.columns if c not in used and c not in features}
-
-
-def _why_ignored(name):
-    """Why a column is by default no feature of the condition, "" where it is one."""
-    if name.startswith("Unnamed: "):  # pandas' word for a column without a name
-        return "no name"
-    return "a counter" if _COUNTERS.match(name) else "a time" if name.endswith("_s") else ""
-
-
-def _check_after(good, wanted, found):
-    if not good.all():
-        row = int(np.argmin(good))
-        raise SessionError(f"trials: expected {wanted}, found {found[row]:g} in row {row} ({int((~good).sum())} such rows). Mend or remove them.")
-
-
-def naming(path, function, *args, **kwargs):
-    """Call `function`, and put the name of the file at the head of any SessionError."""
-    try:
-        return function(*args, **kwargs)
-    except SessionError as e:
-        raise type(e)(f"{path}: {e}") from e

@@ -85,6 +85,12 @@ def import_many(read, sources, store, *, options=None, overwrite=False, workers=
     ------
     QfError
         If the store can't be made, the cluster can't be reached or no process can be started. A source that can't be read has its `error`.
+
+    Examples
+    --------
+    >>> [done] = import_many(qf.read_suite2p, ["suite2p"], "store", options={"rate_hz": 30, "subject": "m", "session": "one"}, workers=1, progress=False)
+    >>> done.error, qf.open_store("store").keys()
+    (None, ['m/one'])
     """
     from tqdm.auto import tqdm
 

@@ -1,6 +1,6 @@
 """Importing NWB 2 files: one Session from the fluorescence or dF/F of a file, and its trials from any table of intervals.
 
-Only the chosen series is read; the rest of the file (movies, behaviour) stays on disk.
+Only the chosen series is read; the rest of the file (movies, other series) stays on disk.
 """
 
 import re
@@ -12,11 +12,13 @@ import numpy as np
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
 from ...models.options import check_options
+from ..behaviour import with_behaviour
 from ..hdf5 import open_hdf5, readable_file, reason, refused, whole
-from ..session import new_session, with_running
-from .arrays import naming
+from ..session import new_session
+from .nwb_behaviour import behaviour_of_file, free_name
 from .nwb_intervals import trials_of_file
 from .options import NwbOptions
+from .trial_tables import naming
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
 _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
@@ -24,10 +26,6 @@ _OTHER = re.compile(r"(?i)neuropil|deconv|spike|event|background")  # kept as Ro
 
 
 _EVENTS = re.compile(r"(?i)events?$|deconv|spike")  # what is beside dF/F in its container
-_CM_PER_S = {
-    **dict.fromkeys(("cm/s", "cm/sec", "cm s-1", "centimeters/second", "centimeters per second"), 1),
-    **dict.fromkeys(("m/s", "m/sec", "m s-1", "meters/s", "meters/second", "meters per second"), 100), **dict.fromkeys(("mm/s", "mm s-1"), 0.1),
-}  # fmt: skip
 
 
 @dataclass
@@ -62,6 +60,7 @@ def read_nwb(
     condition_columns=None,
     plane=None,
     matched=None,
+    behaviour=None,
     allow_external=False,
 ):
     """Import an NWB 2 file as a Session.
@@ -86,14 +85,16 @@ def read_nwb(
         One of several planes or series, by the name of its imaging plane, its series, its container or its ROI table.
     matched : bool, optional
         Whether an ROI of that id is the same cell in every session of the subject; where left out, if it is a cell_specimen_id.
+    behaviour : str, list of str or False, optional
+        Which series of behaviour to bring in, by name; all that can be where left out, none for False. See `nwb_behaviour.behaviour_of_file`.
     allow_external : bool
         Read data that the file keeps in other files (external links and storage, virtual datasets): such a file can name any that you may read.
 
     Returns
     -------
     xarray.Dataset
-        A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron); `running_speed` (running_time) in cm/s where
-        there is a series of that name. The stimuli of Visual Coding get the same conditions, blocks and epochs as by `read_allen`.
+        A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron); `running_speed` (running_time) in cm/s and other
+        behaviour, NAME (NAME_time), where there is any. The stimuli of Visual Coding get the same conditions, blocks and epochs as by `read_allen`.
         attrs: `ignored_columns` of the trial tables with the reason, `ignored_behaviour`, what else the file holds of it.
 
     Raises
@@ -104,6 +105,12 @@ def read_nwb(
         If the file is cut short or no HDF5 file.
     SessionError
         If it is no NWB 2 file, leads to other files, holds no ROI traces, or breaks the schema.
+
+    Examples
+    --------
+    >>> session = read_nwb("recording.nwb")
+    >>> session.attrs["subject"], session.attrs["rate_hz"]
+    ('m1', 10.0)
     """
     path = readable_file(path, "an NWB file")
     check_options(NwbOptions, {"signal": signal})
@@ -129,7 +136,7 @@ def read_nwb(
                     f"{path}: expected an NWB 2 file, found one that pynwb can't read ({reason(e)}). Check it with `nwbinspector`."
                 ) from e
             try:
-                return naming(path, _session, path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched)
+                return naming(path, _session, path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched, behaviour)
             except QfError:
                 raise
             except MemoryError as e:
@@ -160,7 +167,7 @@ def _check_nwb2(path, allow_external):
         )
 
 
-def _session(path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched):
+def _session(path, file, subject, session, signal, trials, stimulus, condition_columns, plane, matched, behaviour):
     signal, chosen = _choose_series(file, signal, plane)
     traces, frame_time, rate = _read_planes(chosen)
     provenance = [s.path for s in chosen]
@@ -173,7 +180,8 @@ def _session(path, file, subject, session, signal, trials, stimulus, condition_c
     optical = getattr(chosen[0].series.rois.table, "imaging_plane", None)
     table, epochs, ignored = trials_of_file(file, frame_time, trials, stimulus, condition_columns)
     about = {n: getattr(file.subject, n, None) for n in ("sex", "age", "genotype", "species")} if file.subject else {}
-    beside = {"ignored_columns": ", ".join(f"{n} ({why})" for n, why in ignored.items()), "ignored_behaviour": ", ".join(_other_behaviour(file))}
+    behaviour, not_taken = behaviour_of_file(file, behaviour)
+    beside = {"ignored_columns": ", ".join(f"{n} ({why})" for n, why in ignored.items()), "ignored_behaviour": ", ".join(not_taken)}
     ds = new_session(
         traces,
         subject=subject or _key(file.subject.subject_id if file.subject else None) or _from_name(path, "sub"),
@@ -184,41 +192,7 @@ def _session(path, file, subject, session, signal, trials, stimulus, condition_c
         indicator=str(getattr(optical, "indicator", None) or "unknown"), area=str(getattr(optical, "location", None) or "unknown"),
         source="nwb", provenance=f"{path.name}: {', '.join(provenance)}",
     )  # fmt: skip
-    return _with_running(ds, file)
-
-
-def _with_running(ds, file):
-    """The Session with its running speed, where there is a series of that name."""
-    from pynwb import TimeSeries
-
-    series = [i for m in file.processing.values() for i in _leaves(m.data_interfaces) if isinstance(i, TimeSeries) and i.name == "running_speed"]
-    if not series or np.ndim(series[0].data) != 1:
-        return ds
-    unit = str(series[0].unit).strip().lower().replace(" / ", "/")
-    if unit not in _CM_PER_S:
-        warnings.warn(f"running_speed: expected a speed in cm/s or m/s, found {unit!r}; left out.", stacklevel=2)
-        return ds
-    speed = whole(series[0].data, "running_speed").astype(np.float32) * np.float32(_CM_PER_S[unit] * (series[0].conversion or 1))
-    if series[0].timestamps is not None:
-        seconds = whole(series[0].timestamps, "running_speed").astype(np.float64)
-    else:
-        seconds = float(series[0].starting_time or 0) + np.arange(len(speed)) / float(series[0].rate)
-    if len(seconds) != len(speed):
-        warnings.warn(f"running_speed: expected a time for each of {len(speed)} values, found {len(seconds)}; left out.", stacklevel=2)
-        return ds
-    return with_running(ds, speed, seconds)
-
-
-def _other_behaviour(file):
-    """Names of the behaviour in a file that no Session holds: all in its behaviour modules but running speed."""
-    modules = [m for n, m in file.processing.items() if n.lower().startswith("behav")]
-    return [i.name for m in modules for i in m.data_interfaces.values() if i.name != "running_speed"]
-
-
-def _leaves(interfaces):
-    for item in interfaces.values():
-        yield item
-        yield from getattr(item, "time_series", {}).values()
+    return with_behaviour(ds, {free_name(name, ds): found for name, found in behaviour.items()})
 
 
 def _key(name):

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from ...models.options import REQUIRED, Options, option
+from ...models.options import Options, option
 
 SIGNALS = ("fluorescence", "dff")
 TRACES = ("corrected", "raw", "demixed", "dff")
-ORIENTATIONS = ("neuron,frame", "frame,neuron")
+ORIENTATIONS, SWEEPS = ("neuron,frame", "frame,neuron"), "trial,neuron,time"
 TYPES = ("A", "B", "C", "C2")
 MOST_WORKERS = 1024
 LIST = {"optional": True, "several": True}
@@ -48,6 +48,7 @@ class NwbOptions(Names):
     condition_columns: tuple | None = option(None, "text", **LIST, help="columns of the trial table that make the condition")
     plane: str | None = option(None, "text", optional=True, help="one of several planes")
     matched: bool | None = option(None, "flag", optional=True, help="an ROI of that name is the same cell in every session")
+    behaviour: tuple | None = option(None, "text", **LIST, off="no-behaviour", help="series of behaviour to bring in (all that can be)")
     allow_external: bool = option(False, "flag", help="read data that a file keeps in other files")
 
 
@@ -65,10 +66,18 @@ class Suite2pOptions(Place, Table):
 class ArraysOptions(Place, Table):
     """Arrays in .npy or .npz files."""
 
-    rate_hz: float | None = option(REQUIRED, **RATE, optional=True)
+    rate_hz: float | None = option(None, **RATE, optional=True)
     signal: str = option("fluorescence", "text", known=SIGNALS, help="what they are")
     key: str | None = option(None, "text", optional=True, help="name of the array inside an .npz file")
-    orientation: str | None = option(None, "text", known=ORIENTATIONS, optional=True, help="order of the dims (the longer one is taken for frames)")
+    orientation: str | None = option(None, "text", optional=True, help="order of the dims, neuron,frame or frame,neuron (the longer one is taken for "
+                                     "frames); of sweeps trial,neuron,time in any order")  # fmt: skip
+    sweep_frames: int | None = option(None, "whole", least=1, most=10**9, optional=True, help="frames of each cut trial (sweep), where they stand one "
+                                      "after another")  # fmt: skip
+    sweep_onset: float | str | None = option(None, least=-1e6, most=1e6, noun="seconds", texts=True, optional=True, help="seconds from the beginning of "
+                                             "a sweep to its onset, or the array of an .npz file that holds the seconds of its frames")  # fmt: skip
+    frame_time: str | None = option(None, "path", optional=True, help="seconds of the frames: an array of the .npz file, or a .npy or CSV file")
+    stimulus: str | None = option(None, "text", optional=True, help="stimulus category of all trials")
+    behaviour: tuple | None = option(None, "text", **LIST, help="arrays of the .npz file that hold behaviour, one value a frame")
     matched: bool = option(False, "flag", help="a cell of that name is the same cell in every session")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
 from ...models.options import check_options
 from ..hdf5 import as_path, readable_file, reason, refused
-from .arrays import from_arrays, load_npy, naming
+from .arrays import from_arrays, load_npy
 from .options import Suite2pOptions
+from .trial_tables import naming
 
 _PLANE = re.compile(r"^plane(\d+)$")
 
@@ -63,6 +64,12 @@ def read_suite2p(
         If a file can't be read.
     SessionError
         If shapes differ, no cell is left, or the trials break the schema.
+
+    Examples
+    --------
+    >>> session = read_suite2p("suite2p", rate_hz=30, subject="mouse", session="one")
+    >>> session["neuron"].values.tolist()
+    ['mouse/one/0', 'mouse/one/2', 'mouse/one/3']
     """
     folder = as_path(folder, "a suite2p folder")
     check_options(Suite2pOptions, {"neuropil": neuropil, "iscell": iscell, "rate_hz": rate_hz})

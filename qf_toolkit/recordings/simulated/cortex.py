@@ -118,6 +118,12 @@ def simulate(
     ------
     QfError
         If an argument is out of range, or the store holds a session of that name that was made otherwise.
+
+    Examples
+    --------
+    >>> store = simulate("data/sim", n_neurons=3, repeats=3, directions=2, temporal_frequencies=1, rate_hz=10, gap_s=5)
+    >>> store.keys(), len(store.index)
+    (['sim1/A'], 7)
     """
     counts = {
         "n_neurons": n_neurons, "repeats": repeats, "directions": directions, "temporal_frequencies": temporal_frequencies, "images": images,

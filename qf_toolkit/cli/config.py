@@ -55,7 +55,9 @@ def _trained_with(file):
     from ..estimators.notes import run_options
 
     if (options := run_options(file.parent)) is None:
-        raise QfError(f"{file}: expected the options that the model was trained with, found none: it was trained from Python, or by an older version.")
+        raise QfError(
+            f"{file}: expected the options that the model was trained with, found none: it was trained from Python, or by an older version."
+        )
     return options
 
 

@@ -8,9 +8,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from ..errors import QfError, did_you_mean
@@ -20,7 +18,7 @@ from .config import read_config
 NARROWEST = 60  # columns; on fewer tyro's help finds no end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Some options of a command, under one heading of its help.
 
@@ -32,14 +30,17 @@ class Group:
         A dataclass whose fields are made with `option`.
     without : tuple of str
         Names of fields that the command leaves out.
-    own : mapping
+    own : dict
         {name: default} where the command's is another than the field's.
+    note : str
+        What the help says of all of them.
     """
 
     title: str
     kind: type
     without: tuple = ()
-    own: Mapping = MappingProxyType({})
+    own: dict = field(default_factory=dict)
+    note: str = ""
 
     @property
     def options(self):
@@ -82,7 +83,7 @@ class Option:
         """The value of what stands behind it on the command line."""
         if not self.allowed.several:
             return self.allowed.read(self.flag, texts[0])
-        if not texts and not self.place:
+        if not texts:
             raise QfError(f"{self.flag}: expected one value or more, found none.")
         return tuple(self.allowed.read(self.flag, text) for text in texts)
 
@@ -93,7 +94,13 @@ class Option:
     def tyro_fields(self, tyro):
         """The fields that stand for it in what tyro reads, all None where they are not given."""
         known, kind = self.allowed.known, self.allowed.kind
-        hint = "(required)" if self.required else "" if self.default in (None, False, ()) else f"(default: {_told(self.default)})"
+        hint = (
+            "(required)"
+            if self.required
+            else ""
+            if self.default is None or self.default is False or self.default == ()
+            else f"(default: {_told(self.default)})"
+        )
         text = (f"{self.facts['task']}: " if self.facts["task"] else "") + self.facts["help"]
         if kind == "flag":
             flag = tyro.conf.arg(name=self.flag[2:], help=text, help_behavior_hint=hint)
@@ -102,7 +109,8 @@ class Option:
             word = self.place or ("{" + ",".join(known) + "}" if known else {"whole": "N", "number": "X", "path": "PATH"}.get(kind, "TEXT"))
             several = self.allowed.several
             spec = tyro.constructors.PrimitiveConstructorSpec(
-                nargs="*" if several else 1, metavar=f"{word} ..." if several else word, instance_from_str=self.read,
+                nargs="*" if several else 1, metavar=f"{word} ..." if several else word, instance_from_str=list,  # read below, since tyro would put a wrong value into a message of its own
+
                 is_instance=lambda value: True, str_from_instance=lambda value: [str(value)],
             )  # fmt: skip
             name = self.place.lower() if self.place else self.flag[2:]
@@ -110,7 +118,9 @@ class Option:
             found = [(self.name, Annotated[(object, *kinds, *[tyro.conf.Positional] * bool(self.place))], field(default=None))]
         if self.off:
             flag = tyro.conf.arg(name=self.off[2:], help=f"{self.name}: False", help_behavior_hint="")
-            found.append((f"{self.name}_off", Annotated[tyro.conf.FlagCreatePairsOff[tyro.conf.DisallowNone[bool | None]], flag], field(default=None)))
+            found.append(
+                (f"{self.name}_off", Annotated[tyro.conf.FlagCreatePairsOff[tyro.conf.DisallowNone[bool | None]], flag], field(default=None))
+            )
         return found
 
 
@@ -121,10 +131,11 @@ class Arguments:
     ----------
     given : dict
         {name: value} of what was given, on the command line or in a file.
+    groups : sequence of Group
     """
 
-    def __init__(self, options, typed, file, filed):
-        self.given = {**filed, **typed}
+    def __init__(self, groups, options, typed, file, filed):
+        self.given, self.groups = {**filed, **typed}, groups
         self._options, self._typed, self._file = options, typed, file
         vars(self).update({o.name: self.given.get(o.name, o.default) for o in options.values()})
 
@@ -180,7 +191,7 @@ def parse(prog, about, groups, argv):
     for option in options.values():
         if option.required and option.name not in typed and option.name not in filed:
             raise QfError(f"{option.flag}: expected {option.facts['help']}, found nothing. See {prog} --help.")
-    return Arguments(options, typed, typed.get("config"), filed)
+    return Arguments(groups, options, typed, typed.get("config"), filed)
 
 
 def value_of(argv, flag):
@@ -216,8 +227,8 @@ def _read(prog, about, groups, argv):
     outer = [f for g in groups if not g.title for f in inner[g]]
     for g in groups:
         if g.title:
-            made = make_dataclass(g.title, inner[g])
-            about_group = tyro.conf.arg(name=g.title, help=(g.kind.__doc__ or "").partition("\n")[0])
+            made = make_dataclass(g.title, inner[g], frozen=True)
+            about_group = tyro.conf.arg(name=g.title, help=" ".join([(g.kind.__doc__ or "").partition("\n")[0], g.note]).strip())
             outer.append((f"group_{g.title}", Annotated[made, about_group], field(default=made())))
     command = make_dataclass("Command", outer, frozen=True)
     told = io.StringIO()
@@ -237,8 +248,8 @@ def _read(prog, about, groups, argv):
                 if getattr(part, o.name) not in (None, False):
                     raise QfError(f"{o.off}: expected without {o.flag}, found both. Leave one of them out.")
                 values[o.name] = False
-            elif (value := getattr(part, o.name)) not in (None, ()):
-                values[o.name] = value
+            elif (value := getattr(part, o.name)) is not None and not (o.place and value == []):
+                values[o.name] = o.read(value) if isinstance(value, list) else value
     return values, unknown
 
 

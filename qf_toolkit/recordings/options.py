@@ -59,6 +59,13 @@ class SlideOptions(Options):
 
 
 @dataclass(frozen=True)
+class Windows(SlideOptions):
+    """Windows around onsets, or sliding ones: at a regular step, on continuous recordings."""
+
+    windows: str = option("onsets", "text", known=("onsets", "sliding"), help="around the onsets of trials, or sliding over continuous recordings")
+
+
+@dataclass(frozen=True)
 class SplitOptions(Options):
     """How trials are divided into training, validation and test part."""
 
@@ -96,3 +103,7 @@ def check_test(split, test):
     """What is tested under a rule of splitting, as a plain number; QfError where it can't be."""
     whole = isinstance(test, numbers.Real) and not isinstance(test, numbers.Integral) and float(test).is_integer()
     return TESTED[split].checked("test", int(test) if whole else test)
+
+
+SETTINGS = (Selection, WindowOptions, Windows, SplitOptions)
+"""All that decides which observations are trained and tested on; config.json of a model keeps what was chosen."""

@@ -52,7 +52,7 @@ class RunConfig(Options):
     device: str = option("auto", "text", help="auto, cpu, cuda, cuda:1 and so on, or mps")
     memory_mb: float | None = option(None, above=0, most=1e9, optional=True, help="MB that the sessions' traces may take; all of them where left out")
     checkpoint_s: float = option(300.0, least=0, most=1e9, help="seconds between checkpoints within an epoch; 0: at the end of epochs only")
-    resume: bool = option(True, "flag", help="go on from a checkpoint, where there is one")
+    resume: bool = option(True, "flag", off="fresh", help="go on from a checkpoint, where there is one")
     progress: bool = option(True, "flag", help="show progress bars")
 
     def __post_init__(self):

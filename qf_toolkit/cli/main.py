@@ -76,9 +76,11 @@ def _run(argv):
             raise QfError(f"COMMAND: expected one, found {name[:60]!r}; {did_you_mean(name, COMMANDS, most=len(COMMANDS))} See qf --help.")
         command = COMMANDS[name]
         about = f"{command.about[0].upper()}{command.about[1:]}.\n\nexample:\n  {command.example}"
-        args = parse(f"qf {name}", about, [*command.groups(rest), Group("", Common)], rest)
+        args = parse(f"qf {name} {command.under(rest)}".strip(), about, [*command.groups(rest), Group("", Common)], rest)
         module, _, function = command.run.partition(":")
         return getattr(import_module(f".{module}", __package__), function)(args) or 0
+    except SystemExit as end:  # after the help
+        return int(end.code or 0)
     except KeyboardInterrupt:
         print("qf: stopped; the same command again goes on from the last checkpoint, where there is one.", file=sys.stderr)
         return 130

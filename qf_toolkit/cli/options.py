@@ -152,12 +152,15 @@ class Command:
         `module:function` below cli, which takes its Arguments.
     groups : callable
         Its groups of options; takes the arguments, since some decide which options there are.
+    under : callable
+        The argument that stands for a command of its own, "nwb" of `qf import nwb`; takes the arguments, gives "" where there is none.
     """
 
     about: str
     example: str
     run: str
     groups: Callable
+    under: Callable = lambda argv: ""
 
 
 def _window_groups(note="What is left out is as in the model's training."):
@@ -210,14 +213,18 @@ def _filed_model(argv):
     return None if file is None else read_config(file).get("model")
 
 
-def _import(argv):
-    """What an import takes: of the kind that is named first, of every one where none is."""
+def _kind(argv):
+    """The kind of what is imported; a word behind an option is taken for its value, unless there is no other."""
     named = [text for before, text in zip(["", *argv], argv, strict=False) if text in KINDS and not before.startswith("--")]
-    kind = (named or [text for text in argv if text in KINDS] or [None])[0]
+    return (named or [text for text in argv if text in KINDS] or [""])[0]
+
+
+def _import(argv):
+    kind = _kind(argv)
     groups = [Group("", ImportPlace), Group("", ManyOptions)]
     if kind == "allen":
         return [*groups, Group("files", AllenFiles), Group("choice", AllenChoice), Group("cache", AllenPlace)]
-    return groups if kind is None else [*groups, Group(kind, KINDS[kind])]
+    return [*groups, Group(kind, KINDS[kind])] if kind else groups
 
 
 RUN = Group("run", RunConfig, ("progress",))
@@ -227,7 +234,7 @@ COMMANDS = {
         lambda argv: [Group("", StorePlace), Group("simulation", SimulateOptions)],
     ),
     "import": Command(
-        "import recordings into a store", "qf import nwb recordings/*.nwb --store data/store\n  qf import nwb --help", "importing:import_recordings", _import
+        "import recordings into a store", "qf import nwb recordings/*.nwb --store data/store\n  qf import nwb --help", "importing:import_recordings", _import, _kind,
     ),
     "allen": Command(
         "list the containers and sessions of the Allen Brain Observatory", "qf allen list --area VISp --depth 175", "importing:list_allen",

@@ -43,10 +43,10 @@ def _settings(args, base):
     """The options of window and split: those given, over those in `base`."""
     settings = {**USUAL, **base, **args.of(*SETTINGS)}
     sliding = settings["windows"] == "sliding"
-    for name in args.of(SlideOptions) if not sliding else args.of(WindowOptions, Selection):
-        if not sliding:
+    for name in [name for name, value in args.of(*SETTINGS).items() if value != USUAL[name]]:
+        if not sliding and name in defaults(SlideOptions):
             raise QfError(f"{name}: expected only with windows sliding (--windows sliding). Leave it out.")
-        if name in SLIDING:
+        if sliding and name in SLIDING:
             raise QfError(f"{name}: expected only around onsets; sliding windows are chosen by {SLIDING[name]}. Leave it out.")
     return settings
 

@@ -284,7 +284,7 @@ def _batch(x: torch.Tensor, neuron: torch.Tensor, condition: torch.Tensor) -> Ba
 
 
 def fit_network(
-    split: Split, model: str, task: str = "forecast", *, device: Any = "auto", checkpoint: Any = None, **options: Any
+    split: Split, model: str, task: str = "forecast", *, device: Any = RunConfig.device, checkpoint: Any = None, **options: Any
 ) -> NetworkForecaster | NetworkClassifier:
     """Fit a network as a forecaster or as a classifier of activation.
 

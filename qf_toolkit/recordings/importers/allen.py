@@ -39,7 +39,7 @@ _LOCK = threading.RLock()
 CHUNK_BYTES = 16 << 20  # of traces read at once: what is made of them on the way (float64) stays in the cache
 
 
-def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, allow_external=False):
+def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, allow_external=AllenOptions.allow_external):
     """Import a Visual Coding session file as a Session.
 
     Parameters

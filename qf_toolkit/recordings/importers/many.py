@@ -51,7 +51,7 @@ class Imported:
     summary: tuple[str, ...] = ()
 
 
-def import_many(read, sources, store, *, options=None, overwrite=False, workers=None, scheduler=None, progress=True, on_done=None):
+def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.overwrite, workers=None, scheduler=None, progress=True, on_done=None):
     """Import recordings into a store, several at a time; what is there already is skipped, what is bad stops nothing.
 
     Parameters

@@ -61,7 +61,7 @@ def read_nwb(
     plane=None,
     matched=None,
     behaviour=None,
-    allow_external=False,
+    allow_external=NwbOptions.allow_external,
 ):
     """Import an NWB 2 file as a Session.
 

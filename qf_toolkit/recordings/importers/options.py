@@ -38,32 +38,49 @@ class Place(Options):
 
 
 @dataclass(frozen=True)
-class NwbOptions(Names):
+class Stimulus(Options):
+    """What was shown."""
+
+    stimulus: str | None = option(None, "text", optional=True, help="stimulus category of all trials")
+
+
+@dataclass(frozen=True)
+class Plane(Options):
+    """Which plane."""
+
+    plane: str | None = option(None, "text", optional=True, help="one of several planes")
+
+
+@dataclass(frozen=True)
+class External(Options):
+    """What a file may lead to."""
+
+    allow_external: bool = option(False, "flag", help="read data that a file keeps in other files")
+
+
+@dataclass(frozen=True)
+class NwbOptions(External, Plane, Stimulus, Names):
     """NWB 2 files."""
 
     signal: str | None = option(None, "text", known=SIGNALS, optional=True, help="which traces, where both are there")
     trials: str | None = option(None, "text", optional=True, off="no-trials", help="name of the table of trials, where there are several; "
                                 "no: a continuous recording, whatever tables there are")  # fmt: skip
-    stimulus: str | None = option(None, "text", optional=True, help="stimulus category of all trials")
     condition_columns: tuple | None = option(None, "text", **LIST, help="columns of the trial table that make the condition")
-    plane: str | None = option(None, "text", optional=True, help="one of several planes")
     matched: bool | None = option(None, "flag", optional=True, help="an ROI of that name is the same cell in every session")
     behaviour: tuple | None = option(None, "text", **LIST, off="no-behaviour", help="series of behaviour to bring in (all that can be)")
-    allow_external: bool = option(False, "flag", help="read data that a file keeps in other files")
 
 
 @dataclass(frozen=True)
-class Suite2pOptions(Place, Table):
+class Suite2pOptions(Place, Plane, Table):
     """suite2p folders."""
 
     rate_hz: float | None = option(None, **RATE, optional=True)
     iscell: bool = option(True, "flag", off="all-rois", help="keep only what iscell.npy calls cells; all-rois: all of them")
     neuropil: float = option(0.7, least=0, most=10, noun="a factor", help="the trace is F less this times Fneu")
-    plane: str | None = option(None, "text", optional=True, help="one of several planes")
 
 
 @dataclass(frozen=True)
-class ArraysOptions(Place, Table):
+class ArraysOptions(Place, Stimulus, Table):
     """Arrays in .npy or .npz files."""
 
     rate_hz: float | None = option(None, **RATE, optional=True)
@@ -76,17 +93,15 @@ class ArraysOptions(Place, Table):
     sweep_onset: float | str | None = option(None, least=-1e6, most=1e6, noun="seconds", texts=True, optional=True, help="seconds from the beginning of "
                                              "a sweep to its onset, or the array of an .npz file that holds the seconds of its frames")  # fmt: skip
     frame_time: str | None = option(None, "path", optional=True, help="seconds of the frames: an array of the .npz file, or a .npy or CSV file")
-    stimulus: str | None = option(None, "text", optional=True, help="stimulus category of all trials")
     behaviour: tuple | None = option(None, "text", **LIST, help="arrays of the .npz file that hold behaviour, one value a frame")
     matched: bool = option(False, "flag", help="a cell of that name is the same cell in every session")
 
 
 @dataclass(frozen=True)
-class AllenOptions(Names):
+class AllenOptions(External, Names):
     """Visual Coding session files."""
 
     traces: str = option("corrected", "text", known=TRACES, help="corrected for neuropil, as extracted, demixed, or the pipeline's dF/F")
-    allow_external: bool = option(False, "flag", help="read data that a file keeps in other files")
 
 
 @dataclass(frozen=True)

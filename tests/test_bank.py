@@ -1,16 +1,18 @@
 """Banks: single observations and whole populations hold what the dataset holds, in a small index; an epoch visits every trial once."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from helpers import toy_session
 
 from qf_toolkit.errors import QfError
 from qf_toolkit.recordings.session import new_session
+from qf_toolkit.recordings.sliding import slide
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training.bank import Bank
+from qf_toolkit.training.loop import run
+from qf_toolkit.training.options import LoopConfig, RunConfig
 from qf_toolkit.training.traces import Traces
 
 torch.set_num_threads(1)
@@ -188,16 +190,56 @@ def test_a_random_part_of_the_neurons_is_a_part_of_the_population(mixed):
 
 
 def test_many_overlapping_windows_take_a_small_index():
-    rng = np.random.default_rng(0)
-    n_frames = 3000
-    onsets = np.arange(30, n_frames - 20)  # one at every frame
-    trials = pd.DataFrame({"onset_frame": onsets, "offset_frame": onsets + 1, "stimulus": "none", "block": 0})
-    session = new_session(rng.uniform(80, 120, (12, n_frames)).astype(np.float32), subject="m", session="s", rate_hz=10.0, trials=trials)
-    found = cut(session)
-    bank = bank_of(found)
-    assert len(bank) == len(onsets) * 12
+    """One begins at every frame, and none crosses the jump in time."""
+    n_frames, jump = 3000, 1800
+    time = np.arange(n_frames) / 10 + 60.0 * (np.arange(n_frames) >= jump)
+    traces = np.random.default_rng(0).uniform(80, 120, (12, n_frames)).astype(np.float32)
+    session = new_session(traces, subject="m", session="s", rate_hz=10.0, frame_time=time)
+    trials = slide(session, length_s=5, response_s=2, every_s=0.1)
+    bank = bank_of(trials)
+    assert len(bank) == 12 * len(trials) == 12 * (n_frames - 2 * 49)
     assert 13 * len(bank) == sum(v.nbytes for v in tensors(bank)) < bank.nbytes < 17 * len(bank)
-    assert bank.traces.nbytes == 4 * 12 * n_frames
-    at = torch.tensor([0, 12 * 1000 + 3, len(bank) - 1])
-    wanted = found.subset([0, 1000, len(onsets) - 1]).dataset()["dff"].values[[0, 1, 2], [0, 3, 11]]
+    assert bank.traces.nbytes == traces.nbytes
+    some = [0, 1000, jump - 50, jump - 49, len(trials) - 1]
+    at = torch.tensor([12 * t + t % 12 for t in some])
+    wanted = trials.subset(some).dataset()["dff"].values[np.arange(5), [t % 12 for t in some]]
     np.testing.assert_allclose(bank.signal(at).numpy(), wanted, atol=1e-6)
+    drawn = bank.trial_batches(512)
+    assert sorted(torch.cat(drawn).tolist()) == list(range(len(trials))) and bank.population(drawn[0]).x.shape == (512, 12, 50)
+
+
+# ---------------------------------------------------------------- in the loop
+
+
+class Mixing(torch.nn.Module):
+    """A population model: the response of each neuron from the mean of the population's baseline, whatever their number."""
+
+    def __init__(self, n_baseline, n_response):
+        super().__init__()
+        self.n_baseline, self.linear = n_baseline, torch.nn.Linear(n_baseline, n_response)
+
+    def loss(self, batch):
+        error = self.linear(batch.x[..., : self.n_baseline].mean(1, keepdim=True)) - batch.x[..., self.n_baseline :]
+        valid = batch.valid[..., self.n_baseline :]
+        return (error.square() * valid).sum() / valid.sum().clamp(min=1)
+
+
+def test_a_population_model_learns_through_the_loop(mixed):
+    split, found = split_blocks(cut(mixed)), []
+    for memory_mb in (None, 1e-3):
+        traces = Traces([split.train, split.validation], "cpu", memory_mb)
+        train, validation = (bank_of(part, split.train.neurons, traces=traces) for part in (split.train, split.validation))
+        torch.manual_seed(0)
+        model = Mixing(train.n_baseline, train.n_response)
+
+        def validate(model=model, bank=validation):
+            losses = [(float(model.loss(bank.population(at))), len(at)) for at in bank.trial_chunks()]
+            return {"score": sum(s * n for s, n in losses) / sum(n for _, n in losses)}
+
+        found.append(
+            run(
+                model, lambda bank=train: bank.trial_batches(8), lambda at, bank=train, model=model: model.loss(bank.population(at, most=5)),
+                validate, LoopConfig(epochs=4, lr=1e-2), settings={}, run_config=RunConfig(progress=False),
+            )
+        )  # fmt: skip
+    assert found[0][-1]["score"] < found[0][0]["score"] and found[0] == found[1]

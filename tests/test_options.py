@@ -112,8 +112,8 @@ LIBRARY = [
     (read_arrays, "import", ("arrays",), {"path"}),
     (qf.from_arrays, "import", ("arrays",), {"traces"}),
     (qf.import_many, "import", ("nwb",), {"read", "options", "progress", "on_done"}),
-    (demo, "demo", (), {"progress"}),
-    (make_figures, "figures", (), {"progress"}),
+    (demo, "demo", (), {"progress", "out"}),
+    (make_figures, "figures", (), {"progress", "out"}),
 ]
 
 

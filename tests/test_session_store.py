@@ -60,6 +60,22 @@ def test_index_joins_the_trials_of_all(tmp_path):
     assert index["condition"].tolist() == ["bar/angle=0", "bar/angle=90", "bar/blank", "stimulus/image=im1"]
 
 
+def test_the_index_is_kept_until_a_file_changes(tmp_path):
+    store = store_at(tmp_path)
+    store.add(make("m", "a"))
+    first = store.index
+    first["stimulus"] = "altered"
+    first.loc[0, "angle"] = -1.0
+    assert store.index.equals(open_store(store.path).index) and store.index["angle"][0] == 0  # what a caller does to it stays with the caller
+    other = open_store(store.path)
+    other.add(make("n", "b", seed=1))
+    assert store.index["session"].tolist() == ["m/a"] * 3 + ["n/b"] * 3
+    other.add(make("n", "b", seed=1, trials=pd.DataFrame({"onset_frame": [7], "image": ["x"]})), overwrite=True)
+    assert store.index.equals(open_store(store.path).index) and store.index["onset_frame"].tolist() == [50, 100, 150, 7]
+    other.file("m/a").unlink()
+    assert store.index["session"].tolist() == ["n/b"]
+
+
 def test_overwrite_keeps_the_previous_version(tmp_path):
     store = store_at(tmp_path)
     store.add(make(seed=0))

@@ -311,6 +311,12 @@ def fit_network(
     QfError
         If the model, the task or an option is unknown or out of range, sessions differ in rate, no observation is left, the loss or the validation
         score is no number any more, or the device's memory is full.
+
+    Examples
+    --------
+    >>> model = fit_network(split, "nlinear", epochs=2, progress=False)
+    >>> model.name, model.task, model.predict(split.test)["forecast"].dims
+    ('NLinear', 'forecast', ('trial', 'neuron', 'time'))
     """
     check_split(split)
     if model not in MODELS:

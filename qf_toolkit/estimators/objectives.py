@@ -42,7 +42,7 @@ def constants_of_labels(train: Bank, validation: Bank) -> dict[str, float]:
     def score(outs, at):
         return [F.binary_cross_entropy(out[:, 0], validation.active[at].float()) for out in outs]
 
-    return constant_scores(train, validation, lambda bank, at: bank.active[at, None].float(), score, shrink=1.0)
+    return constant_scores(train, validation, lambda bank, at: bank.active[at, None].float(), score, shrinkage=1.0)
 
 
 def best_threshold(probability: torch.Tensor, active: torch.Tensor, otherwise: float) -> float:

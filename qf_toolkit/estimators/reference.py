@@ -8,7 +8,7 @@ import torch
 from ..training.bank import CHUNK
 
 
-def constant_scores(train, validation, target, score, shrink=0.0):
+def constant_scores(train, validation, target, score, shrinkage=0.0):
     """The validation score of the stimulus mean and of the mean.
 
     Parameters
@@ -18,7 +18,7 @@ def constant_scores(train, validation, target, score, shrink=0.0):
         (bank, long tensor (b,)) -> float tensor (b, M), what is forecast of those observations.
     score : callable
         ([float tensor (b, M), ...], long tensor (b,)) -> [score of each of these forecasts of those validation observations, ...].
-    shrink : float
+    shrinkage : float
         How many observations at the mean one level above are added to each mean, so that a frequency is never 0 or 1.
 
     Returns
@@ -31,15 +31,15 @@ def constant_scores(train, validation, target, score, shrink=0.0):
         {k: i for i, k in enumerate(dict.fromkeys(a + b))} for a, b in ((train.keys, validation.keys), (train.conditions, validation.conditions))
     )
     (neuron, pair), (val_neuron, val_pair) = (_ids(bank, neurons, shown) for bank in (train, validation))
-    of_neuron, of_pair = _Sums(train, neuron, target), _Sums(train, pair, target)
-    sums, counts = of_neuron(np.arange(len(neurons)))
-    pooled = (sums.sum(0) + shrink) / (counts.sum() + 2 * shrink)
-    by_neuron = _mean(sums, counts, pooled, shrink)
+    sums, counts = _Sums(train, neuron, target)(np.arange(len(neurons)))
+    of_pair = _Sums(train, pair, target)
+    pooled = (sums.sum(0) + shrinkage) / (counts.sum() + 2 * shrinkage)
+    by_neuron = _mean(sums, counts, pooled, shrinkage)
     totals = np.zeros(2)
     for at in validation.chunks():
         here = at.cpu().numpy()
         wanted, which = np.unique(val_pair[here], return_inverse=True)
-        means = _mean(*of_pair(wanted), by_neuron[_on(at, wanted // len(shown))], shrink)
+        means = _mean(*of_pair(wanted), by_neuron[_on(at, wanted // len(shown))], shrinkage)
         flat = by_neuron[_on(at, val_neuron[here])]
         outs = means[_on(at, which)], flat.mean(1, keepdim=True).expand_as(flat)
         totals += [float(s) * len(at) for s in score(outs, at)]
@@ -57,10 +57,10 @@ def _on(at, ids):
     return torch.from_numpy(ids).to(at.device)
 
 
-def _mean(sums, counts, above, shrink):
+def _mean(sums, counts, above, shrinkage):
     """Means of groups, drawn to those `above`, which they take altogether where a group is empty."""
-    n = counts[:, None] + shrink
-    return torch.where(n > 0, (sums + shrink * above) / n.clamp(min=1e-6), above.expand_as(sums))
+    n = counts[:, None] + shrinkage
+    return torch.where(n > 0, (sums + shrinkage * above) / n.clamp(min=1e-6), above.expand_as(sums))
 
 
 class _Sums:

@@ -115,6 +115,7 @@ def score(
     """
     check_split(split)
     check_options(EvaluateOptions, {"naive": naive, "ceiling": ceiling, "n_samples": n_samples, "seed": seed, "ceiling_samples": ceiling_samples})
+    split = split.keeping()
     rows, built_in = _rows(forecasters, split, naive, [SimulatorCeiling(ceiling_samples, seed)] if ceiling else [])
     context_mean, zero = ContextMean().fit(split), Zero().fit(split)
     patch_frames = next((f.patch_frames for f in rows.values() if getattr(f, "patch_frames", None)), None)

@@ -134,6 +134,7 @@ def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, 
     True
     """
     check_split(split)
+    split = split.keeping()
     rows = named(classifier, task="activation")
     for c in rows.values():
         c.check_unseen(split.test)

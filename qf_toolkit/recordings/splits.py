@@ -8,6 +8,7 @@ import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..models.options import check_options
+from .kept import Kept
 from .options import SplitOptions, check_test
 from .trials import Trials, check_trials
 
@@ -41,6 +42,17 @@ class Split:
         """Train and validation together: what forecasters without a choice to make (naive rows) learn on."""
         table = pd.concat([self.train.table, self.validation.table])
         return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
+
+    def keeping(self, kept: Kept | None = None) -> "Split":
+        """The same split, of which windows that were cut are kept for who asks for them again; for as long as it is in use.
+
+        Parameters
+        ----------
+        kept : Kept, optional
+            Where; a new one, of at most 256 MB, where left out.
+        """
+        kept = Kept() if kept is None else kept
+        return replace(self, **{part: replace(getattr(self, part), kept=kept) for part in ("train", "validation", "test")})
 
 
 def check_split(split):
@@ -259,7 +271,7 @@ def _near(trials, mask, gap_s):
     """Which trials have a window within `gap_s` of a window of the trials in `mask` (sharing a frame counts at any gap)."""
     near = np.zeros(len(trials), bool)
     for session in trials.sessions:
-        here = (trials.table["session"] == session).to_numpy()
+        here = trials.positions(session)
         windows = trials.intervals(session)
         others = windows[mask[here]]
         if not len(others):

@@ -16,6 +16,7 @@ import xarray as xr
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from .behaviour import aligned
 from .clock import jumps
+from .kept import Kept
 from .memory import as_source
 from .options import Selection, WindowOptions
 from .schema import TRIAL_COORDS, signal_of, trial_features
@@ -206,6 +207,7 @@ class Trials:
     rows: dict  # session -> rows of the kept neurons
     counts: dict = field(default_factory=dict)
     scaling: dict | None = None
+    kept: Kept | None = field(default=None, repr=False)  # where windows that were cut are looked up first
 
     def __len__(self):
         return len(self.table)
@@ -414,6 +416,12 @@ class Trials:
             if len(self.sessions) != 1:
                 raise QfError(f"session: expected one of {len(self.sessions)} sessions, found none named. Use trials.by_session().")
             session = self.sessions[0]
+        if self.kept is None:
+            return self._cut(session, behaviour)
+        asked = behaviour if isinstance(behaviour, bool | str) else tuple(behaviour)
+        return self.kept.get((id(self.source), session, self.digest(), _tell(self.counts), asked), lambda: self._cut(session, behaviour))
+
+    def _cut(self, session, behaviour):
         names = self.neurons_of(session)
         ds, w = self.source[session], self.window
         rate = float(ds.attrs["rate_hz"])

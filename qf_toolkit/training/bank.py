@@ -9,13 +9,14 @@ import torch
 from ..errors import QfError
 from ..models.batch import Batch
 from ..recordings.conditions import category_of
+from ..recordings.trials import Trials
 from ..recordings.window import is_active, response_gain, window_dff, window_f0
 from .traces import Traces
 
 CHUNK = 8192  # observations looked at together where every window is visited once
 
 
-def tell_left_out(*banks):
+def tell_left_out(*banks: "Bank") -> None:
     """Warn with the count of the observations that these banks had to leave out, where there are any."""
     unusable, unknown = sum(b.unusable for b in banks), sum(b.unknown for b in banks)
     total = sum(len(b) for b in banks) + unusable + unknown
@@ -69,18 +70,15 @@ class Bank:
 
     Examples
     --------
-    >>> import pandas as pd
-    >>> from qf_toolkit.recordings.session import new_session
-    >>> from qf_toolkit.recordings.trials import cut
-    >>> shown = pd.DataFrame({"onset_frame": [40, 70], "offset_frame": [60, 90], "stimulus": ["grating", "grating"]})
-    >>> session = new_session(80 + np.arange(300, dtype=np.float32).reshape(3, 100), subject="mouse", session="A", rate_hz=10, trials=shown)
-    >>> trials = cut(session)
-    >>> bank = Bank(trials, {n: i for i, n in enumerate(trials.neurons)}, {"grating": 0}, "cpu")
+    >>> neurons, conditions = trials.neurons, sorted(set(trials.table["condition"]))
+    >>> bank = Bank(trials, {n: i for i, n in enumerate(neurons)}, {c: i for i, c in enumerate(conditions)}, "cpu")
     >>> len(bank), tuple(bank.batch(torch.tensor([0, 5])).x.shape), tuple(bank.population(torch.tensor([1])).x.shape)
-    (6, (2, 1, 50), (1, 3, 50))
+    (238, (2, 1, 50), (1, 14, 50))
     """
 
-    def __init__(self, trials, neurons, stimuli, device, scale=None, traces=None):
+    def __init__(
+        self, trials: Trials, neurons: dict, stimuli: dict, device: torch.device | str, scale: dict | None = None, traces: Traces | None = None
+    ):
         self.window, self.device, self._stimuli = trials.window, torch.device(device), dict(stimuli)
         self.n_baseline, self.n_response, self.n_f0 = trials.window.frames(trials.rate_hz)
         self.length = self.n_baseline + self.n_response
@@ -130,32 +128,32 @@ class Bank:
         return len(self.row)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of the index and of its tables; the traces have their own `nbytes`."""
         tables = (*self._of_row.values(), *self._of_trial.values())
         return sum(v.nbytes for v in (self.row, self.trial, self.active, self.gain, *tables))
 
-    def neuron(self, at):
+    def neuron(self, at: torch.Tensor) -> torch.Tensor:
         """Positions of the observations' neurons in the model's table, long (b,)."""
         return self._of_row["neuron"][self.row[at].long()]
 
-    def condition(self, at):
+    def condition(self, at: torch.Tensor) -> torch.Tensor:
         """Positions of the observations' stimulus tokens, long (b,)."""
         return self._of_trial["condition"][self.trial[at].long()]
 
-    def session(self, at):
+    def session(self, at: torch.Tensor) -> torch.Tensor:
         """Positions of the observations' sessions in `traces.sessions`, long (b,)."""
         return self._of_trial["session"][self.trial[at].long()]
 
-    def n_score(self, at):
+    def n_score(self, at: torch.Tensor) -> torch.Tensor:
         """Frames from the onset on that are labelled and scored, long (b,)."""
         return self._of_trial["n_score"][self.trial[at].long()]
 
-    def divisor(self, at):
+    def divisor(self, at: torch.Tensor) -> torch.Tensor:
         """What the observations' signals are divided by, float (b,)."""
         return self.divisors[self.row[at].long()]
 
-    def digest(self):
+    def digest(self) -> str:
         """A hash of what is learnt from but the traces themselves: which windows, labels, tokens and scales."""
         found = hashlib.blake2b(digest_size=12)
         each = {
@@ -217,16 +215,16 @@ class Bank:
         finite = torch.isfinite(x)
         return finite & (finite[..., : self.n_baseline].all(-1) if usable is None else usable)[..., None]
 
-    def signal(self, at):
+    def signal(self, at: torch.Tensor) -> torch.Tensor:
         """Windows (b, T) of the observations `at` in units of the window's signal (dF/F, or z-scores)."""
         return self._signal(self._windows(at), self.row[at].long())[0]
 
-    def batch(self, at):
+    def batch(self, at: torch.Tensor) -> Batch:
         """The observations `at`, long (b,), as a Batch of B = b with N = 1, divided by each neuron's divisor."""
         x = self.signal(at).div_(self.divisor(at)[:, None])[:, None]
         return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron(at)[:, None], self.condition(at), self.session(at))
 
-    def population(self, trials, most=0):
+    def population(self, trials: torch.Tensor, most: int = 0) -> Batch:
         """Trials of one session as a Batch of all its neurons that are in the model's table, divided by each neuron's divisor.
 
         Parameters
@@ -253,7 +251,7 @@ class Bank:
         neuron = self._of_row["neuron"][row].expand(len(trials), -1)
         return Batch(x, valid, neuron, self._of_trial["condition"][trials], self._of_trial["session"][trials])
 
-    def trial_batches(self, size):
+    def trial_batches(self, size: int) -> list[torch.Tensor]:
         """An epoch of trials for `population`: all that have a usable observation, `size` of one session at a time, in random order.
 
         Returns
@@ -264,7 +262,7 @@ class Bank:
         parts = [part for mine in self._trials_by_session() for part in mine[torch.randperm(len(mine))].split(size)]
         return [parts[i] for i in torch.randperm(len(parts)).tolist()]
 
-    def trial_chunks(self):
+    def trial_chunks(self) -> list[torch.Tensor]:
         """The same trials in their order, about CHUNK observations of one session at a time: list of long tensors, on the host."""
         by_session = self._trials_by_session()
         widths = (np.subtract(*self._spans[self._session_of_trial[int(mine[0])]][::-1]) for mine in by_session)
@@ -275,16 +273,16 @@ class Bank:
         _, counts = torch.tensor(self._session_of_trial)[used].unique_consecutive(return_counts=True)
         return used.split(counts.tolist())
 
-    def chunks(self):
+    def chunks(self) -> tuple[torch.Tensor, ...]:
         """Positions of all observations, CHUNK at a time."""
         return torch.arange(len(self), device=self.device).split(CHUNK)
 
-    def beta(self, most=100.0):
+    def beta(self, most: float = 100.0) -> float:
         """inactive / active (paper 3.3), capped at `most` and finite without actives."""
         actives = float(self.active.sum())
         return min((len(self) - actives) / max(actives, 1.0), most)
 
-    def spread(self):
+    def spread(self) -> tuple[np.ndarray, np.ndarray]:
         """Standard deviation of each row's signal over its windows, float32 array (row,), 0 where it has none; and how many frames those have.
 
         Summed in float64, and so on the host: Apple's GPUs have no float64.
@@ -299,7 +297,7 @@ class Bank:
         return np.sqrt(np.maximum(squares / filled - np.square(total / filled), 0)).astype(np.float32), count
 
 
-def token_id(ids, condition):
+def token_id(ids: dict, condition: str) -> int | None:
     """The token of a condition in {key: position}: its own, else its category's, else None."""
     own = ids.get(condition)
     return ids.get(category_of(condition)) if own is None else own

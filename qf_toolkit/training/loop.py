@@ -7,23 +7,39 @@ the weights of a run that was never interrupted, to the bit on the same machine 
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from .._files import sweep
 from ..errors import QfError
 from .checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
 from .device import forked, generator_states, set_generator_states
-from .groups import make_optimiser
-from .hooks import Ema, Moment
-from .options import RunConfig
+from .groups import Group, make_optimiser
+from .hooks import Ema, Hook, Moment
+from .options import LoopConfig, RunConfig
 from .schedule import factor, lengths
 
 
-def run(module, draw, step, validate, config, *, settings, groups=(), hooks=(), checkpoint=None, run_config=None, label="training"):
+def run(
+    module: nn.Module,
+    draw: Callable[[], list[torch.Tensor]],
+    step: Callable[[torch.Tensor], torch.Tensor],
+    validate: Callable[[], dict[str, float]],
+    config: LoopConfig,
+    *,
+    settings: dict,
+    groups: Sequence[Group] = (),
+    hooks: Sequence[Hook] = (),
+    checkpoint: str | Path | None = None,
+    run_config: RunConfig | None = None,
+    label: str = "training",
+) -> list[dict]:
     """Train `module` in place and leave it at its best validation.
 
     Parameters
@@ -78,24 +94,36 @@ def run(module, draw, step, validate, config, *, settings, groups=(), hooks=(), 
     return state.history
 
 
+@dataclass
 class _Training:
-    """What `run` trains, and where it stands."""
+    """What `run` was given, and where the training stands."""
 
-    def __init__(self, module, draw, step, validate, config, settings, groups, hooks, checkpoint, run_config, label):
-        self.module, self.draw, self.loss, self.validate, self.label = module, draw, step, validate, label
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+    module: nn.Module
+    draw: Callable
+    loss: Callable
+    validate: Callable
+    config: LoopConfig
+    settings: dict
+    groups: Sequence[Group]
+    hooks: Sequence[Hook]
+    checkpoint: str | Path | None
+    run_config: RunConfig
+    label: str
+
+    def __post_init__(self):
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
-        self.optimiser = make_optimiser(self.parameters, groups, config)
-        self.ema = Ema(self.parameters, config.ema) if config.ema else None
-        self.hooks = [*([self.ema] if self.ema else []), *hooks]
-        self.settings = {**settings, "loop": config, **({"hooks": [type(h).__name__ for h in hooks]} if hooks else {})}
-        self.state, self.best, self.generators = State(), _copy(module), {}
-        self.checkpoint_s, self.saved = run_config.checkpoint_s or math.inf, time.monotonic()
-        self.file = Path(checkpoint) / CHECKPOINT if checkpoint else None
-        self.config, self.steps = self._lengths(config)
+        self.optimiser = make_optimiser(self.parameters, self.groups, self.config)
+        names = {"hooks": [type(hook).__name__ for hook in self.hooks]} if self.hooks else {}
+        self.settings = {**self.settings, "loop": self.config, **names}
+        self.ema = Ema(self.parameters, self.config.ema) if self.config.ema else None
+        self.hooks = [*([self.ema] if self.ema else []), *self.hooks]
+        self.config, self.steps = self._lengths(self.config)
+        self.state, self.best, self.generators = State(), _copy(self.module), {}
+        self.file, self.saved = Path(self.checkpoint) / CHECKPOINT if self.checkpoint else None, time.monotonic()
         if self.file:
             sweep(self.file.parent)
-        if self.file and run_config.resume:
+        if self.file and self.run_config.resume:
             self._go_on()
         self.total = torch.tensor(self.state.total, device=self.device)
 
@@ -142,7 +170,7 @@ class _Training:
                 self._look()
                 if self.finished():
                     break
-            if time.monotonic() - self.saved >= self.checkpoint_s:
+            if 0 < self.run_config.checkpoint_s <= time.monotonic() - self.saved:
                 self.save()
         if state.seen and (not every or state.epoch + 1 == config.epochs):
             self._look()
@@ -209,7 +237,7 @@ class _Training:
         return Moment(self.module, self.config, self.state.epoch, self.state.step)
 
 
-def batches(order, config, trial):
+def batches(order: torch.Tensor, config: LoopConfig, trial: torch.Tensor) -> list[torch.Tensor]:
     """An epoch's observations as batches: of `batch_size` observations, or of all those of `batch_trials` trials.
 
     Parameters

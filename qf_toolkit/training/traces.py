@@ -1,18 +1,19 @@
 """The traces of sessions, from which windows are gathered: held on the device, or read from the sessions' files on use."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from ..errors import DamagedFileError, QfError
-from ..models.options import Range
+from ..models.options import check_options
 from ..recordings.hdf5 import refused
 from ..recordings.schema import signal_of
 from ..recordings.session_file import rows_offset
+from ..recordings.trials import Trials
 from ..recordings.window import as_fluorescence
-
-MEMORY_MB = Range("number", above=0, optional=True)
+from .options import RunConfig
 
 
 class Traces:
@@ -20,7 +21,7 @@ class Traces:
 
     Parameters
     ----------
-    parts : list of Trials
+    parts : sequence of Trials
         The parts of a split, of one source.
     device : torch.device or str
         Where windows are wanted.
@@ -43,7 +44,7 @@ class Traces:
     Raises
     ------
     QfError
-        If memory_mb is no number above 0, or a session can't be read or changes meanwhile.
+        If memory_mb is out of range, or a session can't be read or changes meanwhile.
 
     Examples
     --------
@@ -59,8 +60,8 @@ class Traces:
             [110., 111., 112.]])
     """
 
-    def __init__(self, parts, device="cpu", memory_mb=None):
-        memory_mb = MEMORY_MB.checked("memory_mb", memory_mb)
+    def __init__(self, parts: Sequence[Trials], device: torch.device | str = "cpu", memory_mb: float | None = None):
+        memory_mb = check_options(RunConfig, {"memory_mb": memory_mb})["memory_mb"]
         self.device = torch.device(device)
         sources = {session: trials.source for trials in parts for session in trials.sessions}
         rows = {s: np.unique(np.concatenate([t.rows[s] for t in parts if s in t.rows])) for s in sources}
@@ -89,7 +90,7 @@ class Traces:
             end += traces.numel()
         self._before, self._first = torch.tensor(before, device=self.device), torch.from_numpy(np.concatenate(first)).to(self.device)
 
-    def gather(self, session, neurons, starts, length):
+    def gather(self, session: int | torch.Tensor, neurons: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
         """Windows of the traces.
 
         Parameters
@@ -115,14 +116,18 @@ class Traces:
         """
         if self.held:
             return self._cut(self._first[self._before[session] + neurons] + starts, length)
-        session, neurons, starts = torch.broadcast_tensors(*(torch.as_tensor(v).cpu() for v in (session, neurons, starts)))
-        shape, (session, neurons, starts) = session.shape, (v.reshape(-1).numpy() for v in (session, neurons, starts))
+        which = torch.broadcast_tensors(*(torch.as_tensor(v).cpu() for v in (session, neurons, starts)))
+        read = torch.from_numpy(self._read(*(v.flatten().numpy() for v in which), length))
+        return read.to(self.device).reshape(*which[0].shape, length)
+
+    def _read(self, session, neurons, starts, length):
+        """Windows (n, length) from where the sessions lie, one session after the other."""
         out = np.empty((len(session), length), np.float32)
         order = np.argsort(session, kind="stable")
         found, first = np.unique(session[order], return_index=True)
-        for which, here in zip(found, np.split(order, first[1:]), strict=True):
-            out[here] = self._files[which].read(neurons[here], starts[here], length)
-        return torch.from_numpy(out).to(self.device).reshape(*shape, length)
+        for i, here in zip(found, np.split(order, first[1:]), strict=True):
+            out[here] = self._files[i].read(neurons[here], starts[here], length)
+        return out
 
     def _cut(self, first, length):
         """Windows of the flat traces from these positions on."""

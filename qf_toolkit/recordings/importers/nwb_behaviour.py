@@ -30,7 +30,7 @@ def behaviour_of_file(file, wanted=None):
     -------
     taken : dict of str to Behaviour
         `running_speed`, in cm/s, of any module; of the modules whose name begins with "behav" every series of one number a sample, and as events
-        what lies in a BehavioralEvents or has times alone.
+        what lies in a BehavioralEvents, has times alone or is a table of events.
     ignored : list of str
         What else there is, with the reason: "name (reason)".
 
@@ -72,7 +72,7 @@ def _series_of(file):
     from pynwb import TimeSeries
     from pynwb.behavior import BehavioralEvents
 
-    found = {}
+    found = {name: (table, True) for name, table in (getattr(file, "events", None) or {}).items()}  # of NWB 2.10 on
     for module_name, module in file.processing.items():
         for item in module.data_interfaces.values():
             inside = [s for group in ("time_series", "spatial_series", "interval_series") for s in getattr(item, group, {}).values()]
@@ -89,6 +89,8 @@ def _series_of(file):
 def _read(name, series, is_events):
     """The Behaviour of a series, or why there is none, in words."""
     data, times = getattr(series, "data", None), getattr(series, "timestamps", None)
+    if "timestamp" in getattr(series, "colnames", ()):  # a table of events
+        times = series["timestamp"].data
     if data is None and not (is_events and times is not None):
         return "no series"
     if data is not None and np.ndim(data) != 1:

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -77,7 +78,8 @@ class Range:
             return None
         if not self.several:
             return self._one(name, value)
-        return tuple(self._one(name, v) for v in ([value] if isinstance(value, str) or not hasattr(value, "__iter__") else value))
+        one = isinstance(value, str) or not isinstance(value, Iterable)
+        return tuple(self._one(name, v) for v in ([value] if one else value))
 
     def read(self, name, text):
         """The value that a text of the command line stands for, checked; errors as of `checked`."""

@@ -164,7 +164,7 @@ def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, 
     True
     """
     check_trials(trials)
-    test = check_test("chronological", test)
+    test = float(check_test("chronological", test))
     validation, gap_s = check_options(SplitOptions, {"validation": validation, "gap_s": gap_s}).values()
     is_test = np.zeros(len(trials), bool)
     for _, rows in trials.table.groupby("session"):

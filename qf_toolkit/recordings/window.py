@@ -41,12 +41,12 @@ class Window(WindowOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.f0_s is None:
-            object.__setattr__(self, "f0_s", min(F0_S, self.baseline_s))
+        f0_s = min(F0_S, self.baseline_s) if self.f0_s is None else self.f0_s
+        object.__setattr__(self, "f0_s", f0_s)
         if self.score_s is None:
             object.__setattr__(self, "score_s", self.response_s)
-        if self.f0_s > self.baseline_s:
-            raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {self.f0_s}. Shorten f0_s.")
+        if f0_s > self.baseline_s:
+            raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {f0_s}. Shorten f0_s.")
         if self.score_s != "paper" and self.score_s > self.response_s:
             raise QfError(f"score_s: expected at most response_s = {self.response_s} s, found {self.score_s}. Shorten score_s.")
 

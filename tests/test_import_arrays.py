@@ -104,6 +104,7 @@ def test_frames_at_needs_a_rate():
         frames_at(np.array([1.0]), None)
 
 
+@pytest.mark.filterwarnings("ignore:.*since a recording has more frames than neurons")
 def test_npy_either_way_round_gives_the_same(tmp_path, traces):
     np.save(tmp_path / "a.npy", traces)
     np.save(tmp_path / "b.npy", traces.T)
@@ -135,6 +136,7 @@ def test_npz_needs_a_key_only_where_there_are_several(tmp_path, traces):
     assert read_arrays(tmp_path / "two.npz", rate_hz=10, signal="fluorescence", key="calcium").sizes["frame"] == 300
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # numpy leaves the file of a broken archive open
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
 def test_truncated_files_are_named(tmp_path, traces, suffix, share):

@@ -14,13 +14,14 @@ ALLEN := { $(PIP) -e '.[allen]' && $(PIP) --no-deps allensdk; } >$(ALLEN_LOG) 2>
 MINUTES ?= 10
 SEED ?= 0
 
-.PHONY: demo figures test test-slow kill-test fuzz browser-test bench-widgets lint clean setup allen help
+.PHONY: demo figures test test-slow test-core test-lowest kill-test fuzz browser-test bench-widgets lint clean setup allen help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       simulate, train, forecast, evaluate: the table and the figures in $(DEMO)/ (SIZE=full|small|tiny)"
 	@echo "make demo DATA=allen   the same from Visual Coding files of a simulated mouse, with all four stimuli"
-	@echo "make test       the tests          make test-slow  the long ones, too"
+	@echo "make test       the tests, with the examples of docstrings and README          make test-slow  the long ones, too"
+	@echo "make test-core  the tests without any extra, in build/core     make test-lowest  with the oldest versions allowed, in build/lowest"
 	@echo "make kill-test  commands killed with -9 and started again, KILLS=200 of them (about six minutes)"
 	@echo "make fuzz       altered files through the command line, for MINUTES=10 with SEED=0; failing ones are kept in build/fuzz"
 	@echo "make figures    run the notebooks, collect their figures in $(FIGURES)/index.html (about ten minutes)"
@@ -59,6 +60,25 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -n 2
+
+# what needs an extra is skipped and says so
+test-core: build/core/.installed
+	@build/core/bin/python -m pytest -n 2 -m "not slow"
+
+build/core/.installed: pyproject.toml constraints.txt
+	@rm -rf build/core && $(PYTHON) -m venv build/core
+	@build/core/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e . pytest pytest-xdist hypothesis
+	@touch $@
+
+# torch apart, whose oldest version would be another 2 GB; needs Python 3.11 or 3.12, for which the oldest versions have wheels
+test-lowest: build/lowest/.installed
+	@build/lowest/bin/python -m pytest -n 2 -m "not slow"
+
+build/lowest/.installed: pyproject.toml constraints.txt tests/lowest.py
+	@rm -rf build/lowest && $(PYTHON) -m venv build/lowest
+	@build/lowest/bin/python tests/lowest.py >build/lowest/constraints.txt
+	@build/lowest/bin/python -m pip install -q --disable-pip-version-check -c build/lowest/constraints.txt -e '.[nwb,cluster,interpret,notebooks,dev]'
+	@touch $@
 
 kill-test: $(STAMP)
 	@$(BIN)/python tests/robustness/kill.py --kills $(KILLS)

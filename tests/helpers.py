@@ -1,10 +1,21 @@
 """Small recordings for tests, from seeded numpy alone."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from qf_toolkit.cli.main import main
 from qf_toolkit.recordings.session import new_session
+
+# for tests whose models train too little to learn anything, of which training warns
+untaught = pytest.mark.filterwarnings("ignore:.*nothing was learnt that forecasts")
+
+
+def needs(package, extra):
+    """A mark: the test is skipped where the package, which comes with an extra, is not installed."""
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed: it comes with the extra {extra}")
 
 
 def toy_session(

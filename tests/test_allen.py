@@ -367,6 +367,7 @@ def test_splits_of_a_container(tmp_path, sessions):
             assert not (frames[0] & frames[1] or frames[0] & frames[2] or frames[1] & frames[2])
 
 
+@pytest.mark.filterwarnings("ignore:.* hold the same recording")  # the three differ in their names alone
 def test_two_containers_of_one_mouse_are_told(tmp_path):
     store = Store(tmp_path / "store", create=True)
     for i in (7, 8, 9):

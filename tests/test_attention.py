@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray as xr
 from attention_models import HIDDEN, KINDS, VARIANTS, by_hand, hide_one, model_of, random_maps
-from helpers import toy_session
+from helpers import toy_session, untaught
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +25,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

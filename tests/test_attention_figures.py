@@ -10,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 from attention_models import KINDS, hide_one, model_of
-from helpers import toy_session
+from helpers import toy_session, untaught
 from matplotlib.collections import QuadMesh
 
 from qf_toolkit.errors import QfError, UnknownKeyError
@@ -21,6 +21,7 @@ from qf_toolkit.plots.style import provenance
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

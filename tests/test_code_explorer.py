@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import untaught
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_study import LATE, part_of, session, study
@@ -21,7 +22,7 @@ from qf_toolkit.recordings.trials import cut
 from qf_toolkit.widgets import CodeExplorer, code_explorer
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("no_figure_left")
+pytestmark = [pytest.mark.usefixtures("no_figure_left"), untaught]
 
 
 @pytest.fixture

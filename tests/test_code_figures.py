@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import toy_session
+from helpers import needs, toy_session, untaught
 from small_codes import TINY, K, L, P, holes
 
 from qf_toolkit.errors import QfError, UnknownKeyError
@@ -23,6 +23,8 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+needs_tsne = needs("openTSNE", "interpret")
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +186,7 @@ def test_codes_that_nothing_took_are_in_brackets_and_some_codes_may_be_left_out(
         draw.plot_codebook(book, places_of(7, "spread"), ax=ax)
 
 
+@needs_tsne
 def test_the_codebook_figure_has_both_scales(study):
     trials, model = study
     book = codebook(model, trials)

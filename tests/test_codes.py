@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import toy_session
+from helpers import needs, toy_session, untaught
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -30,6 +30,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +348,7 @@ def test_what_quantisation_loses(study):
         reconstruction_error(truth.isel(trial=[0]), codes.isel(trial=[1]))
 
 
+@needs("openTSNE", "interpret")
 def test_a_codebook_of_which_one_code_is_used(one_code):
     trials, model = one_code
     found = codebook(model, trials)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import untaught
 from small_study import fitted, part_of, session
 from viewers import changed, fails, key, lines, marks, panel, pick, same, spec
 
@@ -26,7 +27,7 @@ from qf_toolkit.widgets.chart import shades
 from qf_toolkit.widgets.trace_inspector import STATISTICS
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("no_figure_left")
+pytestmark = [pytest.mark.usefixtures("no_figure_left"), untaught]
 
 
 @pytest.fixture

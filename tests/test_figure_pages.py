@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib as mpl
-import nbformat
 import pytest
 from helpers import refused
 
@@ -17,6 +16,7 @@ from qf_toolkit.cli.main import main
 from qf_toolkit.study.notebook_page import Run, _failed_cell, _without_widgets, page
 
 mpl.use("Agg")
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: it comes with the extra notebooks")
 
 
 # ---------------------------------------------------------------- figures

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from safetensors.torch import load_file
 
 import qf_toolkit as qf
@@ -23,7 +23,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore:.*nothing was learnt that forecasts")  # of an epoch or two
+pytestmark = untaught
 TINY = {"patch_frames": 10, "width": 16, "layers": 1, "heads": 2, "codes": 8, "epochs": 1, "progress": False}
 FIT = {"epochs": 1, "progress": False}
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 
 from qf_toolkit.errors import QfError
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
@@ -15,7 +15,7 @@ from qf_toolkit.training import loop
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False}
 FIT = {"batch_size": 64, "progress": False}
 AVERAGED = {"optimiser": "adamw", "weight_decay": 0.1, "schedule": "cosine", "schedule_by": "step", "warmup": 0.2, "ema": 0.8, "validate_every": 3}
-pytestmark = pytest.mark.filterwarnings("ignore:.*is not below that of the mean")
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from torch import nn
 
 import qf_toolkit as qf
@@ -27,7 +27,7 @@ from qf_toolkit.recordings.trials import cut
 from qf_toolkit.recordings.window import Window
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore:.*nothing was learnt that forecasts")  # of a few epochs
+pytestmark = untaught
 TASKS = ("forecast", "activation")
 FEW = {"epochs": 3, "batch_size": 64, "lr": 3e-3, "progress": False}
 SESSIONS = [toy_session(0, matched=True), toy_session(1, session="two", matched=True)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import toy_session
+from helpers import needs, toy_session
 from token_tables import gaussian, named, probe_data, text_labels
 
 from qf_toolkit.errors import QfError
@@ -20,6 +20,7 @@ from qf_toolkit.plots.style import provenance
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+needs_tsne = needs("openTSNE", "interpret")
 
 
 # ---- figures
@@ -30,6 +31,7 @@ def drawn(ax):
     return {c.get_label(): np.asarray(c.get_offsets()) for c in ax.collections if not c.get_label().startswith("_")}
 
 
+@needs_tsne
 def test_points_are_split_at_the_median_and_ties_are_said():
     embedding = tsne(gaussian(9).assign_attrs(model="m"))
     values = named(np.array([0, 0, 0, 0, 0, 0, 2.0, 3, np.nan]), simulated=1).rename("n_activations")
@@ -44,6 +46,7 @@ def test_points_are_split_at_the_median_and_ties_are_said():
     assert [t.get_text() for t in ax.figure.texts] == ["simulated data"] and {"model": "m"}.items() <= provenance(ax.figure)["sources"][0].items()
 
 
+@needs_tsne
 def test_continuous_values_have_a_colour_bar():
     embedding, values = tsne(gaussian(12)), named(np.arange(12.0), units="dF/F").rename("sd")
     _, ax = plt.subplots()
@@ -54,6 +57,7 @@ def test_continuous_values_have_a_colour_bar():
     assert ax.get_xlabel() == "t-SNE 1 of the tokens' moves (no unit)"
 
 
+@needs_tsne
 def test_directions_are_arrows_of_their_own_colours():
     embedding = tsne(gaussian(16))
     labels = [f"drifting_gratings/orientation={45 * (i % 8)},temporal_frequency={1 + i // 8}" for i in range(16)]
@@ -74,6 +78,7 @@ def test_directions_are_arrows_of_their_own_colours():
     assert sorted(drawn(axes[2])) == ["a/blank (8)", "b/orientation=3 (8)"]
 
 
+@needs_tsne
 def test_of_many_categories_the_most_frequent_are_told_apart():
     n = 60
     kinds = np.concatenate([np.repeat(np.arange(6), 6), np.arange(6, 30)])
@@ -84,6 +89,7 @@ def test_of_many_categories_the_most_frequent_are_told_apart():
     assert len({tuple(c.get_facecolor()[0]) for c in parts}) == 6 and len({c.get_paths()[0].vertices.tobytes() for c in parts}) == 6
 
 
+@needs_tsne
 def test_plots_refuse_what_cannot_be_drawn():
     embedding = tsne(gaussian(8))
     _, ax = plt.subplots()
@@ -97,6 +103,7 @@ def test_plots_refuse_what_cannot_be_drawn():
         figure_neuron_tokens(embedding, xr.Dataset({"sd": named(np.arange(8.0))}))
 
 
+@needs_tsne
 def test_figure_a10_has_its_four_panels():
     statistics = neuron_statistics(cut(toy_session(n_neurons=12)))
     tokens = gaussian(12)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import toy_session
+from helpers import needs, toy_session, untaught
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -34,11 +34,14 @@ from qf_toolkit.recordings.trials import cut
 from qf_toolkit.recordings.window import Window
 
 torch.set_num_threads(1)
+needs_tsne = needs("openTSNE", "interpret")
+pytestmark = untaught
 
 
 # ---- t-SNE
 
 
+@needs_tsne
 def test_tsne_gives_the_same_bits_and_keeps_keys_and_attrs():
     tokens = gaussian(30).assign_attrs(model="abc", simulated=1, seed=7)
     one, two, other = tsne(tokens), tsne(tokens), tsne(tokens, seed=1)
@@ -51,12 +54,14 @@ def test_tsne_gives_the_same_bits_and_keeps_keys_and_attrs():
     assert tsne(tokens, perplexity=5).attrs["perplexity"] == 5
 
 
+@needs_tsne
 def test_tsne_does_not_depend_on_the_precision_or_memory_layout():
     tokens = gaussian(12).astype(np.float32)
     assert tsne(tokens).values.tobytes() == tsne(tokens.astype(np.float64)).values.tobytes()
     assert tsne(tokens).values.tobytes() == tsne(tokens.copy(data=np.asfortranarray(tokens.values))).values.tobytes()
 
 
+@needs_tsne
 def test_tsne_keeps_clusters_apart_and_neighbours_together():
     tokens, label = clusters()
     found = tsne(tokens).values
@@ -69,10 +74,12 @@ def test_tsne_keeps_clusters_apart_and_neighbours_together():
 
 
 @pytest.mark.parametrize("n", [4, 5, 7])
+@needs_tsne
 def test_tsne_maps_as_few_as_four(n, caplog):
     assert np.isfinite(tsne(gaussian(n))).all() and not caplog.records
 
 
+@needs_tsne
 def test_tsne_refuses_what_has_no_map():
     few, nan, equal = gaussian(3), gaussian(10), named(np.ones((10, 4)))
     nan[3, 2] = np.nan

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -25,7 +25,7 @@ from qf_toolkit.training import loop
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False, "epochs": 1}
 FIT = {"batch_size": 64, "progress": False, "epochs": 1}
 ASKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-pytestmark = pytest.mark.filterwarnings("ignore:.*is not below that of the mean")
+pytestmark = untaught
 
 
 class NoWaiting(TorchDispatchMode):

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from small_study import HIDDEN, LATE, fitted, hide, part_of, session
 
 from qf_toolkit.errors import QfError, UnknownKeyError
@@ -24,6 +24,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

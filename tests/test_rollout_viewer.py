@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import untaught
 from small_study import HIDDEN, LATE, fitted, part_of, session
 from viewers import changed, fails, key, marks, panel, pick, same, spec
 
@@ -19,7 +20,7 @@ from qf_toolkit.widgets import RolloutViewer, rollout_viewer
 from qf_toolkit.widgets.rollout_viewer import ALL_HEADS, CONDITION, STIMULUS, THIS
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("no_figure_left")
+pytestmark = [pytest.mark.usefixtures("no_figure_left"), untaught]
 
 
 @pytest.fixture

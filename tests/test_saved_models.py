@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
@@ -26,7 +26,7 @@ from qf_toolkit.recordings.trials import cut
 FIXTURE = Path(__file__).parent / "fixtures" / "b35afb9"
 KINDS = ("autoencoder", "forecaster", "classifier")
 TINY = {"patch_frames": 8, "width": 8, "layers": 1, "heads": 2, "codes": 4, "progress": False, "epochs": 1, "batch_size": 256, "device": "cpu"}
-pytestmark = pytest.mark.filterwarnings("ignore:.*is not below that of the mean")
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

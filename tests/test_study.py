@@ -5,12 +5,14 @@ import warnings
 import matplotlib as mpl
 import numpy as np
 import pytest
-from helpers import toy_session
+from helpers import toy_session, untaught
 from small_store import store_of
 
 import qf_toolkit as qf
 from qf_toolkit.errors import QfError, UnknownKeyError
 from qf_toolkit.study.study import SIZES, Study
+
+pytestmark = untaught
 
 mpl.use("Agg")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +25,7 @@ from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 
 torch.set_num_threads(1)
+pytestmark = untaught
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 64, "progress": False}
 FIT = {"batch_size": 64, "progress": False}
 BOTH = pytest.mark.parametrize(("fit", "name"), [(fit_forecaster, "forecast"), (fit_classifier, "probability")])

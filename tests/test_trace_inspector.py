@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers import untaught
 from small_study import HIDDEN, LATE, part_of, session
 from viewers import changed, controls, fails, key, lines, marks, panel, same, spec
 
@@ -25,7 +26,7 @@ from qf_toolkit.widgets.chart import shades
 from qf_toolkit.widgets.trace_inspector import EVERY, STATISTICS, STORED
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("no_figure_left")
+pytestmark = [pytest.mark.usefixtures("no_figure_left"), untaught]
 
 
 @pytest.fixture

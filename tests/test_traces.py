@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from qf_toolkit.training.bank import Bank
 from qf_toolkit.training.traces import Traces
 
 torch.set_num_threads(1)
+pytestmark = untaught
 LITTLE = 1e-3  # MB, less than any of these sessions takes
 TINY = {"patch_frames": 8, "width": 16, "layers": 1, "heads": 2, "codes": 8, "lr": 1e-3, "batch_size": 128, "epochs": 1, "progress": False}
 FIT = {"batch_size": 128, "epochs": 1, "progress": False}
@@ -143,6 +144,7 @@ def test_a_bank_is_the_same_from_memory_and_from_files(request, kind, signal):
     assert held.digest() == read.digest() and held.unusable == read.unusable > 0
 
 
+@pytest.mark.filterwarnings("ignore:left out")  # of trials with values missing
 def test_training_from_files_ends_at_the_same_weights(store, packed, tmp_path):
     found = []
     for source, memory_mb in ((store, None), (store, LITTLE), (packed, LITTLE)):
@@ -215,6 +217,17 @@ def test_the_version_before_a_damaged_file_serves(tmp_path):
         traces = Traces([cut(Store(store.path))], "cpu", LITTLE)
     got = traces.gather(0, torch.tensor([3]), torch.tensor([50]), 30)
     np.testing.assert_array_equal(got[0].numpy(), good[3, 50:80])
+
+
+def test_numbers_that_a_file_holds_in_another_unit_are_those_of_the_session(tmp_path):
+    store = Store(tmp_path / "store", create=True)
+    key = store.add(sessions()[2])
+    wanted = store[key]["fluorescence"].values[1, 20:60]
+    with h5py.File(store.file(key), "r+") as f:
+        f["fluorescence"][:] = f["fluorescence"][:] / 2
+        f["fluorescence"].attrs["scale_factor"] = np.float32(2)
+    got = Traces([cut(Store(store.path))], "cpu", LITTLE).gather(0, torch.tensor([1]), torch.tensor([20]), 40)
+    np.testing.assert_array_equal(got[0].numpy(), wanted)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), "1", True])

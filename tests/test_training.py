@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from small_training import FIT, TINY, same, toy_split, weights
 
 from qf_toolkit.errors import LeakageError, QfError, UnknownKeyError
@@ -18,6 +18,7 @@ from qf_toolkit.recordings.trials import cut
 from qf_toolkit.training.bank import Bank
 
 torch.set_num_threads(1)
+pytestmark = untaught
 
 
 @pytest.fixture(scope="module")

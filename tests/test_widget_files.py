@@ -16,15 +16,14 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
 
-import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from small_study import TINY, part_of
-from viewers import key, lines, same
+from viewers import ipywidgets, key, lines, same
 
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.recordings.splits import split_blocks
@@ -32,7 +31,7 @@ from qf_toolkit.recordings.trials import cut
 from qf_toolkit.widgets import CodeExplorer, EmbeddingBrowser, RolloutViewer, TraceInspector, base
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("no_figure_left")
+pytestmark = [pytest.mark.usefixtures("no_figure_left"), untaught]
 
 
 @pytest.fixture

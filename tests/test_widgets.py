@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import toy_session
+from helpers import toy_session, untaught
 from hypothesis import given
 from hypothesis import strategies as st
 from small_study import fitted, session
@@ -30,7 +30,7 @@ from qf_toolkit.widgets import CodeExplorer, EmbeddingBrowser, RolloutViewer, Tr
 from qf_toolkit.widgets.chart import around, image, numbers, shades
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.usefixtures("no_figure_left")
+pytestmark = [pytest.mark.usefixtures("no_figure_left"), untaught]
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import html
 import json
 import re
 
-import ipywidgets
 import numpy as np
 import pytest
 
 from qf_toolkit.errors import QfError
+
+ipywidgets = pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: it comes with the extra notebooks")
 
 DRAWN = {"rtol": 1e-4, "atol": 1e-9}  # five digits are sent
 

@@ -4,6 +4,7 @@ import warnings
 from functools import partial
 from itertools import permutations
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -320,6 +321,8 @@ def load_npy(path, one=False):
         raise DamagedFileError(
             f"{path}: expected a whole {'.npy' if one else '.npy or .npz'} file of numbers, found {kind}. Save the array with numpy.save."
         )
+    if packed:
+        _reading(path, lambda: ZipFile(path).close())  # numpy leaves an archive open that it can't read
     return _reading(path, lambda: np.load(path, allow_pickle=False))
 
 

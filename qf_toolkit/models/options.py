@@ -78,8 +78,8 @@ class Range:
             return None
         if not self.several:
             return self._one(name, value)
-        one = isinstance(value, str) or not isinstance(value, Iterable)
-        return tuple(self._one(name, v) for v in ([value] if one else value))
+        values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+        return tuple(self._one(name, v) for v in values)
 
     def read(self, name, text):
         """The value that a text of the command line stands for, checked; errors as of `checked`."""

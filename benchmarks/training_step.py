@@ -5,6 +5,7 @@
 A process for each checkout trains the auto-encoder, the forecaster and the classifier as `qf demo` and as the README do (`--sizes demo readme`), on one
 thread. The two take turns, a block of steps each, so that what else the machine does meets both alike; while one computes the other waits. A step lasts
 from the end of the optimiser's step to the end of the next, with all that the loop does in between; the median of a block leaves out the validations.
+Measured is the time of the processor, which other processes lengthen less than that of the clock (`--clock wall`).
 Printed for each: the median over the blocks in milliseconds, and the ratio this / other of neighbouring blocks: median, quartiles, and the 95 % interval
 of the median by the bootstrap.
 """
@@ -39,7 +40,7 @@ class Enough(BaseException):
     """Ends a training when its blocks are over."""
 
 
-def work(store, few):
+def work(store, few, clock):
     """A process of one checkout: for each line "size stage" a training, and for each number a block of so many steps, until "end"."""
     from torch import set_num_threads
     from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -50,13 +51,14 @@ def work(store, few):
         raise SystemExit(f"training_step.py: expected the qf_toolkit of {Path.cwd()}, found {qf.__file__}.")
     set_num_threads(1)
     split, small = (qf.split_blocks(qf.open_store(path).trials(stimulus="drifting_gratings", f0_s=1)) for path in (store, few))
+    now = {"cpu": time.process_time, "wall": time.perf_counter}[clock]
     models, marks, left = {}, [], [WARM]
 
     def answer(found):
         print(json.dumps(found), flush=True)
 
     def after_a_step(*_):
-        marks.append(time.perf_counter())
+        marks.append(now())
         left[0] -= 1
         if left[0]:
             return
@@ -65,7 +67,7 @@ def work(store, few):
         if said == "end":
             raise Enough
         left[0] = int(said)
-        marks[:] = [time.perf_counter()]
+        marks[:] = [now()]
 
     for line in sys.stdin:
         size, stage = line.split()
@@ -89,9 +91,9 @@ def work(store, few):
 class Worker:
     """The process of one checkout."""
 
-    def __init__(self, tree, store, few):
+    def __init__(self, tree, store, few, clock):
         env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, __file__, "--work", str(store), str(few)]
+        command = [sys.executable, __file__, "--clock", clock, "--work", str(store), str(few)]
         self.process = subprocess.Popen(command, cwd=tree, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def say(self, line):
@@ -132,10 +134,11 @@ def main():
     parser.add_argument("--neurons", type=int, default=40)
     parser.add_argument("--blocks", type=int, default=30)
     parser.add_argument("--steps", type=int, default=8, help="of a block")
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--work", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        work(*args.work)
+        work(*args.work, args.clock)
         return
     with tempfile.TemporaryDirectory() as folder:
         import qf_toolkit as qf
@@ -143,7 +146,7 @@ def main():
         store, few = Path(folder) / "store", Path(folder) / "few"
         qf.simulate(store, n_neurons=args.neurons, **MOUSE)
         qf.simulate(few, n_neurons=3, **MOUSE)
-        workers = [Worker(Path(tree).resolve(), store, few) for tree in (HERE, args.other or HERE)]
+        workers = [Worker(Path(tree).resolve(), store, few, args.clock) for tree in (HERE, args.other or HERE)]
         print(f"{'size':<8} {'stage':<12} {'this ms':>9} {'other ms':>9} {'ratio':>7} {'quartiles':>15} {'95 % of median':>17}")
         try:
             for size in args.sizes:

@@ -342,7 +342,7 @@ def test_the_paper_s_response_window_of_each_stimulus(tmp_path, sessions):
         for stimulus, here in ds.groupby("stimulus"):
             alone = store.trials(stimulus, session=part.sessions[0], score_s=2.0 if stimulus == "drifting_gratings" else 0.5).dataset()
             assert (here["active"].values == alone["active"].values).all() and (scored(here) == scored(alone)).all()
-    with pytest.raises(QfError, match="seconds or paper, found 'best'"):
+    with pytest.raises(QfError, match="or 'paper' or None, found 'best'"):
         store.trials(score_s="best")
 
 

@@ -114,7 +114,7 @@ def test_no_complete_window_left(tmp_path, capsys):
 
 def test_wrong_arguments(tmp_path):
     noise_session(tmp_path / "a.nwb")
-    with pytest.raises(QfError, match="traces: expected one of corrected"):
+    with pytest.raises(QfError, match="traces: expected one of 'corrected'"):
         read_allen(tmp_path / "a.nwb", traces="best")
     with pytest.raises(QfError, match="found nothing"):
         read_allen(tmp_path / "b.nwb")

@@ -254,7 +254,7 @@ def test_odd_models_are_named(trained, tmp_path, capsys):
     kept = config.read_text()
     config.write_text(kept.replace('"validation": 0.15', '"validation": "x"'))
     forecast = ["forecast", trained / "store", "--model", tmp_path / "model", "--out", tmp_path / "f.nc"]
-    assert "run.settings.validation: expected a number" in refused(capsys, *forecast)
+    assert "run.settings.validation: expected a share between 0 and 1" in refused(capsys, *forecast)
     config.write_text(kept)
     file.write_bytes(file.read_bytes()[:1000])
     line = refused(capsys, "forecast", trained / "store", "--model", tmp_path / "model", "--out", tmp_path / "f.nc")

@@ -171,6 +171,7 @@ def test_no_hdf5_no_nwb_and_nwb_1(tmp_path):
         read_nwb(tmp_path / "hollow.nwb")
 
 
+@pytest.mark.filterwarnings("ignore:ImageSegmentation 'ImageSegmentation' is missing")
 def test_no_traces_at_all(tmp_path):
     with pytest.raises(SessionError, match=r"a\.nwb: traces: .*found none"):
         read_nwb(Writer().write(tmp_path / "a.nwb"))

@@ -323,7 +323,7 @@ def test_a_script_that_can_not_be_imported_by_its_workers_is_told_so(tmp_path):
     [
         (lambda path: None, {"workers": 2}, "a function at the top of a module"),
         (functools.partial(read_seed, gain=2), {}, "expected a function, found partial"),
-        (read_seed, {"workers": 0}, "workers: expected 1 or more"),
+        (read_seed, {"workers": 0}, "workers: expected a whole number of processes"),
         (read_seed, {"scheduler": "cluster"}, "scheduler: expected 'local' or the address"),
     ],
 )

@@ -207,7 +207,7 @@ def test_what_is_wrong_is_named(tmp_path, part):
     assert "format" in wrong(put("format", "1"))
     assert "Update the toolkit" in str(use(edited(tmp_path / "m", "forecaster", put("format", 2)), part))
     assert "autoencoder.model.layers: expected what fits the weights (1), found 900" in wrong(put("autoencoder", "model", "layers", 900))
-    assert "autoencoder.model.layers: expected a whole number at least 1 and at most 1000" in wrong(put("autoencoder", "model", "layers", 2**40))
+    assert "autoencoder.model.layers: expected a whole number from 1 to 1000" in wrong(put("autoencoder", "model", "layers", 2**40))
     assert "autoencoder.scale.mouse/0: expected a number" in wrong(put("autoencoder", "scale", "mouse/0", "x"))
     assert "residual.mouse/0" in wrong(put("residual", "mouse/0", -1))
     assert "neurons: expected each key once, found 'mouse/0' twice" in wrong(put("neurons", 1, "mouse/0"))

@@ -44,7 +44,7 @@ def test_a_test_share_lies_between_0_and_1(share):
 
 @pytest.mark.parametrize("gap", [np.nan, -1, "x", [1], True])
 def test_a_gap_is_seconds(gap):
-    assert line(split_chronological, cut(ONE), gap_s=gap).startswith(f"gap_s: expected seconds from 0 to 86400, found {gap!r}.")
+    assert line(split_chronological, cut(ONE), gap_s=gap).startswith(f"gap_s: expected seconds from 0 to 86400 or None, found {gap!r}.")
 
 
 @pytest.mark.parametrize("gap", [np.inf, 1e308, np.float64(1e308), 10**30])

@@ -219,6 +219,17 @@ def test_the_version_before_a_damaged_file_serves(tmp_path):
     np.testing.assert_array_equal(got[0].numpy(), good[3, 50:80])
 
 
+def test_numbers_that_a_file_holds_in_another_unit_are_those_of_the_session(tmp_path):
+    store = Store(tmp_path / "store", create=True)
+    key = store.add(sessions()[2])
+    wanted = store[key]["fluorescence"].values[1, 20:60]
+    with h5py.File(store.file(key), "r+") as f:
+        f["fluorescence"][:] = f["fluorescence"][:] / 2
+        f["fluorescence"].attrs["scale_factor"] = np.float32(2)
+    got = Traces([cut(Store(store.path))], "cpu", LITTLE).gather(0, torch.tensor([1]), torch.tensor([20]), 40)
+    np.testing.assert_array_equal(got[0].numpy(), wanted)
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), "1", True])
 def test_a_cap_that_is_none_is_refused(store, value):
     with pytest.raises(QfError, match="memory_mb: expected a number above 0"):

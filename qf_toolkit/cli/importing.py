@@ -5,22 +5,9 @@ import sys
 from pathlib import Path
 
 from ..errors import QfError
+from ..recordings.importers.options import AllenChoice, AllenPlace
+from .options import KINDS
 from .outputs import claim_output
-
-# fmt: off
-READERS = {
-    "nwb": {"subject", "session", "signal", "trials", "stimulus", "condition_columns", "plane", "matched", "behaviour", "allow_external"},
-    "allen": {"subject", "session", "traces", "allow_external"},
-    "suite2p": {"rate_hz", "trials", "condition_columns", "subject", "session", "iscell", "neuropil", "plane"},
-    "arrays": {
-        "rate_hz", "signal", "trials", "condition_columns", "stimulus", "subject", "session", "key", "orientation", "sweep_frames", "sweep_onset",
-        "frame_time", "behaviour", "matched",
-    },
-}
-# fmt: on
-ALLEN = ("container", "types", "area", "cre_line", "depth_um")  # which sessions, of all that a cache lists
-CACHE = ("manifest", "cache", "url")
-RANGES = {"rate_hz": (0.001, 100_000, "frames a second"), "neuropil": (0, 10, "a factor")}  # what no source can make good
 
 
 def import_recordings(args):
@@ -28,21 +15,12 @@ def import_recordings(args):
     from ..recordings.importers.many import check_how, import_many
     from ..recordings.store import Store
 
-    options = options_given(args, sorted(set().union(*READERS.values())))
-    if options.get("trials") is False and args.kind != "nwb":
-        raise QfError("--no-trials: expected with import nwb alone, whose files bring their tables along. Leave --trials out instead.")
-    wrong = sorted(set(options) - READERS[args.kind])
-    if wrong:
-        flag = {n: _flag(n) for n in options | dict.fromkeys(READERS[args.kind])}
-        known = ", ".join(flag[n] for n in sorted(READERS[args.kind]))
-        raise QfError(f"{flag[wrong[0]]}: expected an option of import {args.kind}, which are {known}. Leave it out.")
+    # lists, by which stores know what they hold already
+    options = {n: list(v) if isinstance(v, tuple) else v for n, v in args.of(KINDS[args.kind]).items()}
     if args.kind == "arrays":
         if "rate_hz" not in options and "frame_time" not in options:
             raise QfError("--rate: expected the frames a second of the arrays, found none. Give it, for example --rate 30, or --frame-time.")
-        options.setdefault("signal", "fluorescence")
-    for name, (low, high, what) in RANGES.items():
-        if name in options and not low <= options[name] <= high:
-            raise QfError(f"{_flag(name)}: expected {what} from {low:g} to {high:g}, found {options[name]:g}.")
+        options.setdefault("signal", args.signal)
     # what is wrong with the command is told before anything is downloaded
     claim_output(args.store, "store", option="--store")
     check_how(args.workers, args.scheduler)
@@ -51,7 +29,7 @@ def import_recordings(args):
     Store(args.store, create=True)
     done = import_many(
         _reader(args.kind), sources, args.store, options=options, overwrite=args.overwrite, workers=args.workers, scheduler=args.scheduler,
-        progress=not args.quiet, on_done=_told,
+        progress=args.progress, on_done=_told,
     )  # fmt: skip
     failed += [d.error for d in done if d.error is not None]
     skipped = sum(d.skipped for d in done)
@@ -70,11 +48,6 @@ def import_recordings(args):
 def _check_one_name(args, n):
     if n > 1 and args.session is not None:
         raise QfError(f"--session: expected one recording to name so, found {n}. Import them one by one, or leave it out.")
-
-
-def _flag(name):
-    """The option that sets `name`."""
-    return {"iscell": "--all-rois", "depth_um": "--depth", "types": "--type"}.get(name, "--" + name.removesuffix("_hz").replace("_", "-"))
 
 
 def _reader(kind):
@@ -97,9 +70,6 @@ def _told(done):
 
 
 def _plain_sources(args):
-    given = [n for n in ("files", *ALLEN, *CACHE) if getattr(args, n)] + ["paper"] * args.paper
-    if given:
-        raise QfError(f"{_flag(given[0])}: expected with import allen alone. Leave it out, or import allen.")
     if not args.sources:
         raise QfError(f"SOURCE: expected what to import as {args.kind}, found nothing. Name files or folders.")
     return _once([p for s in args.sources for p in _files(Path(s), args.kind == "nwb")])
@@ -130,11 +100,11 @@ def _allen_sources(args):
 
     if args.sources:
         raise QfError(f"SOURCE: expected none with import allen, found {args.sources[0]}. Name files by --files, containers by --container.")
-    chosen = {n: getattr(args, n) for n in ALLEN if getattr(args, n)}
+    chosen = {n: v for n, v in args.of(AllenChoice).items() if n != "paper"}
     if args.files:
-        other = [n for n in (*chosen, *CACHE) if getattr(args, n)] + ["paper"] * args.paper
+        other = [n for n in args.of(AllenChoice, AllenPlace) if args.given[n]]
         if other:
-            raise QfError(f"{_flag(other[0])}: expected without --files, which are imported as they are. Leave one of the two out.")
+            raise QfError(f"{other[0]}: expected without --files, which are imported as they are. Leave one of the two out.")
         files = _once([p for f in args.files for p in _files(Path(f), True)])
         need_allensdk()
         return files, []
@@ -153,7 +123,7 @@ def _allen_sources(args):
     sources, failed = [], []
     for experiment in sessions["id"]:
         try:
-            sources.append(cache.file(experiment, progress=not args.quiet))
+            sources.append(cache.file(experiment, progress=args.progress))
         except QfError as error:
             failed.append(str(error))
     return sources, failed
@@ -192,18 +162,13 @@ def _tell_matched(store, keys):
 def list_allen(args):
     """Run `qf allen list`: the containers or sessions that can be imported."""
     cache = _allen_cache(args)
-    chosen = {n: getattr(args, n) or None for n in ("area", "cre_line", "depth_um")}
+    chosen = {n: getattr(args, n) for n in ("area", "cre_line", "depth_um")}
     if args.sessions or args.types:
         table = cache.sessions(containers=_containers(args), types=args.types, **chosen)
     else:
         table = cache.containers(ids=_containers(args), **chosen)
     print(table.to_string(index=False))
     return 0
-
-
-def options_given(args, names):
-    """The options of those names that were given."""
-    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
 
 
 def say(text, file=None):

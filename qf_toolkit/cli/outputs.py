@@ -8,8 +8,7 @@ from pathlib import Path
 
 from .._files import sweep, what_is
 from ..errors import QfError
-
-KINDS = {"autoencoder": "an auto-encoder", "forecaster": "a forecaster", "classifier": "a classifier"}
+from ..estimators.registry import KINDS
 
 
 def claim_output(path, kind="file", *, option="--out", overwrite=False, store=None, sources=()):
@@ -20,8 +19,8 @@ def claim_output(path, kind="file", *, option="--out", overwrite=False, store=No
     path : str or Path
         What is to be written. A symbolic link stands for what it leads to.
     kind : str
-        "file"; "folder", for files that are claimed one by one; "store"; or the kind of a saved model, as its config.json names it:
-        "autoencoder", "forecaster" or "classifier".
+        "file"; "folder", for files that are claimed one by one; "store"; or the kind of a saved model, as its config.json names it: one of
+        `estimators.registry.KINDS`.
     option : str
         How the user names `path`, for the messages.
     overwrite : bool
@@ -95,7 +94,7 @@ def _check_ours(path, kind, option):
             )
         if saved is not None and saved != kind:
             raise QfError(
-                f"{option}: expected a new folder or that of {KINDS[kind]}, found {KINDS[saved]} in {path}. Choose another, or pass --overwrite."
+                f"{option}: expected a new folder or that of {_named(kind)}, found {_named(saved)} in {path}. Choose another, or pass --overwrite."
             )
     elif kind == "file":
         for file in (path, path.with_suffix(".json")) if path.suffix != ".nc" else (path,):
@@ -104,6 +103,11 @@ def _check_ours(path, kind, option):
                     f"{option}: expected a new file or one of qf_toolkit's, found {file}, of which that can't be told. "
                     "Choose another name, or pass --overwrite to replace it."
                 )
+
+
+def _named(kind):
+    words = "auto-encoder" if kind == "autoencoder" else kind.replace("_", " ")
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def _foreign(folder):

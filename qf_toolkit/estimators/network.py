@@ -25,7 +25,7 @@ from ..training.bank import CHUNK, Bank, tell_left_out
 from ..training.device import pick_device, told_memory
 from ..training.groups import Group
 from ..training.loop import batches, run
-from ..training.options import LoopConfig, RunConfig
+from ..training.options import FIT_LOOP, LoopConfig, RunConfig
 from ..training.traces import Traces
 from . import schema
 from .checks import check_keys, check_labels, check_rate, check_window
@@ -40,8 +40,6 @@ from .saving import check_shapes, fill
 from .seen import seen_frames
 from .stimulus_tokens import StimulusTokens
 from .tokened import Tokened
-
-LOOP = {"epochs": 100, "lr": 1e-3}  # where a fit doesn't say
 
 
 @dataclass(frozen=True)
@@ -286,7 +284,7 @@ def _batch(x: torch.Tensor, neuron: torch.Tensor, condition: torch.Tensor) -> Ba
 
 
 def fit_network(
-    split: Split, model: str, task: str = "forecast", *, device: Any = "auto", checkpoint: Any = None, **options: Any
+    split: Split, model: str, task: str = "forecast", *, device: Any = RunConfig.device, checkpoint: Any = None, **options: Any
 ) -> NetworkForecaster | NetworkClassifier:
     """Fit a network as a forecaster or as a classifier of activation.
 
@@ -328,7 +326,9 @@ def fit_network(
     kind, running = find(MODELS, model).Config, {"device": device, **{n: v for n, v in options.items() if n in defaults(RunConfig)}}
     of = {config: {f.name for f in fields(config)} for config in (kind, NetworkConfig, LoopConfig)}
     refuse_unknown("fit_network", options, sorted({*running, "checkpoint"}.union(*of.values())))
-    own, config, loop = (c(**{**(LOOP if c is LoopConfig else {}), **{n: v for n, v in options.items() if n in names}}) for c, names in of.items())
+    own, config, loop = (
+        c(**{**(FIT_LOOP if c is LoopConfig else {}), **{n: v for n, v in options.items() if n in names}}) for c, names in of.items()
+    )
     keep = {"checkpoint": checkpoint, "run_config": RunConfig(**running)}
     window, rate, device = split.train.window, split.train.rate_hz, pick_device(device)
     for part in (split.train, split.validation):

@@ -52,10 +52,22 @@ def read_note(folder):
 
 
 def run_settings(folder):
-    """The options of the command line that a saved model was trained with, or None where it was trained from Python.
+    """What the command line chose, cut and split the trials of a saved model by, {option: value}; None where it was trained from Python."""
+    run = _run(folder)
+    return None if run is None else run["settings"]
 
-    Models saved before config.json held them have a run.json beside it.
+
+def run_options(folder):
+    """Every option of the command line that a saved model was trained with, {option: value}; None where it was trained from Python.
+
+    Models that don't say how they were trained give those of `run_settings`.
     """
+    run = _run(folder)
+    return None if run is None else {**run["settings"], **run.get("options", {})}
+
+
+def _run(folder):
+    """`run` of config.json; models saved before it held that have a run.json beside it."""
     folder, note = check_folder(folder), read_note(folder)
     file, run = (folder / "config.json", note.get("run")) if "run" in note else (folder / "run.json", None)
     try:
@@ -69,7 +81,7 @@ def run_settings(folder):
         if isinstance(e, QfError):
             raise
         raise DamagedFileError(f"{file}: can't be read ({' '.join(str(e).split())[:80]}). Train the model again into that folder.") from e
-    return None if run is None else run["settings"]
+    return run
 
 
 def refuse(folder, where, expected, found):

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from ..errors import QfError
 from ..models.options import Range, shown
+from ..recordings.options import SETTINGS, WindowOptions
 
 HUGE = 1e30  # float32 ends at 3.4e38; no number that decides a forecast comes near it
 
@@ -110,9 +111,9 @@ def record(required, optional=None):
     return checked
 
 
-def options(kind, required=()):
-    """A record of a dataclass whose fields are made with `option`; those that are not `required` may be missing."""
-    checks = {f.name: within(f.metadata["range"]) for f in fields(kind)}
+def options(*kinds, required=()):
+    """A record of dataclasses whose fields are made with `option`; those that are not `required` may be missing."""
+    checks = {f.name: within(f.metadata["range"]) for kind in kinds for f in fields(kind)}
     return record({n: c for n, c in checks.items() if n in required}, {n: c for n, c in checks.items() if n not in required})
 
 
@@ -135,15 +136,10 @@ def scaling(value, where):
         raise Unfit(where, "either scales by session or by neuron", "both")
 
 
-SECONDS = number(above=0, most=1e6)
-SCORE = lambda value, where: choice("paper")(value, where) if isinstance(value, str) else SECONDS(value, where)  # noqa: E731
 KEYS = listing(text(), unique=True)
 DIVISORS = mapping(number(least=1e-30))
 SEED = whole(-(2**63), 2**64 - 1, optional=True)
-WINDOW = record(
-    {"baseline_s": SECONDS, "response_s": SECONDS, "f0_s": SECONDS, "signal": choice("dff", "zscore")},
-    {"score_s": SCORE, "active_rule": choice("gain", "abs_dff"), "active_gain": number(-1e6, 1e6)},
-)
+WINDOW = options(WindowOptions, required=("baseline_s", "response_s", "f0_s", "signal"))
 SEEN = mapping(record({"fingerprint": text(), "intervals": listing(_interval)}, {"session": text()}))
 FEATURE = record(
     {"name": text(), "scale": choice("circle", "log2", "linear", "text", "none")},
@@ -151,20 +147,21 @@ FEATURE = record(
      "waves": listing(choice("sin1", "cos1", "sin2", "cos2"), unique=True)},
 )  # fmt: skip
 REFERENCE = record({"epoch": whole(), "epochs": whole(), **{n: number() for n in ("score", "stimulus_mean", "mean")}})
-# the options of the command line that a model was trained with
+
+
+def plain(value, where):
+    """None, a number, a text, True or False, or a list of those."""
+    if isinstance(value, list):
+        listing(plain)(value, where)
+    elif value is not None and not isinstance(value, bool | str):
+        number()(value, where)
+
+
+# the options of the command line that a model was trained with: what it was trained on, and the training's own
 RUN = record(
-    {
-        "qf_toolkit": text(),
-        "settings": record(
-            {
-                **{n: maybe(listing(text())) for n in ("stimulus", "condition", "session", "subject")},
-                "baseline_s": SECONDS, "response_s": SECONDS, "f0_s": maybe(SECONDS), "score_s": maybe(SCORE), "signal": choice("dff", "zscore"),
-                "active_rule": choice("gain", "abs_dff"), "active_gain": number(-1e6, 1e6), "split": choice("blocks", "chronological"),
-                "test": number(optional=True), "validation": number(above=0, most=1), "gap_s": number(least=0, optional=True),
-            }
-        ),
-    }
-)  # fmt: skip
+    {"qf_toolkit": text(), "settings": options(*SETTINGS)},
+    {"command": choice("pretrain", "fit"), "options": mapping(plain)},
+)
 
 
 def history(value, where):

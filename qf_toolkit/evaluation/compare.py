@@ -5,6 +5,7 @@ import pandas as pd
 
 from ..estimators.interface import origin
 from . import scores as metrics
+from .options import EvaluateOptions
 from .scored import Scored, forecast_of, models_of, named, score, truth_of
 from .significance import DRAWS, intervals, levels, macro_means
 
@@ -54,7 +55,7 @@ def per_neuron_scores(forecasters, trials=None):
     return out
 
 
-def compare(forecasters, split, *, seed=0):
+def compare(forecasters, split, *, seed=EvaluateOptions.seed):
     """By how much each forecaster beats each naive row on the test part, with a 95 % interval.
 
     Parameters

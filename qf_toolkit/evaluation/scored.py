@@ -16,14 +16,15 @@ from ..estimators.ceiling import SimulatorCeiling
 from ..estimators.interface import origin
 from ..estimators.naive import ContextMean, Zero, scored
 from ..estimators.rows import naive_forecasters
+from ..models.options import check_options
 from ..recordings.splits import check_split
 from . import paper_scores
 from . import scores as metrics
+from .options import EvaluateOptions
 from .significance import animal_of, blocks_of
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
 COVERAGE = 0.9
-MOST_DRAWS = 100_000
 SCORED = {"forecast": ("forecaster", "evaluate"), "activation": ("classifier", "evaluate_classifier")}  # task -> what does it, and what scores it
 SHOWN_DRAWS = 64  # for the intervals of the observations that are kept
 
@@ -80,7 +81,18 @@ class Scored:
         return [name for name in self.built_in if name not in self.missing and name != SimulatorCeiling.name]
 
 
-def score(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0, ceiling_samples=64, keep=None, progress=False):
+def score(
+    forecasters,
+    split,
+    *,
+    naive=EvaluateOptions.naive,
+    ceiling=EvaluateOptions.ceiling,
+    n_samples=EvaluateOptions.n_samples,
+    seed=EvaluateOptions.seed,
+    ceiling_samples=EvaluateOptions.ceiling_samples,
+    keep=None,
+    progress=False,
+):
     """Forecast the test part of a split, session by session, and score what comes.
 
     Parameters
@@ -102,7 +114,7 @@ def score(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0,
         If a forecaster returns NaN where the truth can be scored, two rows share a name, or nothing can be scored.
     """
     check_split(split)
-    check_samples(n_samples, least=0)
+    check_options(EvaluateOptions, {"naive": naive, "ceiling": ceiling, "n_samples": n_samples, "seed": seed, "ceiling_samples": ceiling_samples})
     split = split.keeping()
     rows, built_in = _rows(forecasters, split, naive, [SimulatorCeiling(ceiling_samples, seed)] if ceiling else [])
     context_mean, zero = ContextMean().fit(split), Zero().fit(split)
@@ -278,12 +290,6 @@ def facts_of(rows, split, missing, built_in):
     """Where a table comes from and how it is to be read: its attrs, counts apart."""
     notes = [f"{name}: {note}" for name, row in rows.items() for note in getattr(row, "notes", ())]
     return {**origin(split.test), **models_of(rows), "split": split.rule, "not_applicable": missing, "naive": built_in, "notes": notes}
-
-
-def check_samples(n_samples, least=1):
-    """Raise QfError where `n_samples` is no number of draws."""
-    if isinstance(n_samples, bool) or not isinstance(n_samples, int | np.integer) or not least <= n_samples <= MOST_DRAWS:
-        raise QfError(f"n_samples: expected a whole number of draws from {least} to {MOST_DRAWS}, found {n_samples!r}.")
 
 
 def named(rows, task="forecast"):

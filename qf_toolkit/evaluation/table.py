@@ -23,6 +23,7 @@ from ..recordings.splits import check_split
 from . import scores as metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
 from .compare import compare, marks, shortened, show_differences
+from .options import EvaluateOptions
 from .scored import Scored, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 
@@ -30,7 +31,17 @@ WIDTH = 100  # columns of a printed table
 RANKED_WORK = 100_000_000  # observations x draws for the intervals of auroc and average precision, which are sums over all ranks
 
 
-def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed=0, ceiling_samples=64, progress=False):
+def evaluate(
+    forecasters,
+    split,
+    *,
+    naive=EvaluateOptions.naive,
+    ceiling=EvaluateOptions.ceiling,
+    n_samples=EvaluateOptions.n_samples,
+    seed=EvaluateOptions.seed,
+    ceiling_samples=EvaluateOptions.ceiling_samples,
+    progress=False,
+):
     """Score forecasters on the test part of a split, beside the naive rows.
 
     Parameters
@@ -87,7 +98,7 @@ def evaluate(forecasters, split, *, naive=True, ceiling=False, n_samples=0, seed
     return table
 
 
-def evaluate_classifier(classifier, split, shrinkage=2.0, *, seed=0):
+def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, *, seed=EvaluateOptions.seed):
     """Score classifiers of activation on the test part, beside the naive ones.
 
     Probabilities are pooled over sessions; each row's threshold is the one with the best balanced accuracy on the validation part. Where that holds

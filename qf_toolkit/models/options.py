@@ -2,7 +2,9 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 from ..errors import QfError, did_you_mean
 
@@ -13,8 +15,8 @@ class Range:
 
     Attributes
     ----------
-    kind : {"number", "whole", "text", "flag"}
-        A finite number; an integer; one of `known`; True or False.
+    kind : {"number", "whole", "text", "flag", "path"}
+        A finite number; an integer; a text, one of `known` where that is given; True or False; a file or folder.
     least, most : number, optional
         Bounds that are allowed.
     above, below : number, optional
@@ -22,6 +24,16 @@ class Range:
     known : tuple of str
     optional : bool
         Whether None is allowed, too.
+    several : bool
+        Whether it takes one value or a list of them; they are kept as a tuple.
+    words : tuple of str
+        Texts that are allowed beside numbers.
+    texts : bool
+        Whether any text is allowed beside numbers, the name of something that holds them.
+    noun : str
+        What a value is called, with its unit: "seconds", "a share"...
+    hint : str
+        How to mend a wrong value, in a sentence.
     """
 
     kind: str
@@ -31,18 +43,31 @@ class Range:
     below: float | None = None
     known: tuple = ()
     optional: bool = False
+    several: bool = False
+    words: tuple = ()
+    texts: bool = False
+    noun: str = ""
+    hint: str = ""
 
     def __str__(self):
         if self.kind == "flag":
             return "True or False"
-        if self.kind == "text":
-            return "one of " + ", ".join(map(repr, self.known)) + " or None" * self.optional
+        noun = self.noun or {"whole": "a whole number", "number": "a number", "path": "a path"}.get(self.kind, "a text")
+        if self.known:
+            noun = "one of " + ", ".join(map(repr, self.known))
+        parts = [f"{noun} {self._bounds()}".rstrip(), *(f"{w!r}" for w in self.words), *["a name"] * self.texts, *["None"] * self.optional]
+        return " or ".join(parts) + ", one or a list" * self.several
+
+    def _bounds(self):
+        if self.least is not None and self.most is not None:
+            return f"from {self.least:.15g} to {self.most:.15g}"
+        if self.above is not None and self.below is not None:
+            return f"between {self.above:.15g} and {self.below:.15g}"
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        said = " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
-        return f"a {'whole number' if self.kind == 'whole' else 'number'} {said}{', or None' * self.optional}"
+        return " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
 
     def checked(self, name, value):
-        """`value` as a plain int, float, str or bool.
+        """`value` as a plain int, float, str or bool, or a tuple of them.
 
         Raises
         ------
@@ -51,23 +76,44 @@ class Range:
         """
         if value is None and self.optional:
             return None
+        if not self.several:
+            return self._one(name, value)
+        one = isinstance(value, str) or not isinstance(value, Iterable)
+        return tuple(self._one(name, v) for v in ([value] if one else value))
+
+    def read(self, name, text):
+        """The value that a text of the command line stands for, checked; errors as of `checked`."""
+        value = text
+        if self.kind in ("number", "whole") and text not in self.words:
+            try:
+                value = (int if self.kind == "whole" else float)(text)
+            except ValueError:  # of a text that is no number, and of one of thousands of digits
+                value = text
+        return self._one(name, value)
+
+    def _one(self, name, value):
         plain = self._plain(value)
         if plain is None or not self._inside(plain):
-            raise QfError(f"{name}: expected {self}, found {shown(value)}.")
+            close = did_you_mean(value, self.known) if self.known and isinstance(value, str) else ""
+            close = f"; {close}" if close.startswith("did") else "."
+            raise QfError(f"{name}: expected {self}, found {shown(value)}{close}{' ' * bool(self.hint)}{self.hint}")
         return plain
 
     def _plain(self, value):
         if self.kind == "flag":
             return bool(value) if type(value).__name__ == "bool" else None  # numpy's, too
-        if self.kind == "text":
-            return str(value) if isinstance(value, str) else None
+        if isinstance(value, str) and (self.kind == "text" or self.texts or value in self.words):
+            return str(value)
+        if self.kind == "path":
+            path = value if isinstance(value, str) else value.__fspath__() if hasattr(value, "__fspath__") else None
+            return path if isinstance(path, str) and "\0" not in path else None
         wanted = numbers.Integral if self.kind == "whole" else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, wanted):
+        if self.kind == "text" or isinstance(value, bool) or not isinstance(value, wanted):
             return None
         return int(value) if isinstance(value, numbers.Integral) else float(value)
 
     def _inside(self, value):
-        if self.kind in ("flag", "text"):
+        if isinstance(value, bool | str):
             return not self.known or value in self.known
         bounds = (self.least, value, True), (value, self.most, True), (self.above, value, False), (value, self.below, False)
         finite = isinstance(value, int) or math.isfinite(value)
@@ -83,26 +129,40 @@ def shown(value):
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def option(default, kind="number", *, help, flag=None, **bounds):
+REQUIRED = object()
+"""The default of an option that must be given."""
+
+
+def option(default, kind="number", *, help, flag=None, off=None, bare=None, place=None, task=None, **allowed) -> Any:
     """A field of a dataclass of options.
 
     Parameters
     ----------
     default : object
+        `REQUIRED` where there is none.
     kind : str
         Of its `Range`.
     help : str
         What it is, with its unit.
     flag : str, optional
-        Its name on the command line where that is not its own.
-    **bounds
+        Its name on the command line where that is not its own, without its unit.
+    off : str, optional
+        A flag of the command line that sets it to False.
+    bare : str, optional
+        Its value where the command line gives its name alone.
+    place : str, optional
+        What it is called in the usage of a command that takes it by its place, not by its name.
+    task : str, optional
+        The task of a fit that it belongs to, where it belongs to one alone.
+    **allowed
         Of its `Range`.
 
     Returns
     -------
     dataclasses.Field
     """
-    return field(default=default, metadata={"range": Range(kind, **bounds), "help": help, "flag": flag})
+    facts = {"range": Range(kind, **allowed), "help": help, "flag": flag, "off": off, "bare": bare, "place": place, "task": task}
+    return field(**({} if default is REQUIRED else {"default": default}), metadata=facts, kw_only=default is REQUIRED)
 
 
 def check_options(kind, given):

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 
 from ..errors import QfError
+from ..models.options import check_options
 from .clock import stretches
 from .memory import as_source
-from .schema import epoch_table, is_number
+from .options import Selection, SlideOptions, WindowOptions
+from .schema import epoch_table
 from .trials import choose, rows_of
-from .window import LONGEST_S, window_of
+from .window import Window
 
 CONTINUOUS = "continuous"
 """The stimulus of every window; its condition is `continuous/all`, the key of trials without features."""
@@ -17,14 +19,14 @@ CONTINUOUS = "continuous"
 def slide(
     source,
     *,
-    length_s=5.0,
-    response_s=2.0,
-    every_s=None,
-    subject=None,
-    session=None,
-    epoch=None,
-    neurons=None,
-    strict=False,
+    length_s=SlideOptions.length_s,
+    response_s=WindowOptions.response_s,
+    every_s=SlideOptions.every_s,
+    subject=Selection.subject,
+    session=Selection.session,
+    epoch=SlideOptions.epoch,
+    neurons=Selection.neurons,
+    strict=Selection.strict,
     **window,
 ):
     """Windows at a regular step on continuous recordings, with or without a trial table. No trace is read yet.
@@ -66,22 +68,22 @@ def slide(
     >>> windows.intervals("worm/1").tolist()
     [[0, 40], [20, 60], [40, 80], [60, 100]]
     """
-    every_s = response_s if every_s is None else every_s
-    for name, value in {"length_s": length_s, "response_s": response_s, "every_s": every_s}.items():
-        if not is_number(value) or not 0 < value <= LONGEST_S:
-            raise QfError(f"{name}: expected seconds above 0, at most {LONGEST_S}, found {value!r}. Pass a number.")
+    how = SlideOptions(length_s, every_s, epoch)
+    response_s = check_options(WindowOptions, {"response_s": response_s})["response_s"]
+    every_s = response_s if how.every_s is None else how.every_s
+    chosen = Selection(subject=subject, session=session, neurons=neurons, strict=strict)
     if not response_s < length_s:
         raise QfError(f"response_s: expected less than length_s = {length_s} s, found {response_s}. Shorten it, or lengthen the window.")
-    made = window_of(round(length_s - response_s, 9), response_s, **window)  # 5.1 - 2 is 3.1
+    made = Window(round(length_s - response_s, 9), response_s, **window)  # 5.1 - 2 is 3.1
     source = as_source(source)
     sessions = pd.DataFrame({"session": source.keys()})
     sessions["subject"] = [key.partition("/")[0] for key in sessions["session"]]
-    keys = rows_of(sessions, {"session": session, "subject": subject}, "is not here")["session"]
+    keys = rows_of(sessions, {"session": chosen.session, "subject": chosen.subject}, "is not here")["session"]
     headers = {key: source.header(key) for key in keys}
     found = {key: stretches(ds["frame_time"].values, ds.attrs["rate_hz"]) for key, ds in headers.items()}
-    if epoch is not None:
+    if how.epoch is not None:
         epochs = pd.concat([epoch_table(ds).assign(session=key) for key, ds in headers.items()], ignore_index=True)
-        epochs = rows_of(epochs.rename(columns={"stimulus": "epoch"}), {"epoch": epoch}, "is no epoch here")
+        epochs = rows_of(epochs.rename(columns={"stimulus": "epoch"}), {"epoch": how.epoch}, "is no epoch here")
         found = {key: _inside(parts, epochs[epochs["session"] == key]) for key, parts in found.items()}
     tables = [_table(key, ds, found[key], made, every_s) for key, ds in headers.items()]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -89,7 +91,7 @@ def slide(
         raise QfError(
             f"windows: expected a stretch of at least {length_s:g} s without a jump, found none in {len(headers)} sessions. Shorten length_s."
         )
-    return choose(source, table, made, neurons, strict)
+    return choose(source, table, made, chosen.neurons, chosen.strict)
 
 
 def _inside(found, epochs):

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..models.options import check_options
 from .kept import Kept
-from .session import is_number
+from .options import SplitOptions, check_test
 from .trials import Trials, check_trials
-
-A_DAY_S = 86400
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,32 @@ def check_split(split):
         raise QfError(f"split: expected a Split, found {type(split).__name__}. Make one of trials, with split_blocks(trials) say.")
 
 
-def split_blocks(trials, test=-1, validation=0.15):
+def split_by(trials, how):
+    """Split by the rule that options name.
+
+    Parameters
+    ----------
+    trials : Trials
+    how : SplitOptions
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    QfError
+        As of the rule's own function.
+    """
+    test = {} if how.test is None else {"test": how.test}
+    if how.split == "blocks":
+        return split_blocks(trials, **test, validation=how.validation)
+    if how.split == "chronological":
+        return split_chronological(trials, **test, validation=how.validation, gap_s=how.gap_s)
+    return leave_one_out(trials, **{how.split: how.leave_out}, validation=how.validation)
+
+
+def split_blocks(trials, test=-1, validation=SplitOptions.validation):
     """Train on all blocks (sub-sessions) but one, test on that one (paper 4.1).
 
     Parameters
@@ -91,10 +115,8 @@ def split_blocks(trials, test=-1, validation=0.15):
     ([0, 1], [2])
     """
     check_trials(trials)
-    _check_share("validation", validation)
-    if not is_number(test) or not abs(test) < 1e9 or test != int(test):
-        raise QfError(f"test: expected a whole number (position of a block), found {test!r}. Pass -1 for the last block, 0 for the first.")
-    test = int(test)
+    test = check_test("blocks", test)
+    validation = check_options(SplitOptions, {"validation": validation})["validation"]
     is_test = np.zeros(len(trials), bool)
     untested = []
     for session, rows in trials.table.groupby("session"):
@@ -113,7 +135,7 @@ def split_blocks(trials, test=-1, validation=0.15):
     return cut_into_parts(trials, is_test, block_names(trials), validation, 0, f"by block (test block {test})")
 
 
-def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
+def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, gap_s=SplitOptions.gap_s):
     """Train on the beginning of every session, test on its end.
 
     Parameters
@@ -142,10 +164,8 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     True
     """
     check_trials(trials)
-    _check_share("test", test)
-    _check_share("validation", validation)
-    if gap_s is not None and not (is_number(gap_s) and 0 <= gap_s <= A_DAY_S):
-        raise QfError(f"gap_s: expected seconds from 0 to {A_DAY_S}, found {gap_s!r}. Pass a number, or None for a window's length.")
+    test = float(check_test("chronological", test))
+    validation, gap_s = check_options(SplitOptions, {"validation": validation, "gap_s": gap_s}).values()
     is_test = np.zeros(len(trials), bool)
     for _, rows in trials.table.groupby("session"):
         order = rows["onset_frame"].sort_values(kind="stable").index
@@ -154,7 +174,7 @@ def split_chronological(trials, test=1 / 3, validation=0.15, gap_s=None):
     return cut_into_parts(trials, is_test, trials.table["session"], validation, gap, f"chronological (last {test:.0%}, gap {gap:g} s)")
 
 
-def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
+def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOptions.validation):
     """Test on all trials of one subject or of one stimulus category, train on the others (paper 4.2, Table 4).
 
     A mouse may have been recorded in several containers of the Allen Brain Observatory, which count as several subjects, as in the paper: a
@@ -183,7 +203,7 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=0.15):
     qf_toolkit.errors.UnknownKeyError: subject: 'sim2' has no trial here; ...
     """
     check_trials(trials)
-    _check_share("validation", validation)
+    validation = check_options(SplitOptions, {"validation": validation})["validation"]
     if (subject is None) == (stimulus is None):
         raise QfError("leave_one_out: expected either subject or stimulus. Name exactly one of the two.")
     column, value = ("subject", subject) if stimulus is None else ("stimulus", stimulus)
@@ -206,11 +226,6 @@ def _tell_same_mouse(trials, subject):
         warnings.warn(
             f"subject: {', '.join(others)} is of the same mouse as {subject}, and is trained on. Choose subject=... without it.", stacklevel=3
         )
-
-
-def _check_share(name, value):
-    if not (is_number(value) and 0 < value < 1):
-        raise QfError(f"{name}: expected a share between 0 and 1, found {value!r}. Pass 0.15, say.")
 
 
 def block_names(trials):

@@ -18,27 +18,28 @@ from .behaviour import aligned
 from .clock import jumps
 from .kept import Kept
 from .memory import as_source
+from .options import Selection, WindowOptions
 from .schema import TRIAL_COORDS, signal_of, trial_features
-from .window import Window, gather, is_active, response_gain, window_dff, window_of
+from .window import Window, gather, is_active, response_gain, window_dff
 
 
 def cut(
     source,
-    stimulus=None,
+    stimulus=Selection.stimulus,
     *,
-    subject=None,
-    session=None,
-    condition=None,
-    block=None,
-    neurons=None,
-    baseline_s=3.0,
-    response_s=2.0,
-    f0_s=None,
-    score_s=None,
-    signal="dff",
-    active_rule="gain",
-    active_gain=0.10,
-    strict=False,
+    subject=Selection.subject,
+    session=Selection.session,
+    condition=Selection.condition,
+    block=Selection.block,
+    neurons=Selection.neurons,
+    baseline_s=WindowOptions.baseline_s,
+    response_s=WindowOptions.response_s,
+    f0_s=WindowOptions.f0_s,
+    score_s=WindowOptions.score_s,
+    signal=WindowOptions.signal,
+    active_rule=WindowOptions.active_rule,
+    active_gain=WindowOptions.active_gain,
+    strict=Selection.strict,
 ):
     """Choose trials and the window around their onsets. No trace is read yet.
 
@@ -81,7 +82,8 @@ def cut(
     >>> dict(trials.dataset()["dff"].sizes)
     {'trial': 17, 'neuron': 14, 'time': 50}
     """
-    window = window_of(baseline_s, response_s, f0_s, score_s, signal=signal, active_rule=active_rule, active_gain=active_gain)
+    window = Window(baseline_s, response_s, f0_s, score_s, signal, active_rule, active_gain)
+    how = Selection(stimulus, condition, session, subject, block, neurons, strict)
     source = as_source(source)
     table = source.index
     if len(table) == 0:
@@ -89,15 +91,14 @@ def cut(
             "trials: expected a trial table, found only continuous recordings. Take store.windows(...), import with a trial table, or choose other "
             "sessions."
         )
-    chosen = {"session": session, "subject": subject, "stimulus": stimulus, "condition": condition, "block": block}
-    table = rows_of(table, chosen, "has no trial here")
+    table = rows_of(table, {n: getattr(how, n) for n in ("session", "subject", "stimulus", "condition", "block")}, "has no trial here")
     if len(table) == 0:
         raise QfError("trials: no trial is all of what was chosen together (session, subject, stimulus, condition, block). Choose less.")
-    return choose(source, table, window, neurons, strict)
+    return choose(source, table, window, how.neurons, how.strict)
 
 
 def rows_of(table, chosen, why):
-    """The rows of a table that are all of what was chosen, {column: one or several values, None for any}.
+    """The rows of a table that are all of what was chosen, {column: values, None for any}.
 
     Raises
     ------
@@ -108,7 +109,6 @@ def rows_of(table, chosen, why):
     for name, wanted in chosen.items():
         if wanted is None:
             continue
-        wanted = several(name, wanted, int | np.integer if name == "block" else str)
         known = set(table[name])
         for value in wanted:
             if value not in known:
@@ -137,7 +137,6 @@ def choose(source, table, window, neurons=None, strict=False):
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
     parts, kept = [], {}
     known_neurons = set()
-    neurons = None if neurons is None else several("neurons", neurons, str)
     for key, rows in table.groupby("session", sort=True):
         ds = source.header(key)
         known_neurons.update(ds["neuron"].values)
@@ -167,16 +166,6 @@ def choose(source, table, window, neurons=None, strict=False):
     if left_out:
         warnings.warn(f"left out: {left_out}", stacklevel=4)
     return Trials(source, pd.concat(parts, ignore_index=True), window, kept, counts)
-
-
-def several(name, wanted, kind):
-    """What was chosen as a list, be it one or several."""
-    found = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)
-    wrong = [v for v in found if not isinstance(v, kind) or isinstance(v, bool)]
-    if wrong:
-        what = "text" if kind is str else "whole numbers"
-        raise QfError(f"{name}: expected {what}, one or a list, found {wrong[0]!r} ({type(wrong[0]).__name__}). See what there is with store.index.")
-    return found
 
 
 def _complete(ds, onsets, window):
@@ -321,7 +310,7 @@ class Trials:
         UnknownKeyError
             If none of the trials' sessions has one of them.
         """
-        wanted = several("neurons", neurons, str)
+        wanted = Selection(neurons=neurons).neurons or ()
         names = {s: np.array(self.neurons_of(s)) for s in self.sessions}
         for name in wanted:
             if not any(name in found for found in names.values()):

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import QfError
+from .options import WindowOptions
 from .schema import signal_of
-from .session import is_number
 
-TARGETS = ("dff", "zscore")
 SIGNAL_LABELS = {"dff": "dF/F", "zscore": "z-score"}  # on axes
-ACTIVE_RULES = ("gain", "abs_dff")
-LONGEST_S = 3600  # of a window's parts
+F0_S = 2.0  # of the baseline's end, where it is that long
 PAPER_SCORE_S = {
     "drifting_gratings": 2.0, "static_gratings": 0.5, "natural_scenes": 0.5, "locally_sparse_noise": 0.5, "locally_sparse_noise_4deg": 0.5,
     "locally_sparse_noise_8deg": 0.5,
@@ -24,45 +22,33 @@ PAPER_SCORE_S = {
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(WindowOptions):
     """Lengths of an observation, and what is computed from it. Seconds at the surface, frames inside.
 
     Examples
     --------
-    >>> Window(baseline_s=3, response_s=2, f0_s=1).score_s
+    >>> Window(baseline_s=3.0, response_s=2.0, f0_s=1.0).score_s
     2.0
     >>> Window(baseline_s=1, f0_s=2)
     Traceback (most recent call last):
     qf_toolkit.errors.QfError: f0_s: expected at most baseline_s = 1 s, found 2. Shorten f0_s.
+
+    Raises
+    ------
+    QfError
+        If a length is out of range, or they don't fit together.
     """
 
-    baseline_s: float = 3.0  # before the onset (paper 4.2)
-    response_s: float = 2.0  # from the onset on (paper 4.2)
-    f0_s: float = 2.0  # F0 is the mean of the baseline's last f0_s; the paper is silent, the released code takes 2 s
-    score_s: float | str = 2.0  # from the onset on: what is labelled and scored; "paper": as in Table A-1, by stimulus
-    signal: str = "dff"  # "dff", of the window; "zscore", of the stored trace, per neuron, on the training part
-    active_rule: str = "gain"  # "gain" (paper 3.2): mean dF/F >= active_gain; "abs_dff" (released code): mean of abs > active_gain
-    active_gain: float = 0.10
-
     def __post_init__(self):
-        for name in ("baseline_s", "response_s", "f0_s", "score_s"):
-            value, or_paper = getattr(self, name), " or paper" * (name == "score_s")
-            if or_paper and isinstance(value, str) and value == "paper":
-                continue
-            if not is_number(value):
-                raise QfError(f"{name}: expected seconds{or_paper}, found {value!r}. Pass a number{or_paper}.")
-            if not 0 < value <= LONGEST_S:
-                raise QfError(f"{name}: expected seconds above 0, at most {LONGEST_S}, found {value}.")
-        if self.f0_s > self.baseline_s:
-            raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {self.f0_s}. Shorten f0_s.")
+        super().__post_init__()
+        f0_s = min(F0_S, self.baseline_s) if self.f0_s is None else self.f0_s
+        object.__setattr__(self, "f0_s", f0_s)
+        if self.score_s is None:
+            object.__setattr__(self, "score_s", self.response_s)
+        if f0_s > self.baseline_s:
+            raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {f0_s}. Shorten f0_s.")
         if self.score_s != "paper" and self.score_s > self.response_s:
             raise QfError(f"score_s: expected at most response_s = {self.response_s} s, found {self.score_s}. Shorten score_s.")
-        if not is_number(self.active_gain) or not np.isfinite(self.active_gain):
-            raise QfError(f"active_gain: expected a fraction, found {self.active_gain!r}. The paper's is 0.10.")
-        if self.signal not in TARGETS:
-            raise QfError(f"signal: expected one of {TARGETS}, found {self.signal!r}.")
-        if self.active_rule not in ACTIVE_RULES:
-            raise QfError(f"active_rule: expected one of {ACTIVE_RULES}, found {self.active_rule!r}.")
 
     def frames(self, rate_hz):
         """(baseline, response, f0) in frames, each at least 1."""
@@ -88,11 +74,9 @@ class Window:
             warnings.warn(f"score_s: the paper has no window of {', '.join(unknown)} (Table A-1): all of the response is scored there.", stacklevel=4)
 
 
-def window_of(baseline_s, response_s, f0_s=None, score_s=None, **options):
-    """A Window whose `f0_s` is the lesser of 2 s and the baseline, and whose `score_s` is the response, where they are left out."""
-    if f0_s is None:
-        f0_s = min(2.0, baseline_s) if is_number(baseline_s) else 2.0
-    return Window(baseline_s, response_s, f0_s, response_s if score_s is None else score_s, **options)
+def saved_window(note):
+    """The Window that config.json of a model holds; score_s is 2 in models that don't say."""
+    return Window(**{"score_s": 2.0, **note})
 
 
 def gather(traces, neurons, starts, length):

@@ -7,6 +7,8 @@ from pathlib import Path
 from .._files import sweep, write_text
 from .._version import __version__
 from ..errors import QfError
+from ..models.options import check_options
+from .options import DemoOptions
 from .plans import ALLEN, SIZES, STIMULI, epochs_of, well_shown
 from .report import report
 
@@ -16,7 +18,7 @@ TABLES = tuple(f"{name}{which}{end}" for name in ("table", *STIMULI) for which i
 MARK = "demo.json"
 
 
-def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data="simulated"):
+def demo(out="demo", *, size=DemoOptions.size, seed=DemoOptions.seed, device=DemoOptions.device, progress=True, data=DemoOptions.data):
     """Run the demo, printing as it goes. Interrupted, the same call goes on where it was.
 
     Parameters
@@ -48,11 +50,7 @@ def demo(out="demo", *, size="full", seed=0, device="auto", progress=True, data=
     from ..estimators.quantformer.response import fit_forecaster
     from ..recordings.simulated.cortex import simulate
 
-    if size not in SIZES:
-        raise QfError(f"size: expected one of {', '.join(SIZES)}, found {size!r}.")
-    if data not in ("simulated", "allen"):
-        raise QfError(f"data: expected simulated or allen, found {data!r}.")
-    check_seed(seed)
+    check_options(DemoOptions, {"size": size, "data": data, "seed": seed})
     out, plan = Path(out), (ALLEN if data == "allen" else SIZES)[size]
     _prepare(out, {"qf_toolkit": __version__, "size": size, "seed": seed, "data": data, "plan": plan})
     common = {"seed": seed, "progress": progress}
@@ -133,12 +131,6 @@ def _split(store):
     blocks = table.groupby("condition")["block"].nunique()
     known = sorted(blocks.index[blocks == table["block"].nunique()])
     return split_blocks(store.trials(stimulus="drifting_gratings", condition=known, baseline_s=3.0, response_s=2.0, f0_s=1.0))
-
-
-def check_seed(seed):
-    """Refuse a seed that the generators of numpy or torch don't take."""
-    if not 0 <= seed < 2**32:
-        raise QfError(f"seed: expected from 0 to {2**32 - 1}, found {seed}.")
 
 
 def _prepare(out, settings):

@@ -17,7 +17,8 @@ from urllib.parse import quote
 from .._files import part_name, sweep, write_text
 from .._version import __version__
 from ..errors import QfError
-from .demo import check_seed
+from ..models.options import check_options
+from .options import FiguresOptions
 
 INDEX, NOTE = "index.html", "index.json"
 THREADS = "OMP_NUM_THREADS"
@@ -52,7 +53,17 @@ class Run:
     made: dict = field(default_factory=dict)
 
 
-def make_figures(out="figures", *, notebooks="notebooks", study=None, store=None, fast=True, seed=0, only=None, progress=True):
+def make_figures(
+    out="figures",
+    *,
+    notebooks=FiguresOptions.notebooks,
+    study=None,
+    store=None,
+    fast=FiguresOptions.fast,
+    seed=FiguresOptions.seed,
+    only=None,
+    progress=True,
+):
     """Run notebooks in order, gather the figures they save, and write `index.html`.
 
     A notebook that fails doesn't stop the others; what it saved before is kept. Nothing in `out` changes before all of them are done. With `only`
@@ -86,7 +97,7 @@ def make_figures(out="figures", *, notebooks="notebooks", study=None, store=None
     QfError
         If papermill is not installed, there is no such notebook, the study is of other settings, or the disk is full.
     """
-    check_seed(seed)
+    check_options(FiguresOptions, {"seed": seed, "fast": fast, "only": only})
     try:
         import ipykernel  # noqa: F401
         import papermill  # noqa: F401

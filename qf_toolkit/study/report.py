@@ -1,13 +1,16 @@
 """The demo's report: the tables and figures of some models, written beside each other."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import QfError
+from ..evaluation.options import EvaluateOptions
+from .options import ReportOptions
 
 FIGURES = ("forecasts", "mse", "explained")
 
 
-def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0, bootstrap=False, progress=False):
+def report(models, split, *, out=None, figures=ReportOptions.figures, bootstrap=ReportOptions.bootstrap, progress=False, **options):
     """Evaluate models on the test part: print the tables, write them and the figures. Each session is forecast once by each row.
 
     Parameters
@@ -19,14 +22,12 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
         CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`. Each has a `.json` that says where it comes from.
     figures : str or Path, optional
         Folder.
-    ceiling : bool
-        Add the best possible forecast, where the data are simulated.
-    n_samples : int
-        Draws a forecast for crps and coverage; 0 for none.
     bootstrap : bool
         Add how sure each difference to the naive rows is, over animals, sessions and blocks of trials; its CSV is beside `out`, `*_differences.csv`.
     progress : bool
         Show a bar while the sessions are scored.
+    **options
+        Of `EvaluateOptions`: n_samples, ceiling, seed...
 
     Returns
     -------
@@ -42,24 +43,25 @@ def report(models, split, *, out=None, figures=None, ceiling=False, n_samples=0,
     from ..evaluation.scored import score
     from ..evaluation.table import evaluate, evaluate_classifier, show
 
+    how = EvaluateOptions(**options)
     forecasters, classifiers = _by_task(models)
     if figures is not None and classifiers and not forecasters:
         raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
     paths = []
     if forecasters or not classifiers:
         chosen, keep = _shown(split) if figures is not None else ([], None)
-        scored = score(forecasters, split, ceiling=ceiling, n_samples=n_samples, keep=keep, progress=progress)
+        scored = score(forecasters, split, **{n: v for n, v in asdict(how).items() if n != "shrinkage"}, keep=keep, progress=progress)
         table = evaluate(scored, split)
         print(show(table))
         paths += _written(table, out)
         if bootstrap and forecasters:
-            differences = compare(scored, split)
+            differences = compare(scored, split, seed=how.seed)
             print(f"\n{show_differences(differences)}")
             paths += _written(differences, _beside(out, "differences"))
         if figures is not None:
             paths += _figures(scored, split, table, chosen, Path(figures))
     if classifiers:
-        table = evaluate_classifier(classifiers, split)
+        table = evaluate_classifier(classifiers, split, how.shrinkage, seed=how.seed)
         print(f"\n{show(table)}")
         paths += _written(table, _beside(out, "activation") if forecasters else out)
     if paths:
@@ -115,9 +117,9 @@ def _figures(scored, split, table, chosen, folder):
     from ..plots.style import save_figure
     from ..plots.tables import figure_table
 
-    best = min(scored.naive, key=lambda name: table.loc[name, "mse_ratio"])  # the naive row that is hardest to beat
+    best = sorted(scored.naive, key=lambda name: table.loc[name, "mse_ratio"])[:1]  # the naive row that is hardest to beat
     paths = []
-    figs = {"forecasts": figure_forecasts(split.test, {name: scored.kept[name] for name in (*scored.models, best)}, chosen=chosen)}
+    figs = {"forecasts": figure_forecasts(split.test, {name: scored.kept[name] for name in (*scored.models, *best)}, chosen=chosen)}
     figs["mse"] = figure_table(table, "mse")
     if "E" in table and table["E"].notna().any():
         figs["explained"] = figure_table(table, "E")

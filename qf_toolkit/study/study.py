@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from .._files import write_text
 from ..errors import DamagedFileError, QfError, UnknownKeyError, did_you_mean
-from .demo import check_seed
+from ..models.options import check_options
+from .options import FiguresOptions
 from .plans import STIMULI, epochs_of, well_shown
 
 STAGES = ("autoencoder", "forecaster", "classifier")
@@ -87,7 +88,7 @@ class Study:
 
         self.folder, self.fast, self.seed, self.device, self.progress = Path(folder), bool(fast), int(seed), device, progress
         self.plan = _plan(SIZES["fast" if fast else "full"], plan or {})
-        check_seed(self.seed)
+        check_options(FiguresOptions, {"seed": self.seed})
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._whole, self._made = None, {}
         if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / MARK).is_file()):

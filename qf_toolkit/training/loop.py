@@ -164,7 +164,8 @@ class _Training:
         else:
             self._call(*(["start"] if state.epoch == 0 else []), "before_epoch")
         for at in drawn[state.at :]:
-            self._step(at)
+            # held until the next one is there: freed before, it lets the C library give its memory back and fetch it anew at each step
+            kept = self._step(at)  # noqa: F841
             self._call("after_step")
             if every and state.step % every == 0:
                 self._look()
@@ -178,7 +179,7 @@ class _Training:
         state.epoch, state.at = state.epoch + 1, 0
 
     def _step(self, at):
-        """One step on the observations `at`. Nothing here waits for the device."""
+        """One step on the observations `at`; returns their loss. Nothing here waits for the device."""
         state, config = self.state, self.config
         share = factor(config, state.epoch, state.step, self.steps)
         for group in self.optimiser.param_groups:
@@ -192,6 +193,7 @@ class _Training:
         self.optimiser.step()
         self.total += loss.detach() * len(at)
         state.step, state.at, state.seen = state.step + 1, state.at + 1, state.seen + len(at)
+        return loss
 
     def _look(self):
         """Validate, on the averaged weights where there are any, and keep the best."""

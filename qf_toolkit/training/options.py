@@ -41,6 +41,10 @@ class LoopConfig(Options):
             raise QfError(f"steps_most: expected at least steps = {self.steps}, or 0, found {self.steps_most}. Make it larger, or steps smaller.")
 
 
+FIT_LOOP = {"epochs": 100, "lr": 1e-3}
+"""What a fit to a task takes where it doesn't say (paper 4.2); pre-training takes the defaults of `LoopConfig`."""
+
+
 @dataclass(frozen=True)
 class RunConfig(Options):
     """Where and how a training runs: nothing in it decides what is learnt, so that a checkpoint goes on under any of it."""
@@ -48,7 +52,7 @@ class RunConfig(Options):
     device: str = option("auto", "text", help="auto, cpu, cuda, cuda:1 and so on, or mps")
     memory_mb: float | None = option(None, above=0, most=1e9, optional=True, help="MB that the sessions' traces may take; all of them where left out")
     checkpoint_s: float = option(300.0, least=0, most=1e9, help="seconds between checkpoints within an epoch; 0: at the end of epochs only")
-    resume: bool = option(True, "flag", help="go on from a checkpoint, where there is one")
+    resume: bool = option(True, "flag", off="fresh", help="go on from a checkpoint, where there is one")
     progress: bool = option(True, "flag", help="show progress bars")
 
     def __post_init__(self):

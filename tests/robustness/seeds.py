@@ -81,7 +81,9 @@ def _nwb(path):
         table.add_roi(pixel_mask=[(0, i, 1.0)])
     rois = table.create_roi_table_region(region=[0, 1, 2], description="all")
     data = np.random.default_rng(0).normal(0, 0.1, (400, 3)).astype(np.float32)
-    module.add(DfOverF(roi_response_series=RoiResponseSeries(name="RoiResponseSeries", data=data, rois=rois, unit="lumens", rate=10.0)))
+    dff = DfOverF()
+    module.add(dff)  # first: the rois of a series must be of the same file
+    dff.add_roi_response_series(RoiResponseSeries(name="RoiResponseSeries", data=data, rois=rois, unit="lumens", rate=10.0))
     file.add_trial_column("condition", "what was shown")
     file.add_trial_column("rewarded", "outcome")
     for i in range(6):

@@ -7,11 +7,13 @@ import torch.nn.functional as F
 
 from ...models.quantformer import GAIN_LEVELS, ActivationClassifier
 from ...training.bank import CHUNK
+from ...training.options import LoopConfig
 from .. import schema
 from ..checks import check_labels
 from ..interface import Classifier
 from ..objectives import best_threshold, constants_of_labels
 from .downstream import Downstream, fit
+from .options import FitConfig
 
 
 class QuantFormerClassifier(Downstream, Classifier):
@@ -25,7 +27,7 @@ class QuantFormerClassifier(Downstream, Classifier):
     options = ("dropout", "hide", "gain_weight")
     results: ClassVar[dict] = {"threshold": schema.number(least=0, most=1)}
 
-    def __init__(self, autoencoder, neurons, tokens, *, gain_weight=0.0, **options):
+    def __init__(self, autoencoder, neurons, tokens, *, gain_weight=FitConfig.gain_weight, **options):
         super().__init__(autoencoder, neurons, tokens, gain_weight=gain_weight, **options)
         self.threshold = 0.5
 
@@ -92,7 +94,18 @@ class QuantFormerClassifier(Downstream, Classifier):
         return logits[:, 1] - logits[:, 0]
 
 
-def fit_classifier(autoencoder, split, *, tuning="fine", stim_token=None, gain_weight=0.0, hide=0.0, dropout=None, seed=0, **options):
+def fit_classifier(
+    autoencoder,
+    split,
+    *,
+    tuning=FitConfig.tuning,
+    stim_token=FitConfig.stim_token,
+    gain_weight=FitConfig.gain_weight,
+    hide=FitConfig.hide,
+    dropout=FitConfig.dropout,
+    seed=LoopConfig.seed,
+    **options,
+):
     """Fit the activation classifier (paper 3.4.1).
 
     Parameters

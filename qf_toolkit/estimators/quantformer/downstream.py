@@ -9,13 +9,13 @@ import torch
 from ...errors import QfError
 from ...models.options import check_options, defaults, refuse_unknown, shown
 from ...recordings.splits import check_split
-from ...recordings.window import Window
+from ...recordings.window import saved_window
 from ...training.bank import tell_left_out
 from ...training.checkpoint import digest
 from ...training.device import told_memory
 from ...training.groups import Group
 from ...training.loop import batches, run
-from ...training.options import LoopConfig, RunConfig
+from ...training.options import FIT_LOOP, LoopConfig, RunConfig
 from ...training.traces import Traces
 from ..checks import check_keys
 from ..digests import Digest
@@ -30,7 +30,6 @@ from .options import FitConfig
 from .pretrain import Autoencoder
 from .saved import fitted
 
-LOOP = {"epochs": 100, "lr": 1e-3}  # the paper's, where a fit doesn't say
 RUN = ("checkpoint_s", "memory_mb", "resume", "progress")  # of RunConfig: the device is that of the auto-encoder
 
 
@@ -45,7 +44,7 @@ class Downstream(Tokened):
     options: tuple = ("dropout", "hide")  # how it is trained, of `FitConfig`, and
     results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`; both are saved
 
-    def __init__(self, autoencoder, neurons, tokens, *, dropout=None, hide=0.0, **weights):
+    def __init__(self, autoencoder, neurons, tokens, *, dropout=FitConfig.dropout, hide=FitConfig.hide, **weights):
         super().__init__()
         self.autoencoder, self._digest = autoencoder, Digest()
         vars(self).update(check_options(FitConfig, {"dropout": dropout, "hide": hide, **weights}))
@@ -167,9 +166,9 @@ class Downstream(Tokened):
         refuse_unknown(cls.call, options, sorted({*loop, *RUN, "checkpoint", *own}))
         check_options(FitConfig, options)
         loop, running, rest = ({k: v for k, v in options.items() if k in known} for known in (loop, RUN, own))
-        return LoopConfig(**{**LOOP, **loop}), {"checkpoint": options.get("checkpoint"), "run_config": RunConfig(**running)}, rest
+        return LoopConfig(**{**FIT_LOOP, **loop}), {"checkpoint": options.get("checkpoint"), "run_config": RunConfig(**running)}, rest
 
-    def _train(self, split, loop, keep, *, tuning="fine", known=0):
+    def _train(self, split, loop, keep, *, tuning=FitConfig.tuning, known=0):
         """Train with the options of `_options`; "new" tunes the tokens from the position `known` on alone."""
         with told_memory(self.device):
             self._run(split, loop, keep, tuning, known)
@@ -239,7 +238,7 @@ class Downstream(Tokened):
         if missing := [n for n in note["neurons"] if n not in note["scale"]]:
             refuse(folder, f"scale.{missing[0]}", "a divisor", "none")
         try:
-            window = Window(**note["window"])
+            window = saved_window(note["window"])
         except QfError as e:
             refuse(folder, "window", "values that go together", e)
         if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):

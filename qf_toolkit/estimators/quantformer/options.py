@@ -55,6 +55,7 @@ class FitConfig(Options):
                                    "those are repeated, else its category; the pre-trained model's where left out")  # fmt: skip
     hide: float = option(0.0, least=0, most=1, help="hide up to this share of the baseline in training steps")
     dropout: float | None = option(None, least=0, below=1, optional=True, help="of the encoder in training; the pre-trained model's where left out")
-    expectation_weight: float = option(0.0, least=0, most=1e6, help="forecast: weight of the expected forecast's squared error beside eq. 4")
-    gain_weight: float = option(0.0, least=0, most=1e6, help="activation: weight of the levels of the gain beside the label")
-    decode: str = option("auto", "text", known=("auto", *DECODINGS), help="forecast: how codes become a forecast; auto: what does best on validation")
+    expectation_weight: float = option(0.0, least=0, most=1e6, task="forecast", help="weight of the expected forecast's squared error beside eq. 4")
+    gain_weight: float = option(0.0, least=0, most=1e6, task="activation", help="weight of the levels of the gain beside the label")
+    decode: str = option("auto", "text", known=("auto", *DECODINGS), task="forecast", help="how codes become a forecast; auto: what does best on "
+                        "validation")  # fmt: skip

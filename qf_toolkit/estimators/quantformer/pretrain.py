@@ -13,7 +13,7 @@ from ...models.quantformer import QuantFormer
 from ...recordings.conditions import category_of
 from ...recordings.splits import check_split
 from ...recordings.trials import check_trials, scaling_by_session
-from ...recordings.window import Window
+from ...recordings.window import saved_window
 from ...training.bank import CHUNK, Bank, tell_left_out
 from ...training.device import forked, pick_device, told_memory
 from ...training.loop import batches, run
@@ -183,7 +183,7 @@ class Autoencoder(Estimator):
     def from_note(cls, note, tensors, device, folder, where=""):
         """Build it from a checked note, which stands at `where` in config.json, and its weights."""
         try:
-            config, window = QuantFormerConfig(**note["model"]), Window(**note["window"])
+            config, window = QuantFormerConfig(**note["model"]), saved_window(note["window"])
         except QfError as e:
             refuse(folder, f"{where}model or {where}window", "values that go together", e)
         frames, found = window.frames(config.rate_hz)[:2], (config.n_baseline, config.n_response)
@@ -203,22 +203,22 @@ def pretrain(
     split,
     *,
     config=None,
-    epochs=50,
-    steps=0,
-    batch_size=512,
-    batch_trials=0,
-    lr=1e-4,
-    schedule="constant",
-    clip=1.0,
-    patience=0,
-    balance="weight",
-    normalise="neuron",
-    seed=0,
-    device="auto",
+    epochs=LoopConfig.epochs,
+    steps=LoopConfig.steps,
+    batch_size=LoopConfig.batch_size,
+    batch_trials=LoopConfig.batch_trials,
+    lr=LoopConfig.lr,
+    schedule=LoopConfig.schedule,
+    clip=LoopConfig.clip,
+    patience=LoopConfig.patience,
+    balance=PretrainConfig.balance,
+    normalise=PretrainConfig.normalise,
+    seed=LoopConfig.seed,
+    device=RunConfig.device,
     checkpoint=None,
-    resume=True,
-    progress=True,
-    memory_mb=None,
+    resume=RunConfig.resume,
+    progress=RunConfig.progress,
+    memory_mb=RunConfig.memory_mb,
     **overrides,
 ):
     """Pre-train the vector-quantised masked auto-encoder on the training part, choosing the epoch on the validation part.

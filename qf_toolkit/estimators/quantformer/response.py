@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from ...models.config import DECODINGS
 from ...models.quantformer import ResponseForecaster
 from ...training.bank import CHUNK
+from ...training.options import LoopConfig
 from .. import schema
 from ..checks import check_draws
 from ..interface import Forecaster
 from ..objectives import constants_of_responses, weighed_error
 from .downstream import Downstream, fit
+from .options import FitConfig
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 N_DRAWS = 32  # of decode="sample": the forecast is their mean
@@ -46,7 +48,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
         "decode": schema.choice(*DECODINGS), "temperature": schema.number(above=0, most=1e6), "residual": schema.mapping(schema.number(least=0)),
     }  # fmt: skip
 
-    def __init__(self, autoencoder, neurons, tokens, *, expectation_weight=0.0, decode="auto", **options):
+    def __init__(self, autoencoder, neurons, tokens, *, expectation_weight=FitConfig.expectation_weight, decode=FitConfig.decode, **options):
         super().__init__(autoencoder, neurons, tokens, expectation_weight=expectation_weight, **options)
         self._decodings = DECODINGS if decode == "auto" else (decode,)
         self.decode, self.temperature, self.residual = self._decodings[0], 1.0, {}
@@ -208,7 +210,17 @@ def _chunks(*tensors):
 
 
 def fit_forecaster(
-    autoencoder, split, *, tuning="fine", stim_token=None, expectation_weight=0.0, hide=0.0, dropout=None, decode="auto", seed=0, **options
+    autoencoder,
+    split,
+    *,
+    tuning=FitConfig.tuning,
+    stim_token=FitConfig.stim_token,
+    expectation_weight=FitConfig.expectation_weight,
+    hide=FitConfig.hide,
+    dropout=FitConfig.dropout,
+    decode=FitConfig.decode,
+    seed=LoopConfig.seed,
+    **options,
 ):
     """Fit the response forecaster (paper 3.4.2, eq. 4).
 

@@ -8,7 +8,7 @@ from .options import FitConfig
 
 AUTOENCODER = schema.record(
     {
-        "model": schema.options(QuantFormerConfig, ("rate_hz", "n_baseline", "n_response", "patch_frames", "codes", "width", "layers", "heads")),
+        "model": schema.options(QuantFormerConfig, required=("rate_hz", "n_baseline", "n_response", "patch_frames", "codes", "width", "layers", "heads")),
         "window": schema.WINDOW, "normalise": schema.choice("neuron", "global", "none"), "scale": schema.DIVISORS, "seen": schema.SEEN, "history": schema.history,
         "scaling": schema.maybe(schema.scaling),
     },

@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 
 from ...errors import DamagedFileError, QfError, SessionError
+from ...models.options import check_options
 from ..hdf5 import check_size, open_hdf5, readable_file, refused
 from ..session import Fingerprint, new_session, with_running
+from .options import AllenOptions
 from .trial_tables import naming
 from .visual_coding import FEATURES, SHOWN, epochs_at_pauses, number_blocks, trials_of
 
@@ -32,13 +34,12 @@ PAPER_CONTAINERS = (
 )  # fmt: skip
 """The containers of the QuantFormer paper (appendix I)."""
 
-TRACES = ("corrected", "raw", "demixed", "dff")
 PIPELINE = "processing/brain_observatory_pipeline"
 _LOCK = threading.RLock()
 CHUNK_BYTES = 16 << 20  # of traces read at once: what is made of them on the way (float64) stays in the cache
 
 
-def read_allen(path, *, traces="corrected", subject=None, session=None, allow_external=False):
+def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, allow_external=AllenOptions.allow_external):
     """Import a Visual Coding session file as a Session.
 
     Parameters
@@ -78,8 +79,7 @@ def read_allen(path, *, traces="corrected", subject=None, session=None, allow_ex
     (3, 30.0)
     """
     path = readable_file(path, "an NWB file")
-    if traces not in TRACES:
-        raise QfError(f"traces: expected one of {', '.join(TRACES)}, found {traces!r}.")
+    check_options(AllenOptions, {"traces": traces})
     check_file(path, allow_external)
     dataset = _dataset_class()
     with _speaking(path):

@@ -4,18 +4,19 @@ import warnings
 from functools import partial
 from itertools import permutations
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
+from ...models.options import check_options
 from ..clock import rate_of
 from ..hdf5 import as_path, readable_file, reason, refused
 from ..session import new_session
+from .options import ORIENTATIONS, SWEEPS, ArraysOptions
 from .sweeps import flat_behaviour, join_sweeps, sweep_time, sweep_trials
 from .trial_tables import as_trials, naming, read_table
-
-ORIENTATIONS, SWEEPS = ("neuron,frame", "frame,neuron"), "trial,neuron,time"
 
 
 def from_arrays(
@@ -116,8 +117,8 @@ def read_arrays(
     *,
     signal,
     rate_hz=None,
-    key=None,
-    orientation=None,
+    key=ArraysOptions.key,
+    orientation=ArraysOptions.orientation,
     trials=None,
     condition_columns=None,
     subject=None,
@@ -175,6 +176,7 @@ def read_arrays(
         If it holds no array of a name that was given.
     """
     path = as_path(path, "a .npy or .npz file")
+    check_options(ArraysOptions, {"signal": signal, "rate_hz": rate_hz})
     x, key, beside = _choose_array(path, key)
     if x.ndim not in (2, 3) or x.dtype.kind not in "fiu":
         raise SessionError(f"{path}: expected numbers with 2 dims (neuron and frame), found {x.dtype} of shape {x.shape}. Save the traces alone.")
@@ -319,6 +321,8 @@ def load_npy(path, one=False):
         raise DamagedFileError(
             f"{path}: expected a whole {'.npy' if one else '.npy or .npz'} file of numbers, found {kind}. Save the array with numpy.save."
         )
+    if packed:
+        _reading(path, lambda: ZipFile(path).close())  # numpy leaves an archive open that it can't read
     return _reading(path, lambda: np.load(path, allow_pickle=False))
 
 

@@ -25,12 +25,13 @@ import numpy as np
 
 from ..._files import sweep
 from ...errors import QfError, SessionError
+from ...models.options import check_options
 from ..schema import session_key, validate
 from ..session import describe_flags
 from ..store import Store, file_name, previous_version
+from .options import ManyOptions
 
 FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at either end of a file that tell it from another
-MOST_WORKERS = 1024
 PATIENCE_S = 10  # for a cluster to answer
 DIED = "the process that read it died; out of memory? Try --workers 1"
 GUARD = "In a script, call import_many under `if __name__ == '__main__':`; or pass workers=1."
@@ -50,7 +51,7 @@ class Imported:
     summary: tuple[str, ...] = ()
 
 
-def import_many(read, sources, store, *, options=None, overwrite=False, workers=None, scheduler=None, progress=True, on_done=None):
+def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.overwrite, workers=None, scheduler=None, progress=True, on_done=None):
     """Import recordings into a store, several at a time; what is there already is skipped, what is bad stops nothing.
 
     Parameters
@@ -151,8 +152,7 @@ def import_many(read, sources, store, *, options=None, overwrite=False, workers=
 
 def check_how(workers, scheduler):
     """Raise QfError where a number of workers or a scheduler can't be."""
-    if workers is not None and not 1 <= workers <= MOST_WORKERS:
-        raise QfError(f"workers: expected 1 or more processes, at most {MOST_WORKERS}, found {workers}.")
+    check_options(ManyOptions, {"workers": workers, "scheduler": scheduler})
     if scheduler is not None and scheduler != "local" and "://" not in scheduler:
         raise QfError(f"scheduler: expected 'local' or the address of a Dask cluster, tcp://host:port, found {scheduler!r}.")
 

@@ -11,11 +11,13 @@ import h5py
 import numpy as np
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
+from ...models.options import check_options
 from ..behaviour import with_behaviour
 from ..hdf5 import open_hdf5, readable_file, reason, refused, whole
 from ..session import new_session
 from .nwb_behaviour import behaviour_of_file, free_name
 from .nwb_intervals import trials_of_file
+from .options import NwbOptions
 from .trial_tables import naming
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
@@ -59,7 +61,7 @@ def read_nwb(
     plane=None,
     matched=None,
     behaviour=None,
-    allow_external=False,
+    allow_external=NwbOptions.allow_external,
 ):
     """Import an NWB 2 file as a Session.
 
@@ -111,8 +113,7 @@ def read_nwb(
     ('m1', 10.0)
     """
     path = readable_file(path, "an NWB file")
-    if signal not in (None, "fluorescence", "dff"):
-        raise QfError(f"signal: expected 'fluorescence' or 'dff', found {signal!r}.")
+    check_options(NwbOptions, {"signal": signal})
     try:
         from pynwb import NWBHDF5IO
     except ImportError as e:

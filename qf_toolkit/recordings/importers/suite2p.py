@@ -6,9 +6,10 @@ import re
 import numpy as np
 
 from ...errors import DamagedFileError, QfError, SessionError, did_you_mean
+from ...models.options import check_options
 from ..hdf5 import as_path, readable_file, reason, refused
-from ..session import is_number
 from .arrays import from_arrays, load_npy
+from .options import Suite2pOptions
 from .trial_tables import naming
 
 _PLANE = re.compile(r"^plane(\d+)$")
@@ -22,11 +23,11 @@ def read_suite2p(
     condition_columns=None,
     subject=None,
     session=None,
-    neuropil=0.7,
-    iscell=True,
+    neuropil=Suite2pOptions.neuropil,
+    iscell=Suite2pOptions.iscell,
     plane=None,
-    indicator="unknown",
-    area="unknown",
+    indicator=Suite2pOptions.indicator,
+    area=Suite2pOptions.area,
 ):
     """Import a suite2p folder as a Session.
 
@@ -71,8 +72,7 @@ def read_suite2p(
     ['mouse/one/0', 'mouse/one/2', 'mouse/one/3']
     """
     folder = as_path(folder, "a suite2p folder")
-    if not is_number(neuropil) or not np.isfinite(neuropil) or neuropil < 0:
-        raise QfError(f"neuropil: expected a factor of 0 or more, found {neuropil!r}. suite2p's own is 0.7.")
+    check_options(Suite2pOptions, {"neuropil": neuropil, "iscell": iscell, "rate_hz": rate_hz})
     planes = _planes(folder, plane)
     parts, cells, plane_of, rates = [], [], [], []
     for number, path in planes:

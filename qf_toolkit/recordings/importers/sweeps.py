@@ -36,7 +36,7 @@ def join_sweeps(traces, sweep_frames=None):
             raise SessionError(f"sweep_frames: expected {traces.shape[2]}, the length of axis time, found {sweep_frames!r}. Leave it out.")
         sweep_frames = traces.shape[2]
         traces = traces.swapaxes(0, 1).reshape(traces.shape[1], -1)
-    whole = is_number(sweep_frames) and sweep_frames == int(sweep_frames) and sweep_frames >= FEWEST
+    whole = is_number(sweep_frames) and float(sweep_frames).is_integer() and int(sweep_frames) >= FEWEST
     if traces.ndim != 2 or not whole or traces.shape[1] % int(sweep_frames) or not traces.size:
         raise SessionError(
             f"sweep_frames: expected whole sweeps of at least {FEWEST} frames, found traces of shape {traces.shape} and {sweep_frames!r} frames a "

@@ -20,12 +20,13 @@ import numpy as np
 import xarray as xr
 
 from ..._files import write_netcdf
-from ...errors import QfError, UnknownKeyError, did_you_mean
+from ...errors import QfError
+from ...models.options import check_options
 from ..session import new_session, session_key
 from ..store import Store, file_name
-from .protocol import SESSIONS, schedule, shown_s, stimuli_of
+from .options import SESSIONS, SimulateOptions
+from .protocol import schedule, shown_s, stimuli_of
 
-MOST_NEURONS, MOST_SHOWN = 10_000, 100_000
 MOST_VALUES = 2**31  # neurons x frames of a session: ten arrays of that size are held at a time
 SHARED = ("gain", "fast1", "fast2", "focus")
 SUBTRACTED = 0.7  # of the neuropil, the usual fixed factor; the true one differs a little from neuron to neuron
@@ -64,21 +65,21 @@ class Physiology:
 def simulate(
     path,
     *,
-    n_neurons=60,
-    sessions=("A",),
-    repeats=15,
-    directions=8,
-    temporal_frequencies=5,
-    images=118,
-    orientations=6,
-    spatial_frequencies=5,
-    phases=4,
-    noise_frames=9000,
-    image_repeats=50,
-    gap_s=60.0,
-    rate_hz=30.0,
-    subject="sim1",
-    seed=0,
+    n_neurons=SimulateOptions.n_neurons,
+    sessions=SimulateOptions.sessions,
+    repeats=SimulateOptions.repeats,
+    directions=SimulateOptions.directions,
+    temporal_frequencies=SimulateOptions.temporal_frequencies,
+    images=SimulateOptions.images,
+    orientations=SimulateOptions.orientations,
+    spatial_frequencies=SimulateOptions.spatial_frequencies,
+    phases=SimulateOptions.phases,
+    noise_frames=SimulateOptions.noise_frames,
+    image_repeats=SimulateOptions.image_repeats,
+    gap_s=SimulateOptions.gap_s,
+    rate_hz=SimulateOptions.rate_hz,
+    subject=SimulateOptions.subject,
+    seed=SimulateOptions.seed,
     physiology=None,
 ):
     """Record a simulated mouse and write Sessions and their truth. The defaults are the real protocol's.
@@ -130,6 +131,7 @@ def simulate(
         "image_repeats": image_repeats,
     }  # fmt: skip
     sessions = check_protocol(counts, sessions, gap_s, rate_hz, seed)
+    subject = check_options(SimulateOptions, {"subject": subject})["subject"]
     if not subject or "/" in subject or len(file_name(f"{subject}/C2")) > 255:
         raise QfError(f"subject: expected a name without slash that a file can have, found {subject[:60]!r}. Choose a shorter or simpler one.")
     phys = physiology or Physiology()
@@ -192,17 +194,10 @@ def _write(store, session, truth, params, phys, note):
 
 def check_protocol(counts, sessions, gap_s, rate_hz, seed):
     """The letters of the sessions, each once; raises QfError where a number or letter can't be."""
-    for name, value in counts.items():
-        most = MOST_NEURONS if name == "n_neurons" else MOST_SHOWN
-        if not (_is_within(value, 1, most) and value == int(value)):
-            raise QfError(f"{name}: expected a whole number from 1 to {most}, found {value}.")
-    for name, value, low, high in (("gap_s", gap_s, 0, 3600), ("rate_hz", rate_hz, 0.1, 1000), ("seed", seed, 0, 2**32 - 1)):
-        if not _is_within(value, low, high):
-            raise QfError(f"{name}: expected from {low} to {high}, found {value}.")
-    sessions = [sessions] if sessions in SESSIONS else list(dict.fromkeys(sessions))
-    for letter in sessions:
-        if letter not in SESSIONS:
-            raise UnknownKeyError(f"sessions: {letter!r} is not in the protocol; {did_you_mean(letter, SESSIONS)}")
+    letters = sessions if isinstance(sessions, list | tuple) or sessions in SESSIONS else list(sessions)
+    given = check_options(SimulateOptions, {**counts, "sessions": letters, "gap_s": gap_s, "rate_hz": rate_hz, "seed": seed})
+    letters = list(dict.fromkeys(given["sessions"]))
+    for letter in letters:
         if letter != "A" and rate_hz < 8:
             raise QfError(f"rate_hz: expected at least 8 Hz for session {letter}, whose stimuli last 0.25 s, found {rate_hz}. Simulate A alone.")
         values = shown_s(letter, counts) * rate_hz * counts["n_neurons"]
@@ -210,11 +205,7 @@ def check_protocol(counts, sessions, gap_s, rate_hz, seed):
             raise QfError(
                 f"n_neurons: expected at most {MOST_VALUES} neurons x frames in session {letter}, found {values:.3g}. Take fewer of either."
             )
-    return sessions
-
-
-def _is_within(value, low, high):
-    return isinstance(value, int | float | np.number) and low <= value <= high
+    return letters
 
 
 def record(letter, counts, params, *, gap_s, rate_hz, phys, subject, seed):

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 BLOCKS = 3
-SESSIONS = ("A", "B", "C", "C2")
 
 
 def stimuli_of(letter, n):

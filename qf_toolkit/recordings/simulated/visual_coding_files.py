@@ -10,7 +10,7 @@ import numpy as np
 from ..._files import atomic_path
 from ...errors import QfError
 from .cortex import SUBTRACTED, Physiology, _neurons, _rng, check_protocol, record, soma_and_neuropil
-from .protocol import SESSIONS
+from .options import SESSIONS
 
 PIPELINE = "processing/brain_observatory_pipeline"
 FIRST_S = 5.0  # the two-photon clock starts later than the file's

@@ -1,0 +1,257 @@
+"""The commands that make, use and show models: each reads its options, calls the library and prints what came of it."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from .._files import write_netcdf
+from .._version import __version__
+from ..errors import QfError
+from ..evaluation.options import EvaluateOptions
+from ..models.options import defaults
+from ..recordings.options import SETTINGS, Selection, SlideOptions, SplitOptions, WindowOptions
+from ..recordings.simulated.options import SimulateOptions
+from ..study.options import DemoOptions, FiguresOptions, ReportOptions
+from ..training.options import check_device
+from .info import print_store
+from .options import FitWhat, Pretrained
+from .outputs import claim_output
+from .parsing import Arguments
+
+FITS = {"forecast": "forecaster", "activation": "classifier"}  # what each task makes
+USUAL = {name: value for kind in SETTINGS for name, value in defaults(kind).items()}
+SLIDING = {"baseline_s": "length_s", "stimulus": "epoch", "condition": "epoch", "block": "session"}  # what is chosen by what, without onsets
+
+
+def simulate_recording(args: Arguments):
+    """Run `qf simulate`."""
+    from ..recordings.simulated.cortex import simulate
+    from ..recordings.store import Store
+
+    path = claim_output(args.store, "store", option="STORE")
+    known = Store(path).keys() if path.is_dir() else []
+    store = simulate(path, **args.all(SimulateOptions))
+    for key in dict.fromkeys(f"{args.subject}/{letter}" for letter in args.sessions):
+        if key in known:
+            print(f"{key} is there already, of the same options: kept.")
+    return print_store(store)
+
+
+# ---------------------------------------------------------------- trials and splits
+
+
+def _settings(args, base):
+    """The options of window and split: those given, over those in `base`."""
+    settings = {**USUAL, **base, **args.of(*SETTINGS)}
+    sliding = settings["windows"] == "sliding"
+    for name in [name for name, value in args.of(*SETTINGS).items() if value != USUAL[name]]:
+        if not sliding and name in defaults(SlideOptions):
+            raise QfError(f"{name}: expected only with windows sliding (--windows sliding). Leave it out.")
+        if sliding and name in SLIDING:
+            raise QfError(f"{name}: expected only around onsets; sliding windows are chosen by {SLIDING[name]}. Leave it out.")
+    return settings
+
+
+def _of(kind, settings):
+    return {name: settings[name] for name in defaults(kind)}
+
+
+def _trials(store, settings):
+    from ..recordings.store import Store
+
+    how = {**_of(Selection, settings), **_of(WindowOptions, settings)}
+    if settings["windows"] == "onsets":
+        return Store(store).trials(**how)
+    return Store(store).windows(**{n: v for n, v in how.items() if n not in SLIDING}, **_of(SlideOptions, settings))
+
+
+def make_split(store, settings):
+    """Trials of a store and their split, from the options that config.json keeps.
+
+    Parameters
+    ----------
+    store : str or Path
+    settings : dict
+        Of all `SETTINGS`.
+
+    Returns
+    -------
+    Split
+    """
+    from ..recordings.splits import split_by
+
+    how = SplitOptions(**_of(SplitOptions, settings))
+    return split_by(_trials(store, settings), how)
+
+
+def _run_of(folder, store):
+    """The options a saved model was trained with; of one saved from Python the window and the conditions are known."""
+    from ..estimators.notes import run_settings
+
+    if (settings := run_settings(folder)) is not None:
+        return settings
+    from ..estimators.registry import load
+
+    model = load(folder, device="cpu")
+    settings = asdict(model.window)
+    if model.has_tokens:
+        from ..recordings.store import Store
+
+        present = Store(store).index["condition"]
+        if lacking := set(model.tokens.lacking(present)):
+            settings["condition"] = sorted(set(present) - lacking) or None
+    return settings
+
+
+# ---------------------------------------------------------------- models
+
+
+def _finish(command, model, args, settings, options):
+    from ..estimators.reference import line
+
+    kept = {name: value for name, value in options.items() if name != "progress"}
+    model.run = {"qf_toolkit": __version__, "command": command, "settings": settings, "options": kept}
+    model.save(args.out)
+    if not args.progress:  # else the training has said it
+        print(line("pre-training" if command == "pretrain" else model.kind, model.reference))
+    print(f"saved in {args.out}")
+
+
+def _training(args):
+    """Every option of a training that the command has, and where the training goes on from."""
+    kinds = [group.kind for group in args.groups if group.title and group.kind not in SETTINGS]
+    check_device(args.device)
+    return {**args.all(*kinds), "progress": args.progress}, {"checkpoint": Path(args.out) / "checkpoint"}
+
+
+def pretrain_model(args: Arguments):
+    """Run `qf pretrain`."""
+    options, checkpoint = _training(args)  # what is wrong with the command is told before any work
+    settings = _settings(args, {})
+    from ..estimators.quantformer.pretrain import pretrain
+    from ..training.device import pick_device
+
+    pick_device(args.device)
+    claim_output(args.out, "autoencoder", overwrite=args.overwrite, store=args.store)
+    split = make_split(args.store, settings)
+    print(split)
+    _finish("pretrain", pretrain(split, **options, **checkpoint), args, settings, options)
+
+
+def fit_model(args: Arguments):
+    """Run `qf fit`."""
+    options, checkpoint = _training(args)
+    for group in args.groups:
+        for option in group.options:
+            if option.facts["task"] not in (None, args.task):
+                if option.name in args.given and args.given[option.name] != option.default:
+                    raise QfError(f"{option.name}: expected only with --task {option.facts['task']}. Leave it out.")
+                options.pop(option.name)
+    fit = _fit_quantformer if args.model == "quantformer" else _fit_network
+    model, settings = fit(args, {**options, **checkpoint})
+    _finish("fit", model, args, settings, {**args.all(FitWhat, Pretrained), **options})
+
+
+def _fit_quantformer(args, options):
+    from ..estimators.notes import read_note
+
+    if (kind := read_note(args.pretrained)["kind"]) != "autoencoder":
+        raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {kind} in {args.pretrained}. Give the model it was fitted on.")
+    claim_output(args.out, FITS[args.task], overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
+    from ..estimators.quantformer.activation import fit_classifier
+    from ..estimators.quantformer.response import fit_forecaster
+    from ..estimators.registry import load
+
+    model = load(args.pretrained, device=options.pop("device"))
+    settings = _settings(args, _run_of(args.pretrained, args.store))
+    split = make_split(args.store, settings)
+    print(split)
+    fit = fit_forecaster if args.task == "forecast" else fit_classifier
+    return fit(model, split, **options), settings
+
+
+def _fit_network(args, options):
+    settings = _settings(args, {})
+    from ..estimators.network import fit_network
+
+    claim_output(args.out, f"network_{FITS[args.task]}", overwrite=args.overwrite, store=args.store)
+    split = make_split(args.store, settings)
+    print(split)
+    return fit_network(split, args.model, args.task, **options), settings
+
+
+def _load_fitted(folder):
+    from ..estimators.registry import load
+
+    model = load(folder)
+    if model.task == "codes":
+        raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {folder}. Fit it to a task first.")
+    return model
+
+
+def write_forecasts(args: Arguments):
+    """Run `qf forecast`."""
+    from ..recordings.store import Store
+
+    model = _load_fitted(args.model)
+    if args.decode is not None:
+        if not (model.task == "forecast" and model.has_codes):
+            raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
+        model.decode = args.decode
+    settings = _settings(args, _run_of(args.model, args.store))
+    # the model brings its own z-scores, so that all trials need no split
+    trials = _trials(args.store, settings) if args.part == "all" else getattr(make_split(args.store, settings), args.part)
+    model.prepare(trials)  # whatever doesn't fit is told before the first file
+    out, parts = Path(args.out), trials.by_session()
+    folder = out.with_suffix("") if out.suffix == ".nc" else out
+    store = Store(args.store)
+    files = [out] if len(parts) == 1 else [folder / store.file(part.sessions[0]).name for part in parts]
+    files = [claim_output(file, overwrite=args.overwrite, store=args.store) for file in files]
+    for part, file in zip(_bar(parts, args), files, strict=True):
+        write_netcdf(model.predict(part), file)
+    print(f"{len(trials)} trials forecast: {out if len(parts) == 1 else f'{len(parts)} files in {folder}'}")
+
+
+def _bar(parts, args):
+    from tqdm.auto import tqdm
+
+    return tqdm(parts, desc="forecast", unit="session", disable=not args.progress or len(parts) < 2)
+
+
+def evaluate_models(args: Arguments):
+    """Run `qf evaluate`."""
+    from ..study.report import report, report_files
+
+    models = [_load_fitted(folder) for folder in args.model]
+    rows = [(type(m), m.name) for m in models]
+    for folder, model, row in zip(args.model, models, rows, strict=True):
+        if rows.count(row) > 1:
+            model.name = f"{model.name} ({folder})"
+    for option, files in report_files(models, args.out, args.figures, args.bootstrap).items():
+        for file in files:
+            claim_output(file, option=option, overwrite=args.overwrite, store=args.store)
+    # without a model, the naive rows alone in the windows that `qf pretrain` would take
+    split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store) if args.model else {}))
+    print(split)
+    report(models, split, out=args.out, progress=args.progress, **args.all(ReportOptions, EvaluateOptions))
+
+
+# ---------------------------------------------------------------- everything at once
+
+
+def run_demo(args: Arguments):
+    """Run `qf demo`."""
+    from ..study.demo import demo
+
+    claim_output(args.out, "folder")
+    demo(args.out, progress=args.progress, **args.all(DemoOptions))
+
+
+def gather_figures(args: Arguments):
+    """Run `qf figures`. Returns the exit code."""
+    from ..study.notebook_page import INDEX, make_figures
+
+    claim_output(args.out, "folder")
+    runs = make_figures(args.out, progress=args.progress, **args.all(FiguresOptions))
+    n = sum(len(run.figures) for run in runs)
+    print(f"{n} figure{'s' * (n != 1)}: {Path(args.out) / INDEX}")
+    return int(any(run.failure for run in runs))

@@ -1,4 +1,4 @@
-"""Neuron and condition, given to any model of traces in the same way, so that models are compared and not what they were told."""
+"""Gives neuron and condition to any model of traces in the same way, so that comparisons show differences of models and not of their inputs."""
 
 import torch
 from torch import nn
@@ -8,22 +8,23 @@ from .tokens import Tokens, stimulus_tokens
 
 
 class Conditioned(nn.Module):
-    """A model between two linear maps of learned tokens: one is added to what it reads, the other to what it gives.
+    """A model with two linear maps of learned tokens: one is added to the model's input, the other to its output.
 
-    The maps see the token of the neuron, that of the condition, and their product, without which a linear model could not have a tuning. Both start at
-    0: an untrained one is the model itself.
+    Both maps read the token of the neuron, the token of the condition, and their product, without which a linear model could not have a tuning. Both
+    start at 0, so that before training the whole equals the model.
 
     Parameters
     ----------
     model : nn.Module
-        Batch of contexts -> (B, N, n_out).
+        Maps a Batch of contexts to (B, N, n_out).
     n_context, n_out : int
-        Frames that it reads, numbers that it gives.
+        Frames that the model reads, and numbers that it returns per observation.
     n_neurons : int
+        Number of neuron tokens.
     n_stimuli : int or (int, int)
         Number of stimulus tokens, or the numbers of categories and features of `FeatureTokens`.
     width : int
-        Of the tokens; 0 for none.
+        Width of the tokens; 0 leaves tokens and maps out.
     """
 
     def __init__(self, model: nn.Module, n_context: int, n_out: int, n_neurons: int, n_stimuli: int | tuple[int, int], width: int):
@@ -37,7 +38,7 @@ class Conditioned(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Contexts x (B, N, n_context) -> (B, N, n_out)."""
+        """Map a Batch with contexts x (B, N, n_context) to (B, N, n_out)."""
         if not self.width:
             return self.model(batch)
         neuron = self.neurons.table(batch.neuron)

@@ -164,13 +164,7 @@ class Estimator:
         return trials
 
     def check_unseen(self, trials: Trials) -> None:
-        """Refuse trials whose windows share a frame with those that `fit` has used.
-
-        Raises
-        ------
-        LeakageError
-            Names the session and the number of its trials that overlap.
-        """
+        """Raise LeakageError if windows of the trials share a frame with those that `fit` has used."""
         check_unseen(self.seen, trials, self.name)
 
     # ------------------------------------------------------------ saved models
@@ -298,23 +292,8 @@ class Forecaster(Estimator):
         raise NotImplementedError
 
     def sample_arrays(self, asked: Observations, n_samples: int = 100, seed: int = 0) -> np.ndarray:
-        """Draw from the forecast distribution.
-
-        Parameters
-        ----------
-        asked : Observations
-        n_samples, seed : int
-
-        Returns
-        -------
-        float32 array, shape (sample, trial, neuron, time)
-            In the units of the context.
-
-        Raises
-        ------
-        NotImplementedError
-            If the forecaster is not `probabilistic`.
-        """
+        """Draws from the forecast distribution, float32 (sample, trial, neuron, time), in the units of the context. A forecaster that is not
+        `probabilistic` raises NotImplementedError."""
         raise NotImplementedError(f"{self.name} forecasts one number a frame and can't be sampled.")
 
     def forecast_arrays(

@@ -146,7 +146,7 @@ def option(default, kind="number", *, help, flag=None, off=None, bare=None, plac
     help : str
         A description with the unit.
     flag : str, optional
-        Its name on the command line; None takes the field's name without its unit.
+        Its name on the command line, without its unit; None takes the field's name.
     off : str, optional
         A flag of the command line that sets it to False.
     bare : str, optional

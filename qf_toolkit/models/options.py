@@ -66,7 +66,7 @@ class Range:
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
 
-    def checked(self, name, value):
+    def checked(self, name: str, value: Any) -> Any:
         """`value` as a plain int, float, str or bool, or a tuple of them.
 
         Raises
@@ -78,8 +78,8 @@ class Range:
             return None
         if not self.several:
             return self._one(name, value)
-        one = isinstance(value, str) or not isinstance(value, Iterable)
-        return tuple(self._one(name, v) for v in ([value] if one else value))
+        values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+        return tuple(self._one(name, v) for v in values)
 
     def read(self, name, text):
         """The value that a text of the command line stands for, checked; errors as of `checked`."""

@@ -46,7 +46,8 @@ def main(argv=None):
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with console() as out, warnings.catch_warnings():
-        # a library's notes to its programmers are none of the user's business; all others are one line each
+        # a library's notes to its programmers are none of the user's business; all others are one line each, and stop nothing
+        warnings.simplefilter("default", UserWarning)
         for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", kind)
         warnings.showwarning = _one_line

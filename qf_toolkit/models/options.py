@@ -66,7 +66,7 @@ class Range:
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
 
-    def checked(self, name: str, value: Any) -> Any:
+    def checked(self, name, value):
         """`value` as a plain int, float, str or bool, or a tuple of them.
 
         Raises
@@ -78,7 +78,7 @@ class Range:
             return None
         if not self.several:
             return self._one(name, value)
-        values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+        values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
         return tuple(self._one(name, v) for v in values)
 
     def read(self, name, text):

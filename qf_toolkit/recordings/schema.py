@@ -22,6 +22,7 @@ where the source tells
         (natural movies, spontaneous activity), in frames start <= frame < stop
 attrs
     subject, session, rate_hz, signal, indicator, area, source, provenance, fingerprint, f0_floor, schema_version, and what else a source tells
+    sweep_frames   frames of a sweep, where the recording came as cut trials
     ignored_columns, ignored_behaviour   what the source holds beside: "name (reason), ..."
 """
 

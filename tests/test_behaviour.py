@@ -171,6 +171,7 @@ def test_nwb_brings_series_and_events(tmp_path):
             read_nwb(path, behaviour=name)
 
 
+@pytest.mark.filterwarnings("ignore:left out. 1 of 233 windows")
 def test_real_licks_lie_frame_by_frame():
     path = DATA / "s1-gonogo" / "sub-0301_ses-20180323.nwb"
     if not path.exists():

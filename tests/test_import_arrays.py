@@ -160,6 +160,7 @@ def test_percent_is_refused_with_the_name(tmp_path):
         read_arrays(tmp_path / "percent.npy", rate_hz=10, signal="dff")
 
 
+@pytest.mark.filterwarnings("ignore:.*taken for 3137 frames of 109 neurons")
 def test_real_worm():
     path = DATA / "celegans" / "worm_1.npz"
     if not path.exists():

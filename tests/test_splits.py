@@ -238,3 +238,16 @@ def test_zscores_of_a_session_without_training_are_the_mean_of_the_others():
     stranger = replace(cut(toy_session(0), signal="zscore"), scaling=split.train.scaling)
     with pytest.raises(UnknownKeyError, match="mouse/one/0.*no z-score"):
         stranger.dataset()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 59), min_size=1, max_size=80))
+def test_trials_are_grouped_by_session_as_filtering_would(chosen):
+    trials = cut(TOY).subset(chosen)
+    assert trials.sessions == sorted(trials.table["session"].unique())
+    for part, session in zip(trials.by_session(), trials.sessions, strict=True):
+        rows = trials.table[trials.table["session"] == session]
+        assert trials.table_of(session).equals(rows) and part.table.equals(rows.reset_index(drop=True))
+        assert trials.positions(session).tolist() == rows.index.tolist()
+        assert trials.intervals(session)[:, 0].tolist() == (rows["onset_frame"] - 30).tolist()
+    assert trials.positions("no/session").size == 0

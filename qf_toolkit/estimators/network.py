@@ -226,6 +226,8 @@ class NetworkForecaster(Network, Forecaster):
     """Forecasts the response with a network; its loss is the squared error of the signal."""
 
     kind = "network_forecaster"
+    n_response: int
+    n_response: int
 
     @property
     def n_out(self) -> int:

@@ -22,11 +22,13 @@ where the source tells
         (natural movies, spontaneous activity), in frames start <= frame < stop
 attrs
     subject, session, rate_hz, signal, indicator, area, source, provenance, fingerprint, f0_floor, schema_version, and what else a source tells
+    sweep_frames   frames of a sweep, where the recording came as cut trials
     ignored_columns, ignored_behaviour   what the source holds beside: "name (reason), ..."
 """
 
 import numbers
 import re
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -208,7 +210,7 @@ def _check_coord(ds, name, dim, kind):
         raise SessionError(f"{name}: expected {wanted}, found {values.dtype}, for example {example!r}. {_HOW}")
 
 
-def is_number(value):
+def is_number(value) -> TypeGuard[float]:
     """Whether a value is a real number, and no truth value."""
     return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.bool_ | np.complexfloating)
 

@@ -5,8 +5,8 @@ Deviations from the paper's training (4.2: Adam, batches of 32 trials, 50 epochs
 - `clip`: the gradient's norm is clipped at 1; 0 is the paper;
 - `bf16`: on CUDA training steps run in bfloat16 where autocast allows; False is the paper's float32.
 
-Choices where the paper is silent: `normalise` divides each neuron's signal by its spread ("none": nothing is divided); `patience`, `schedule`,
-`weight_decay` and `token_speed` change nothing at their defaults; the epoch kept is the best on the validation part, which is cut off the
+Choices where the paper is silent: `normalise` divides each neuron's signal by its spread ("none": nothing is divided); what else
+`LoopConfig` holds changes nothing at its defaults; the epoch kept is the best on the validation part, which is cut off the
 training blocks and no test trial enters.
 
 The paper's setting as a whole is `PAPER`, to be passed to `pretrain(split, **PAPER["pretrain"])` and likewise to the fits:

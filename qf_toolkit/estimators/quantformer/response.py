@@ -245,8 +245,8 @@ def fit_forecaster(
     seed : int
     **options
         epochs (100), steps, batch_size (512 observations), batch_trials, lr (1e-3), schedule, clip, patience, weight_decay, bf16: see
-        `LoopConfig`; checkpoint, resume, progress: see `training.loop`; memory_mb: see `training.traces`. token_speed: how many times as fast as the rest the neurons' tokens
-        learn; 1 is the paper, 10 makes of them more than their random start.
+        `LoopConfig`; checkpoint, resume, progress, checkpoint_s: see `training.loop`; memory_mb: see `training.traces`. token_speed: how many
+        times as fast as the rest the neurons' tokens learn; 1 is the paper, 10 makes of them more than their random start.
 
     Returns
     -------

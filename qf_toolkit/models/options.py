@@ -66,7 +66,7 @@ class Range:
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
 
-    def checked(self, name, value):
+    def checked(self, name: str, value: Any) -> Any:
         """`value` as a plain int, float, str or bool, or a tuple of them.
 
         Raises

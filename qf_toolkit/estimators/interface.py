@@ -463,7 +463,7 @@ def observations_of(ds: xr.Dataset, signal: str) -> tuple[Observations, np.ndarr
         str(ds.attrs.get("session", "")), ds.attrs.get("rate_hz"),
         {str(k): v.values[:, :n] for k, v in ds.data_vars.items() if v.dims == ("trial", "time")},
     )  # fmt: skip
-    return asked, measured.all(-1)
+    return asked, np.asarray(measured.all(-1))
 
 
 def origin(trials: Trials, model: Estimator | None = None) -> dict:

@@ -9,7 +9,7 @@ UnknownKeyError for a neuron they never saw.
 
 import hashlib
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Naive(Estimator):
     def __init__(self):
         super().__init__()
         self.notes = []
-        self.window = None
+        self.window: Any = None
 
     def fit(self, split):
         """Learn from train and validation.

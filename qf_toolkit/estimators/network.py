@@ -149,8 +149,7 @@ class Network(Tokened):
 
     # ------------------------------------------------------------ training
 
-    def _run(self, split: Split, loop: LoopConfig, keep: dict) -> None:
-        traces = Traces((split.train, split.validation), self.device, keep["run_config"].memory_mb)
+    def _run(self, split: Split, loop: LoopConfig, keep: dict, traces: Traces) -> None:
         train, validation = (self.bank(part, traces) for part in (split.train, split.validation))
         tell_left_out(train, validation)
 
@@ -245,6 +244,8 @@ class NetworkForecaster(Network, Forecaster):
     """Forecasts the response with a network. Its loss is the squared error of the signal."""
 
     kind = "network_forecaster"
+    n_response: int
+    n_response: int
 
     @property
     def n_out(self) -> int:
@@ -354,9 +355,10 @@ def fit_network(
         check_rate(rate, part)
     tokens = StimulusTokens.learnt(config.stim_token if config.token_width else "category", split.train.table)
     with told_memory(device):
-        scale = divisors_of(split.train, config.normalise, Traces([split.train], device, keep["run_config"].memory_mb))
+        traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
+        scale = divisors_of(split.train, config.normalise, traces)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(loop.seed)
             fitted = TASKS[task](model, own, config, window, rate, split.train.neurons, tokens, scale, split.train.scaling, device)
-        fitted._run(split, loop, keep)
+        fitted._run(split, loop, keep, traces)
     return fitted

@@ -8,7 +8,7 @@ import torch
 from ..training.bank import CHUNK
 
 
-def constant_scores(train, validation, target, score, shrinkage=0.0):
+def constant_scores(train, validation, target, score, shrinkage=0.0) -> dict[str, float]:
     """Validation scores of two constant forecasts: the stimulus mean and the neuron's mean.
 
     Parameters

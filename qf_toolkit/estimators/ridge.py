@@ -273,9 +273,10 @@ class RidgePopulation(_Ridge):
         told = [e / of_mean for e, of_mean in filter(None, errors.values())]
         self.populations = {}
         for neurons, of in sessions.items():
-            found = errors[neurons][0] if errors[neurons] else np.sum(told, 0) if told else None
+            own = errors[neurons]
+            found = own[0] if own else np.sum(told, 0) if told else None
             penalty = _best(found)
-            if not errors[neurons]:
+            if not own:
                 source = "the best for the other sessions" if told else "the strongest there is"
                 self.notes.append(f"{by} holds too little of {', '.join(of)} to choose a penalty by; it has {penalty:g}, {source}.")
             d = self._data(split, of)

@@ -67,7 +67,7 @@ class Range:
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
 
-    def checked(self, name, value):
+    def checked(self, name: str, value: Any) -> Any:
         """`value` as a plain int, float, str or bool, or a tuple of such values; None stays None if it is allowed.
 
         Raises
@@ -82,7 +82,7 @@ class Range:
         values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
         return tuple(self._one(name, v) for v in values)
 
-    def read(self, name, text):
+    def read(self, name: str, text: str) -> Any:
         """The checked value of a text from the command line; errors as of `checked`."""
         value = text
         if self.kind in ("number", "whole") and text not in self.words:

@@ -28,6 +28,7 @@ attrs
 
 import numbers
 import re
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -209,7 +210,7 @@ def _check_coord(ds, name, dim, kind):
         raise SessionError(f"{name}: expected {wanted}, found {values.dtype}, for example {example!r}. {_HOW}")
 
 
-def is_number(value):
+def is_number(value) -> TypeGuard[float]:
     """Whether a value is a real number, and no truth value."""
     return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.bool_ | np.complexfloating)
 

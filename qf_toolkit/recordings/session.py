@@ -261,7 +261,7 @@ def _trial_coords(trials, taken=()):
         raise SessionError(
             f"trials: expected a column onset_frame (frame index), found {list(table.columns)}. Name the column onset_frame, or give onset_s to the importer."
         )
-    if table["onset_frame"].isna().any():
+    if table["onset_frame"].isna().to_numpy().any():
         raise SessionError(f"trials: onset_frame is missing in {int(table['onset_frame'].isna().sum())} of {len(table)} rows. Remove those rows.")
     for name in ("onset_frame", "offset_frame", "block"):
         if name in table:

@@ -47,7 +47,7 @@ class Window(WindowOptions):
             object.__setattr__(self, "score_s", self.response_s)
         if f0_s > self.baseline_s:
             raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {f0_s}. Shorten f0_s.")
-        if self.score_s != "paper" and self.score_s > self.response_s:
+        if isinstance(self.score_s, int | float) and self.score_s > self.response_s:
             raise QfError(f"score_s: expected at most response_s = {self.response_s} s, found {self.score_s}. Shorten score_s.")
 
     def frames(self, rate_hz):

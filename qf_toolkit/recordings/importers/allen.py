@@ -15,6 +15,7 @@ import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -210,7 +211,7 @@ def _traces(path, data, traces, n_cells, n_frames):
 def _roi_ids(path, data):
     """ROI ids, and cell_specimen_ids with None where a cell has none."""
     with h5py.File(path, "r") as f:
-        light = f[f"{PIPELINE}/Fluorescence/imaging_plane_1"]
+        light: Any = f[f"{PIPELINE}/Fluorescence/imaging_plane_1"]
         n = next((light[k].shape[0] for k in ("data",) if k in light), None)
         n = f[f"{PIPELINE}/DfOverF/imaging_plane_1/data"].shape[0] if n is None else n
         has = {k: f"{PIPELINE}/ImageSegmentation/{k}" in f for k in ("roi_ids", "cell_specimen_ids")}

@@ -117,7 +117,7 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
     for name in ("stimulus", "condition"):
         # features that were asked for make the condition
         if name in table and (name == "stimulus" or condition_columns is None or name in condition_columns):
-            if table[name].isna().any():
+            if table[name].isna().to_numpy().any():
                 raise SessionError(f"trials: expected a {name} in every row, found {int(table[name].isna().sum())} empty. Fill them in.")
             out[name] = table[name].astype(str)
     out = pd.DataFrame(out)

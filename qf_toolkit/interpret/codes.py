@@ -331,7 +331,7 @@ def reconstruction_error(truth, codes):
 
 def _autoencoder(model):
     if getattr(model, "task", None) != "codes":
-        hint = "Pass model.autoencoder." if getattr(model, "has_codes", False) else "Load one with qf_toolkit.load(folder)."
+        hint = "Pass model.autoencoder." if hasattr(model, "autoencoder") else "Load one with qf_toolkit.load(folder)."
         raise QfError(f"model: expected an auto-encoder, found {type(model).__name__}. {hint}")
     return model
 

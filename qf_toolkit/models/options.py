@@ -81,7 +81,7 @@ class Range:
         values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
         return tuple(self._one(name, v) for v in values)
 
-    def read(self, name, text):
+    def read(self, name: str, text: str) -> Any:
         """The value that a text of the command line stands for, checked; errors as of `checked`."""
         value = text
         if self.kind in ("number", "whole") and text not in self.words:

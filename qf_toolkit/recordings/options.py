@@ -2,6 +2,7 @@
 
 import numbers
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import QfError
 from ..models.options import Options, Range, option
@@ -99,7 +100,7 @@ TESTED = {
 }
 
 
-def check_test(split, test):
+def check_test(split: str, test: Any) -> Any:
     """What is tested under a rule of splitting, as a plain number; QfError where it can't be."""
     whole = isinstance(test, numbers.Real) and not isinstance(test, numbers.Integral) and float(test).is_integer()
     return TESTED[split].checked("test", int(test) if whole else test)

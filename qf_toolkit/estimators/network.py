@@ -312,7 +312,7 @@ def fit_network(
     ----------
     split : Split
     model : str
-        A name of `registry.MODELS`: nlinear, lstm.
+        A name of `registry.MODELS`, for example nlinear.
     task : {"forecast", "activation"}
     device : str or torch.device
     checkpoint : str or Path, optional

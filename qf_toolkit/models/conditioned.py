@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..errors import QfError
 from .batch import Batch
 from .tokens import Tokens, stimulus_tokens
 
@@ -29,7 +30,7 @@ class Conditioned(nn.Module):
 
     def __init__(self, model: nn.Module, n_context: int, n_out: int, n_neurons: int, n_stimuli: int | tuple[int, int], width: int):
         super().__init__()
-        self.model, self.width = model, width
+        self.model, self.n_out, self.width = model, n_out, width
         if width:
             self.neurons, self.stimuli = Tokens(n_neurons, width), stimulus_tokens(n_stimuli, width)
             self.read, self.give = nn.Linear(3 * width, n_context), nn.Linear(3 * width, n_out)
@@ -38,10 +39,25 @@ class Conditioned(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Map a Batch with contexts x (B, N, n_context) to (B, N, n_out)."""
+        """Contexts x (B, N, n_context) -> (B, N, n_out).
+
+        Raises
+        ------
+        QfError
+            If the model gives another shape.
+        """
         if not self.width:
-            return self.model(batch)
+            return self._checked(self.model(batch), batch)
         neuron = self.neurons.table(batch.neuron)
         stimulus = self.stimuli(batch.condition).expand_as(neuron)
         told = torch.cat([neuron, stimulus, neuron * stimulus], -1)
-        return self.model(Batch(batch.x + self.read(told), *batch[1:])) + self.give(told)
+        out = self.model(Batch(batch.x + self.read(told), *batch[1:]))
+        return self._checked(out, batch) + self.give(told)
+
+    def _checked(self, out: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The model's output, whose shape must not be left to broadcasting."""
+        wanted = (*batch.x.shape[:2], self.n_out)
+        if out.shape != wanted:
+            name = getattr(self.model, "name", type(self.model).__name__)
+            raise QfError(f"{name}: expected an output of shape (B, N, n_out) = {wanted}, found {tuple(out.shape)}. Mend its forward.")
+        return out

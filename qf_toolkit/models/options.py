@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import QfError, did_you_mean
 
+KINDS = ("number", "whole", "text", "flag", "path")
+
 
 @dataclass(frozen=True)
 class Range:
@@ -49,6 +51,10 @@ class Range:
     texts: bool = False
     noun: str = ""
     hint: str = ""
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: expected one of {KINDS}, found {self.kind!r}")
 
     def __str__(self):
         if self.kind == "flag":

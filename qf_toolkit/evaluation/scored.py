@@ -225,7 +225,7 @@ class _Session:
         return np.where(self.mask, (forecast.astype(np.float64) - self.truth) ** 2, 0.0).sum((1, 2))
 
     def scores(self, forecast, r, error, reference_mse):
-        """Scores of a forecast over the session. `r` holds the r of its windows; the Monte Carlo `error` of the forecast is subtracted from the mse."""
+        """Scores of a forecast over the session. `r` holds the r of its windows; the forecast's Monte Carlo `error` is subtracted from its mse."""
         of, n_score = (forecast, self.truth, self.mask), self.ds["n_score"].values
         mse = metrics.mse(*of) - error
         return {

@@ -1,7 +1,7 @@
-"""Scores of classifications of activity: of a decision at a threshold, and of the probabilities themselves.
+"""Scores of classifications of activity: scores of a decision at a threshold, and scores of the probabilities themselves.
 
-Observations, (trial, neuron), are pooled over sessions. How sure a score is comes from `significance`: blocks of trials, sessions and animals are
-drawn, never single observations.
+Observations, (trial, neuron), are pooled over sessions. `significance` computes how sure a score is. It draws blocks of trials, sessions and animals,
+never single observations.
 """
 
 import numpy as np
@@ -15,12 +15,19 @@ def classification_scores(active, predicted):
 
     Parameters
     ----------
-    active, predicted : bool array, any one shape
+    active, predicted : bool arrays, of one shape
+        The labels, and the decisions of the classifier.
 
     Returns
     -------
     dict of float
-        balanced_accuracy NaN where only one class is there; precision 0 where nothing is predicted active.
+        balanced_accuracy (NaN if there is only one class), precision (0 if no observation is predicted active), recall, f1, and active_fraction (NaN
+        without observations); each between 0 and 1.
+
+    Raises
+    ------
+    QfError
+        If the two arrays differ in shape.
 
     Examples
     --------
@@ -43,17 +50,25 @@ def classification_scores(active, predicted):
 
 
 def choose_threshold(probability, active):
-    """The threshold with the greatest balanced accuracy; choose it on the validation part only.
+    """Choose the threshold with the greatest balanced accuracy. Choose it on the validation part only.
 
     Parameters
     ----------
     probability : float array, any shape
+        Probability of "active".
     active : bool array, same shape
+        The labels.
 
     Returns
     -------
     float
-        Predict active where probability >= threshold; midway between two observed probabilities, 0.5 where only one class is there.
+        An observation is predicted active if probability >= threshold. The threshold is midway between two observed probabilities, or the lowest
+        observed probability if all observations are predicted active; 0.5 if there is only one class.
+
+    Raises
+    ------
+    QfError
+        If the two arrays differ in shape.
     """
     p, a = np.asarray(probability, np.float64).ravel(), np.asarray(active, bool).ravel()
     if p.shape != a.shape:
@@ -63,25 +78,27 @@ def choose_threshold(probability, active):
     levels, at = np.unique(p, return_inverse=True)
     hits = np.bincount(at, weights=a, minlength=len(levels))
     alarms = np.bincount(at, weights=~a, minlength=len(levels))
-    # predicting active from level i on: recall and false alarms are sums over the levels at or above it
+    # with level i as the threshold, recall and false alarms are sums over level i and the levels above it
     recall, false = hits[::-1].cumsum()[::-1] / a.sum(), alarms[::-1].cumsum()[::-1] / (~a).sum()
     best = int(np.argmax(recall - false))
     return float(levels[best] if best == 0 else (levels[best - 1] + levels[best]) / 2)
 
 
 def probability_scores(active, probability):
-    """Scores that need no threshold (scikit-learn's).
+    """Scores that need no threshold, as scikit-learn computes them.
 
     Parameters
     ----------
-    active : bool array, any one shape
+    active : bool array, any shape
+        The labels.
     probability : float array, same shape
+        Probability of "active".
 
     Returns
     -------
     dict of float
-        `auroc` (chance 0.5) and `average_precision` (chance: the active fraction), NaN where one class alone is there; `brier`, the mean squared
-        error of the probability.
+        `auroc` (0.5 by chance) and `average_precision` (the active fraction by chance), NaN if there is only one class; `brier`, the mean squared
+        error of the probability, NaN without observations.
 
     Examples
     --------
@@ -98,15 +115,18 @@ def probability_scores(active, probability):
 
 
 class Drawn:
-    """The scores of a classifier when blocks of its observations are counted several times, or not at all, as a bootstrap draws them.
+    """Scores of a classifier under bootstrap draws. A draw counts each block of observations several times, once, or not at all.
 
     Parameters
     ----------
     active : bool array, shape (observation,)
+        The labels.
     probability : float array, shape (observation,)
+        Probability of "active".
     threshold : float
+        An observation is predicted active if probability >= threshold.
     block : int array, shape (observation,)
-        From 0 to `n_blocks` - 1.
+        Block of each observation, from 0 to `n_blocks` - 1.
     n_blocks : int
     """
 
@@ -122,17 +142,39 @@ class Drawn:
         )
         order = np.argsort(-probability, kind="stable")
         self._active, self._block = active[order], block[order]
-        # one threshold for equal probabilities: the last of each run of equals
+        # equal probabilities share one threshold: only the last observation of each run of equals ends a step of the curves
         self._ends = np.flatnonzero(np.append(np.diff(probability[order]) != 0, True))
 
     def decided(self, counts):
-        """Balanced accuracy and Brier score for each draw: counts (draw, block) -> (draw, 2)."""
+        """Balanced accuracy and Brier score of each draw.
+
+        Parameters
+        ----------
+        counts : int array, shape (draw, block)
+            How often each block is drawn.
+
+        Returns
+        -------
+        float64 array, shape (draw, 2)
+            NaN where a draw has no observation that the score needs.
+        """
         positives, negatives, true, false, squares = (counts @ self._sums).T
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.stack([(true / positives + false / negatives) / 2, squares / (positives + negatives)], 1)
 
     def ranked(self, counts):
-        """AUROC and average precision for each draw: counts (draw, block) -> (draw, 2)."""
+        """AUROC and average precision of each draw.
+
+        Parameters
+        ----------
+        counts : int array, shape (draw, block)
+            How often each block is drawn.
+
+        Returns
+        -------
+        float64 array, shape (draw, 2)
+            NaN where a draw has only one class.
+        """
         return np.array([self._ranked(weight) for weight in counts]).reshape(-1, 2)
 
     def _ranked(self, weight):

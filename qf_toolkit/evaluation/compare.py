@@ -1,4 +1,4 @@
-"""By how much one forecaster is better than another, and how sure that is: paired, over animals, sessions and blocks of trials."""
+"""By how much one forecaster is better than another, and how sure that is. Differences are paired, over animals, sessions and blocks of trials."""
 
 import numpy as np
 import pandas as pd
@@ -14,23 +14,27 @@ COLUMNS = ("ratio_lower", "r_higher", "mse_lower")
 
 
 def per_neuron_scores(forecasters, trials=None):
-    """mse and r of every neuron, to look at how they are spread; neurons of a session are no independent witnesses.
+    """Score every neuron by mse and r, to see how the scores are spread. Neurons of one session are not independent samples.
 
     Parameters
     ----------
-    forecasters : Forecaster, list or dict, as in `evaluate`; or a Scored, of which nothing is forecast again
-    trials : Trials
-        Unseen ones: the test part. Not needed with a Scored.
+    forecasters : Forecaster, list, dict or Scored
+        As in `evaluate`. A Scored is used as it is: nothing is forecast again.
+    trials : Trials, optional
+        Trials that no forecaster has seen: the test part. Not needed with a Scored.
 
     Returns
     -------
     pandas.DataFrame
-        A row a (session, neuron); columns (metric, forecaster), so that `scores["mse"]` is neuron x forecaster. NaN where nothing can be scored.
+        One row per (session, neuron); columns (metric, forecaster), so that `scores["mse"]` is neuron x forecaster. mse is in squared units of the
+        signal. NaN where nothing can be scored.
 
     Raises
     ------
     LeakageError
-        As `evaluate`.
+        If a forecaster saw a frame of these trials in training.
+    QfError
+        If two rows share a name, or a forecaster lacks frames or returns NaN where the truth can be scored.
     """
     if isinstance(forecasters, Scored):
         of_rows = forecasters.neurons
@@ -65,25 +69,26 @@ def compare(forecasters, split, *, seed=EvaluateOptions.seed):
 
     Parameters
     ----------
-    forecasters : Forecaster, list or dict, as in `evaluate`; or a Scored, of which nothing is forecast again
+    forecasters : Forecaster, list, dict or Scored
+        As in `evaluate`. A Scored is used as it is: nothing is forecast again.
     split : Split
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        A row a pair (forecaster, than). Columns: ratio_lower, r_higher and mse_lower, the differences of the table's columns mse_ratio, r and mse
-        (means over sessions, positive where the forecaster is better), each with the ends of its interval, *_from and *_to: a bootstrap that draws
-        animals, sessions and blocks of trials, paired (see `significance`). attrs: n_animals, n_sessions, n_blocks, n_trials, and not_applicable,
-        the rows that can't be made on this split, and why.
+        One row per pair (forecaster, than), where `than` is a naive row. Columns: ratio_lower, r_higher and mse_lower, the differences in the table's
+        columns mse_ratio, r and mse (means over sessions, positive if the forecaster is better). *_from and *_to are the ends of each interval, from
+        a paired bootstrap over animals, sessions and blocks of trials (see `significance`). attrs: data, simulated, models, seeds, split, n_animals,
+        n_sessions, n_blocks, n_trials, draws, draw_seed, and not_applicable ({row: why it could not be made on this split}).
 
     Raises
     ------
     LeakageError
-        As `evaluate`.
+        If a forecaster saw a frame of the test windows in training.
     QfError
-        If a forecaster has the name of a naive row.
+        If a forecaster has the name of a naive row, lacks frames, or returns NaN where the truth can be scored, or nothing can be scored.
 
     Examples
     --------
@@ -118,18 +123,18 @@ def compare(forecasters, split, *, seed=EvaluateOptions.seed):
 
 
 def marks(differences):
-    """What the differences of `compare` allow to say of each forecaster.
+    """Mark the forecasters that are surely better than all naive rows, or surely worse than one.
 
     Parameters
     ----------
     differences : pandas.DataFrame
-        What `compare` returned.
+        As `compare` returns it.
 
     Returns
     -------
     dict
-        {column of the table: {forecaster: "+" (better than every naive row, each interval above 0) or "-" (worse than one, its interval below 0)}},
-        of mse, mse_ratio and r; nothing where neither holds.
+        {column of the table: {forecaster: mark}} for the columns mse, mse_ratio and r. "+" means better than every naive row (every interval lies
+        above 0), "-" means worse than one (an interval lies below 0). A forecaster without a mark is left out.
     """
     found = {}
     for column, difference in (("mse", "mse_lower"), ("mse_ratio", "ratio_lower"), ("r", "r_higher")):
@@ -142,7 +147,17 @@ def marks(differences):
 
 
 def show_differences(differences):
-    """The differences of `compare` as text, at most 100 columns wide: each with its interval, and * where that excludes 0."""
+    """Format the differences of `compare` as text of at most 100 columns. Each has its interval, and a * if the interval excludes 0.
+
+    Parameters
+    ----------
+    differences : pandas.DataFrame
+        As `compare` returns it.
+
+    Returns
+    -------
+    str
+    """
     a = differences.attrs
     lines = [f"95 % intervals, drawn over {_counted(a)}.", "Positive: better. *: the interval excludes 0."]
     if a["n_animals"] == 1:
@@ -157,7 +172,7 @@ def show_differences(differences):
 
 
 def shortened(name, most):
-    """A name of at most `most` characters, its middle left out."""
+    """Shorten a name to at most `most` characters: dots replace its middle."""
     return name if len(name) <= most else f"{name[: (most - 3) // 2]}...{name[-((most - 2) // 2) :]}"
 
 

@@ -1,4 +1,4 @@
-"""Options of evaluating. Without numpy and torch, so that the command line knows them at once."""
+"""Options of an evaluation. This file imports neither numpy nor torch, so that the command line starts fast."""
 
 from dataclasses import dataclass
 

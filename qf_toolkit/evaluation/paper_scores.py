@@ -1,8 +1,10 @@
 """The paper's family of scores of forecasts, as its tables define them (quirks included).
 
-Arrays are those of `scores`. Whole windows only are taken: one with a masked frame is left out, since a sum of absolute differences or a global
-SSIM over a gap means nothing. Where trials are scored over windows of different lengths, `n_score` (trial,) has the frames of each: every window is
-then taken for as long as its own, and all count alike.
+Arrays are those of `scores`: `forecast` and `truth`, shape (trial, neuron, time), and `mask`, a bool array that is broadcast to this shape (if None,
+all frames count). Only whole windows count. A window with a masked frame is left out, since a sum of absolute differences, or a global SSIM, over a
+gap means nothing. If trials are scored over windows of different lengths, `n_score`, an int array of shape (trial,), holds the number of frames of
+each. Every window is then cut to its own length, and all windows count alike. Every score is a float without a unit, NaN where no window counts, and
+raises QfError if the shapes of forecast and truth differ.
 """
 
 import numpy as np
@@ -11,7 +13,7 @@ from .scores import _arrays, _constant, _mean, constant_windows, mean_of_windows
 
 
 def _whole(forecast, truth, mask, n_score):
-    """Whole windows as rows: forecast and truth (window, time) of each length there is, by default that of the arrays."""
+    """Yield the whole windows as rows: forecast and truth, (window, time), for each length in `n_score` (by default that of the arrays)."""
     f, t, mask = _arrays(forecast, truth, mask)
     lengths = np.full(len(t), t.shape[-1]) if n_score is None else np.asarray(n_score)
     for k in np.unique(lengths):
@@ -20,7 +22,7 @@ def _whole(forecast, truth, mask, n_score):
 
 
 def _mean_of_windows(values):
-    """Mean over windows of some value of each, or of each of its frames: arrays (window, ...) of every length; NaN without a window."""
+    """Mean over windows. `values` holds one array (window, ...) per window length, with a value per window or per frame; NaN without a window."""
     values = [v for v in values if v.size]
     if len(values) > 1:
         values = [np.concatenate([v.reshape(len(v), -1).mean(1) for v in values])]
@@ -28,11 +30,17 @@ def _mean_of_windows(values):
 
 
 def paper_normalise(x):
-    """A signal divided by the sum of its absolute differences (paper, appendix III); a constant one becomes inf, as the paper says.
+    """Divide a signal by the sum of its absolute differences (paper, appendix III). A constant signal becomes inf, as in the paper.
 
     Parameters
     ----------
     x : array, shape (..., time)
+        In any unit.
+
+    Returns
+    -------
+    float64 array, shape (..., time)
+        Without a unit.
 
     Examples
     --------
@@ -46,14 +54,14 @@ def paper_normalise(x):
 
 
 def _normalised(forecast, truth, mask, n_score):
-    """Normalised windows whose truth is not constant (its own normalisation would be inf whatever the forecast)."""
+    """Yield normalised windows without those of constant truth, which would become inf whatever the forecast is."""
     for f, t in _whole(forecast, truth, mask, n_score):
         keep = ~constant_windows(t)
         yield paper_normalise(f[keep]), paper_normalise(t[keep])
 
 
 def paper_mse(forecast, truth, mask=None, n_score=None):
-    """MSE of normalised signals (Table 2); inf as soon as one forecast window is constant. Windows of constant truth are left out.
+    """MSE of normalised signals (Table 2). It is inf if one forecast window is constant. Windows of constant truth are left out.
 
     Examples
     --------
@@ -65,12 +73,14 @@ def paper_mse(forecast, truth, mask=None, n_score=None):
 
 
 def paper_mae(forecast, truth, mask=None, n_score=None):
-    """MAE of normalised signals (Table A-1); inf as soon as one forecast window is constant. Windows of constant truth are left out."""
+    """MAE of normalised signals (Table A-1). It is inf if one forecast window is constant. Windows of constant truth are left out."""
     return _mean_of_windows([np.abs(f - t) for f, t in _normalised(forecast, truth, mask, n_score)])
 
 
 def smape(forecast, truth, mask=None):
-    """Mean of |p - t| / ((|p| + |t|) / 2), between 0 and 2; 0 where both are 0, and 2, its limit, for an infinite (normalised constant) p.
+    """Mean over frames of |p - t| / ((|p| + |t|) / 2), between 0 and 2.
+
+    A frame scores 0 where both are 0. It scores 2, the limit, where p is infinite (a constant forecast, normalised).
 
     Examples
     --------
@@ -93,7 +103,7 @@ def paper_smape(forecast, truth, mask=None, n_score=None):
 
 
 def corr_abs(forecast, truth, mask=None, n_score=None):
-    """Mean of abs(r) over windows, the released code's Corr: an anti-correlated forecast scores 1.
+    """Mean of abs(r) over windows, which the released code calls Corr. An anti-correlated forecast scores 1.
 
     Examples
     --------
@@ -108,23 +118,30 @@ def corr_abs(forecast, truth, mask=None, n_score=None):
 
 
 def ssim_global(forecast, truth, mask=None, n_score=None, reference_bias=True, data_range=1.0):
-    """Structural similarity by the global formula (one window, the whole signal), averaged over observations.
+    """Structural similarity by the global formula (its one window is the whole signal), averaged over observations.
 
     Parameters
     ----------
     forecast, truth : array, shape (trial, neuron, time)
     mask : bool array, optional
+        True where a frame counts. If None, all frames count.
     n_score : int array, shape (trial,), optional
-        Frames of each trial's own window.
+        Frames of each trial's own window. If None, all frames of the arrays.
     reference_bias : bool
-        The released code's quirk: unbiased variances with a biased covariance, so that identical signals score (T - 1) / T, 0.975 at T = 40.
-        False takes both unbiased, and identical signals score 1.
+        True repeats a quirk of the released code, which combines unbiased variances with a biased covariance: identical signals of T frames score
+        (T - 1) / T, 0.975 at T = 40. False takes unbiased estimates of both: identical signals score 1.
     data_range : float
-        Sets the stabilising constants (0.01 L)^2 and (0.03 L)^2; 1 for dF/F as a fraction.
+        L in the stabilising constants (0.01 L)^2 and (0.03 L)^2, in units of the signal; 1 for dF/F as a fraction.
 
     Returns
     -------
     float
+        At most 1, without a unit; NaN where no window counts.
+
+    Raises
+    ------
+    QfError
+        If the shapes of forecast and truth differ.
 
     Examples
     --------
@@ -136,7 +153,7 @@ def ssim_global(forecast, truth, mask=None, n_score=None, reference_bias=True, d
 
 
 def _ssim(f, t, reference_bias, data_range):
-    """Of each window, (window,)."""
+    """SSIM of each window: forecast and truth (window, time) -> (window,)."""
     if not t.size:
         return np.empty(0)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2

@@ -1,7 +1,7 @@
-"""One pass over the test part: each session is forecast once by each row, and what tables, comparisons and figures need of it is kept.
+"""One pass over the test part: each row forecasts each session once, and the pass keeps all that tables, comparisons and figures need.
 
-A session is in memory alone, and of its forecasts only sums stay: for the session, its blocks of trials and its neurons, and the few observations
-that a figure is to show. So the memory does not grow with the number of sessions.
+Only one session at a time is in memory. The pass keeps no forecasts but sums over the session, over its blocks of trials and over each neuron, and
+the few observations that a figure shows. So the forecasts of all sessions never lie in memory together.
 """
 
 from dataclasses import dataclass
@@ -25,37 +25,38 @@ from .significance import animal_of, blocks_of
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
 COVERAGE = 0.9
-SCORED = {"forecast": ("forecaster", "evaluate"), "activation": ("classifier", "evaluate_classifier")}  # task -> what does it, and what scores it
-SHOWN_DRAWS = 64  # for the intervals of the observations that are kept
+SCORED = {"forecast": ("forecaster", "evaluate"), "activation": ("classifier", "evaluate_classifier")}  # task -> kind of model, and its function
+SHOWN_DRAWS = 64  # draws for the intervals of the observations that are kept
 
 
 @dataclass
 class Scored:
-    """What a pass found.
+    """Results of a pass. The dicts by name hold one entry per row of the table.
 
     Attributes
     ----------
     rows : dict of str to Forecaster
-        In the order of the table: those given, the naive ones, the ceiling.
+        Rows by name in the order of the table: the given rows, the naive rows, the ceiling.
     built_in : list of str
         Names of the naive rows and of the ceiling.
     missing : dict of str to str
-        Rows that can't be made on this split, and why.
+        Rows that could not be made on this split, and why.
     sessions : dict of str to list of dict
-        Scores of each row, a dict a session.
+        Scores of each row, one dict per session.
     zero_mse : list of float
-        Squared error of the constant forecast 0 in each session; only where there is a ceiling.
+        Mean squared error of the constant forecast 0 in each session, in squared units of the signal. Empty without a ceiling.
     units : pandas.DataFrame
-        A row a block of test trials: animal, session, and what all rows are divided by: `frames` that are scored, `windows` whose truth is not
-        constant, `reference`, the summed squared error of the mean of the context.
-    squared, r : dict of str to float array, shape (block,)
-        Of each row the summed squared error, and the sum of r over windows.
+        One row per block of test trials. Columns: animal, session, and the denominators that all rows share: `frames` (number of scored frames),
+        `windows` (number of windows whose truth is not constant), `reference` (summed squared error of the mean of the context).
+    squared, r : dict of str to float64 array, shape (block,)
+        Summed squared error of each row, in squared units of the signal, and its sum of r over windows.
     neurons : dict of str to pandas.DataFrame
-        Of each row `mse` and `r` by (session, neuron).
+        Columns `mse` and `r` of each row, indexed by (session, neuron).
     kept : dict of str to dict of str to xarray.Dataset
-        Of each row and session `forecast` (trial, neuron, time) of what was to be kept, `low` and `high` where it can be sampled.
+        By row and session, the forecasts that the caller asked to keep: `forecast` (trial, neuron, time), in units of the signal, and, for rows that
+        can be sampled, `low` and `high`.
     facts : dict
-        What was measured on; the attrs of the table.
+        Facts about the data and the rows; the attrs of the table.
     """
 
     rows: dict
@@ -72,7 +73,7 @@ class Scored:
 
     @property
     def models(self):
-        """Names of the rows that were given."""
+        """Names of the rows that the caller gave."""
         return [name for name in self.rows if name not in self.built_in]
 
     @property
@@ -93,14 +94,14 @@ def score(
     keep=None,
     progress=False,
 ):
-    """Forecast the test part of a split, session by session, and score what comes.
+    """Forecast the test part of a split, session by session, and score the forecasts.
 
     Parameters
     ----------
     forecasters, split, naive, ceiling, n_samples, seed, ceiling_samples, progress
         As for `evaluate`.
     keep : dict, optional
-        {session: (trial numbers, neuron keys)} of which forecasts and intervals are kept.
+        {session: (trial numbers, neuron keys)}: the observations whose forecasts and intervals are kept. If None, none.
 
     Returns
     -------
@@ -130,7 +131,7 @@ def score(
             continue
         reference = session.forecast(context_mean)[0]
         reference_mse = metrics.mse(reference, session.truth, session.mask)
-        if ceiling:  # E needs the error of the constant forecast, no other column does
+        if ceiling:  # only the column E needs the error of the constant forecast
             zero_mse.append(metrics.mse(session.forecast(zero)[0], session.truth, session.mask))
         units.append(session.units(reference))
         for name, row in rows.items():
@@ -140,7 +141,7 @@ def score(
             try:
                 forecast, whole, error = session.forecast(row)
             except UnknownKeyError as problem:
-                # a naive row that knows the training neurons alone can't be made when a subject is left out: the table says so instead of a number
+                # a naive row that knows only the training neurons can't be made when a subject is left out: the table shows the reason, not a number
                 if name not in built_in:
                     raise
                 missing[name] = str(problem)
@@ -170,7 +171,7 @@ def score(
 
 
 def _rows(forecasters, split, naive, ceiling):
-    """All rows by name, those that are built in fitted; the names of these."""
+    """Fit the built-in rows. Return all rows by name, and the names of the built-in rows."""
     rows = named(forecasters)
     for row in rows.values():
         row.check_unseen(split.test)
@@ -185,7 +186,7 @@ def _rows(forecasters, split, naive, ceiling):
 
 
 class _Session:
-    """The test trials of one session, and what is computed from a forecast of them."""
+    """The test trials of one session. Its methods score a forecast of them."""
 
     def __init__(self, part):
         self.part, self.key = part, part.sessions[0]
@@ -194,7 +195,7 @@ class _Session:
         self.block = blocks_of(len(part))
 
     def facts(self, patch_frames):
-        """Counts of what is here, and under `patch_frames` how the truth steps at the borders of patches."""
+        """Counts of trials, neurons and observations; with `patch_frames` also the score `jump` of the truth."""
         found = {"unusable": int((~self.used).sum())}
         if not self.used.any():
             return found
@@ -207,7 +208,7 @@ class _Session:
         return found
 
     def by_block(self, values):
-        """Sums over the trials of each block: (trial,) -> (block,)."""
+        """Sum values over the trials of each block: (trial,) -> (block,)."""
         return np.bincount(self.block, weights=values)
 
     def units(self, reference):
@@ -224,7 +225,7 @@ class _Session:
         return np.where(self.mask, (forecast.astype(np.float64) - self.truth) ** 2, 0.0).sum((1, 2))
 
     def scores(self, forecast, r, error, reference_mse):
-        """The scores of a forecast over the session, `r` those of its windows; its own Monte Carlo `error` is taken off."""
+        """Scores of a forecast over the session. `r` holds the r of its windows; the forecast's Monte Carlo `error` is subtracted from its mse."""
         of, n_score = (forecast, self.truth, self.mask), self.ds["n_score"].values
         mse = metrics.mse(*of) - error
         return {
@@ -239,7 +240,7 @@ class _Session:
         return pd.DataFrame({"mse": mse, "r": metrics.mean_of_windows(r, per_neuron=True)}, index=index)
 
     def sampled(self, row, n_samples, seed):
-        """crps and coverage, a handful of trials at a time so that the samples fit into memory; NaN without samples."""
+        """The scores crps and coverage, computed for a few trials at a time, so that the samples fit into memory; NaN if `n_samples` is 0."""
         if not n_samples:
             return np.nan, np.nan
         part, k = self.part, self.truth.shape[-1]
@@ -258,7 +259,7 @@ class _Session:
         return crps / n, covered / n
 
     def kept(self, row, whole, wanted, seed):
-        """The forecast of some trials and neurons, with its interval where there is one."""
+        """The forecast of the wanted trials and neurons, with its interval if the row is probabilistic."""
         ds, part, dims, n = self.ds, self.part, ("trial", "neuron", "time"), self.ds.attrs["n_baseline"]
         at = np.flatnonzero(np.isin(ds["trial"].values, wanted[0]))
         columns = np.flatnonzero(np.isin(ds["neuron"].values.astype(str), wanted[1]))
@@ -276,7 +277,7 @@ class _Session:
 
 
 def _total(counted, units):
-    """The facts of all sessions together."""
+    """Add up the facts of all sessions."""
     names = ("n_trials", "n_sessions", "n_observations", "constant_truth_windows", "unusable")
     total = {name: sum(c.get(name, 0) for c in counted) for name in names}
     total["n_animals"] = int(units["animal"].nunique())
@@ -287,18 +288,44 @@ def _total(counted, units):
 
 
 def facts_of(rows, split, missing, built_in):
-    """Where a table comes from and how it is to be read: its attrs, counts apart."""
+    """The attrs of a table, without the counts: where its data and its rows come from, and the notes that a reader needs.
+
+    Parameters
+    ----------
+    rows : dict of str to estimator
+    split : Split
+    missing : dict of str to str
+        Rows that could not be made, and why.
+    built_in : list of str
+        Names of the rows that the toolkit adds.
+
+    Returns
+    -------
+    dict
+        data, simulated, models, seeds, split, not_applicable, naive, notes.
+    """
     notes = [f"{name}: {note}" for name, row in rows.items() for note in getattr(row, "notes", ())]
     return {**origin(split.test), **models_of(rows), "split": split.rule, "not_applicable": missing, "naive": built_in, "notes": notes}
 
 
 def named(rows, task="forecast"):
-    """Rows by name: {name: row} of a row, a list or a dict of them.
+    """Name the rows of a table.
+
+    Parameters
+    ----------
+    rows : estimator, list or dict of str to estimator
+        Rows in a list are named by their `name`.
+    task : {"forecast", "activation"}
+        The task that every row must have.
+
+    Returns
+    -------
+    dict of str to estimator
 
     Raises
     ------
     QfError
-        If two share a name, or one of them does another task.
+        If two rows share a name, or one of them is no fitted model of this task.
     """
     if isinstance(rows, dict):
         rows = dict(rows)
@@ -322,35 +349,68 @@ def named(rows, task="forecast"):
 
 
 def models_of(rows):
-    """Of the rows that have some: hashes of what they learnt, and the seeds of their trainings, by name."""
+    """Digests and seeds of the rows, by name. Rows that have none are left out.
+
+    Parameters
+    ----------
+    rows : dict of str to estimator
+
+    Returns
+    -------
+    dict
+        `models`: {name: digest of what the row learnt}; `seeds`: {name: seed of its training}.
+    """
     found = {name: row.digest() for name, row in rows.items() if hasattr(row, "digest")}
     seeds = {name: row.seed for name, row in rows.items() if getattr(row, "seed", None) is not None}
     return {"models": {name: value for name, value in found.items() if value}, "seeds": seeds}
 
 
 def truth_of(part):
-    """The scored part of the response, (trial, neuron, n_score), 0 where missing; its mask; the dataset."""
+    """The measured response of one session, as far as it is scored.
+
+    Parameters
+    ----------
+    part : Trials
+        Of one session.
+
+    Returns
+    -------
+    truth : float32 array, shape (trial, neuron, n_score)
+        In units of the signal; 0 where a value is missing.
+    mask : bool array, shape (trial, neuron, n_score)
+        True where a frame is scored.
+    ds : xarray.Dataset
+        `part.dataset()`.
+    """
     ds = part.dataset()
     n, k = ds.attrs["n_baseline"], ds.attrs["n_score"]
     return np.nan_to_num(ds[part.window.signal].values[..., n : n + k]), scored(ds), ds
 
 
 def forecast_of(forecaster, part, truth, mask):
-    """The forecast of one session.
+    """Forecast one session.
+
+    Parameters
+    ----------
+    forecaster : Forecaster
+    part : Trials
+        Of one session.
+    truth, mask
+        As `truth_of` returns them.
 
     Returns
     -------
-    forecast : array, shape of the truth
-        On the scored frames, 0 where they don't count.
+    forecast : array, shape (trial, neuron, n_score)
+        In the units of the truth; 0 at frames that don't count.
     whole : array, shape (trial, neuron, time)
-        Of all frames.
+        The forecast of all frames.
     error : float
-        Mean squared Monte Carlo error of the forecast on the scored frames; 0 but for a ceiling.
+        Mean squared Monte Carlo error of the forecast on the scored frames, in squared units of the truth. Only a ceiling has one; else 0.
 
     Raises
     ------
     QfError
-        If it lacks frames, or is NaN where the truth can be scored: another row would then be judged on other observations.
+        If the forecast lacks frames, or is NaN or infinite where the truth can be scored: rows would then be scored on different observations.
     """
     ds = forecaster.predict(part)
     whole = _in_units_of(part, forecaster, ds["forecast"].transpose("trial", "neuron", "time").values)
@@ -369,7 +429,7 @@ def forecast_of(forecaster, part, truth, mask):
 
 
 def _in_units_of(part, forecaster, values):
-    """Forecasts (..., neuron, time) in the units of the truth: a model trained on another split has z-scores of its own."""
+    """Convert forecasts (..., neuron, time) to the units of the truth: a model trained on another split has z-scores of its own."""
     if part.window.signal != "zscore":
         return values
     session = part.sessions[0]

@@ -1,14 +1,14 @@
-"""Our family of scores of forecasts; the paper's stands in `paper_scores`.
+"""Our family of scores of forecasts. The paper's family is in `paper_scores`.
 
-Arrays are `forecast`, `truth` and `mask`, shape (trial, neuron, time); a window is one (trial, neuron). `mask` is False where a frame must not
-count. All sums run in float64.
+`forecast`, `truth` and `mask` have shape (trial, neuron, time). A window is one (trial, neuron). `mask` is False at every frame that must not
+count. All sums are computed in float64.
 """
 
 import numpy as np
 
 from ..errors import QfError
 
-FLAT = 1e-6  # a window whose range is below this share of its largest value is constant: float32 rounding alone makes that much
+FLAT = 1e-6  # a window is constant if its range is below this share of its largest value, since float32 rounding causes as much
 
 
 def _arrays(forecast, truth, mask):
@@ -16,12 +16,12 @@ def _arrays(forecast, truth, mask):
     if forecast.shape != truth.shape:
         raise QfError(f"forecast: expected the shape of the truth, {truth.shape}, found {forecast.shape}. Align them by trial, neuron and time.")
     mask = np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
-    # NaN times a False mask is still NaN, so what does not count becomes 0
+    # NaN times a False mask is still NaN, so frames that do not count become 0
     return np.where(mask, forecast, 0.0), np.where(mask, truth, 0.0), mask
 
 
 def _mean(values, mask, per_neuron):
-    """Pooled over everything that counts, or per neuron (axis 1); NaN where nothing does."""
+    """Mean over all frames that count, or over those of each neuron (axis 1); NaN where no frame counts."""
     axes = (0, 2) if per_neuron else None
     n = mask.sum(axis=axes)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -35,13 +35,16 @@ def mse(forecast, truth, mask=None, per_neuron=False):
     Parameters
     ----------
     forecast, truth : array, shape (trial, neuron, time)
-    mask : bool array, broadcast to their shape, optional
+        In units of the signal.
+    mask : bool array, optional
+        True where a frame counts; broadcast to the shape of `truth`. If None, all frames count.
     per_neuron : bool
-        Return an array (neuron,), NaN for a neuron without a frame.
+        Return one error per neuron.
 
     Returns
     -------
-    float or array, in squared units of the signal
+    float, or float64 array, shape (neuron,), under `per_neuron`
+        In squared units of the signal; NaN where no frame counts.
 
     Raises
     ------
@@ -61,7 +64,22 @@ def mse(forecast, truth, mask=None, per_neuron=False):
 
 
 def mae(forecast, truth, mask=None, per_neuron=False):
-    """Mean absolute error over all frames that count; arguments as for `mse`.
+    """Mean absolute error over all frames that count.
+
+    Parameters
+    ----------
+    forecast, truth, mask, per_neuron
+        As for `mse`.
+
+    Returns
+    -------
+    float, or float64 array, shape (neuron,), under `per_neuron`
+        In units of the signal; NaN where no frame counts.
+
+    Raises
+    ------
+    QfError
+        If the shapes differ.
 
     Examples
     --------
@@ -79,12 +97,18 @@ def _constant(x, mask):
 
 
 def constant_windows(truth, mask=None):
-    """Windows in which the truth does not change (silent): Pearson's r is not defined there.
+    """Find the silent windows, in which the truth does not change and Pearson's r is not defined.
+
+    Parameters
+    ----------
+    truth : array, shape (trial, neuron, time)
+    mask : bool array, optional
+        As for `mse`.
 
     Returns
     -------
     bool array, shape (trial, neuron)
-        False where fewer than 2 frames count: such a window is missing, not silent.
+        True in a silent window. False where fewer than 2 frames count, since such a window is missing and not silent.
 
     Examples
     --------
@@ -98,10 +122,20 @@ def constant_windows(truth, mask=None):
 def window_r(forecast, truth, mask=None):
     """Signed Pearson correlation of every window.
 
+    Parameters
+    ----------
+    forecast, truth, mask
+        As for `mse`.
+
     Returns
     -------
-    array, shape (trial, neuron)
-        NaN where the truth is constant or fewer than 2 frames count; 0 where only the forecast is constant: it says nothing of the course.
+    float64 array, shape (trial, neuron)
+        NaN where the truth is constant or fewer than 2 frames count; 0 where only the forecast is constant, since it then predicts no change.
+
+    Raises
+    ------
+    QfError
+        If the shapes differ.
 
     Examples
     --------
@@ -121,11 +155,22 @@ def window_r(forecast, truth, mask=None):
 
 
 def pearson(forecast, truth, mask=None, per_neuron=False):
-    """Mean over windows of the signed Pearson correlation; windows with constant truth are left out (count them: `constant_windows`).
+    """Mean over windows of the signed Pearson correlation. Windows with constant truth are left out; `constant_windows` finds them.
+
+    Parameters
+    ----------
+    forecast, truth, mask, per_neuron
+        As for `mse`.
 
     Returns
     -------
-    float, or array (neuron,) under `per_neuron`; NaN where no window counts
+    float, or float64 array, shape (neuron,), under `per_neuron`
+        NaN where no window counts.
+
+    Raises
+    ------
+    QfError
+        If the shapes differ.
 
     Examples
     --------
@@ -137,7 +182,20 @@ def pearson(forecast, truth, mask=None, per_neuron=False):
 
 
 def mean_of_windows(values, per_neuron=False):
-    """Mean of a score of each window, (trial, neuron), over those that have one; an array (neuron,) under `per_neuron`."""
+    """Mean over windows of a score that each window has.
+
+    Parameters
+    ----------
+    values : float array, shape (trial, neuron)
+        One score per window; NaN where a window has none.
+    per_neuron : bool
+        Return one mean per neuron.
+
+    Returns
+    -------
+    float, or float64 array, shape (neuron,), under `per_neuron`
+        NaN where no window has a score.
+    """
     counts = ~np.isnan(values)
     axis = 0 if per_neuron else None
     n = counts.sum(axis)
@@ -146,19 +204,27 @@ def mean_of_windows(values, per_neuron=False):
 
 
 def crps_samples(samples, truth, mask=None):
-    """Continuous ranked probability score of an ensemble, the fair (unbiased in the number of samples) estimator.
+    """Continuous ranked probability score of an ensemble.
 
-    mean |x - y| - sum_ij |x_i - x_j| / (2 S (S - 1)), averaged over frames; for one sample it is the absolute error.
+    The estimator is the fair one, whose expectation does not depend on the number of samples S: mean |x - y| - sum_ij |x_i - x_j| / (2 S (S - 1)),
+    averaged over frames. For one sample it is the absolute error.
 
     Parameters
     ----------
     samples : array, shape (sample, trial, neuron, time)
     truth : array, shape (trial, neuron, time)
     mask : bool array, optional
+        As for `mse`.
 
     Returns
     -------
-    float, in units of the signal
+    float
+        In units of the signal; NaN where no frame counts.
+
+    Raises
+    ------
+    QfError
+        If the shape of `samples`, without the first dim, differs from that of `truth`.
 
     Examples
     --------
@@ -183,20 +249,22 @@ def crps_samples(samples, truth, mask=None):
 
 
 def central_interval(samples, level=0.9):
-    """Ends of the central interval of an ensemble, which holds a share `level` of what the ensemble is drawn from.
+    """Ends of the central interval of an ensemble. The interval holds a share `level` of the distribution that the ensemble is drawn from.
 
-    Quantiles at k / (S + 1) (Weibull), with which exchangeable samples cover exactly `level`; below about 2 / (1 - level) samples (20 for 90 %)
-    the interval ends at the extreme samples and covers less.
+    The k-th of S sorted samples is the quantile k / (S + 1) (Weibull), so that exchangeable samples cover exactly `level`. With fewer than about
+    2 / (1 - level) samples (20 for 90 %) the interval ends at the extreme samples and covers less.
 
     Parameters
     ----------
     samples : array, shape (sample, ...)
+        In any unit.
     level : float
         Between 0 and 1.
 
     Returns
     -------
-    low, high : arrays, shape (...)
+    low, high : float arrays, shape (...)
+        In the unit of `samples`.
 
     Raises
     ------
@@ -216,22 +284,23 @@ def central_interval(samples, level=0.9):
 
 
 def jump(traces, patch_frames, used=None):
-    """How much larger the steps of a trace are at the borders of patches than inside them: mean |step| at the borders over mean |step| inside.
+    """How much larger the steps of a trace are at the borders of patches than inside them.
 
-    A trace without seams scores about 1.
+    The score is the mean |step| at the borders divided by the mean |step| inside. A trace without seams scores about 1.
 
     Parameters
     ----------
     traces : array, shape (trial, neuron, time)
-        From the onset on, where a patch begins.
+        From the onset on; a patch begins at the first frame.
     patch_frames : int
+        Frames in a patch.
     used : bool array, shape (trial, neuron), optional
-        Windows that count.
+        Windows that count. If None, all do.
 
     Returns
     -------
     float
-        NaN where there is no border, or no step inside.
+        NaN if there is no border, or no step inside a patch.
 
     Examples
     --------
@@ -249,14 +318,14 @@ def jump(traces, patch_frames, used=None):
 
 
 def nan_mean(values):
-    """Mean of the numbers among some values; NaN where there is none."""
+    """Mean of the finite numbers in an array of any shape; NaN if there is none."""
     values = np.asarray(values, np.float64)
     known = np.isfinite(values)
     return float(values[known].mean()) if known.any() else float("nan")
 
 
 def coverage(samples, truth, level=0.9, mask=None):
-    """Share of the frames inside the central interval of the samples, see `central_interval`; a calibrated forecast scores `level`.
+    """Share of the frames whose truth lies inside the central interval of the samples (`central_interval`). A calibrated forecast scores `level`.
 
     Parameters
     ----------
@@ -265,10 +334,17 @@ def coverage(samples, truth, level=0.9, mask=None):
     level : float
         Between 0 and 1.
     mask : bool array, optional
+        As for `mse`.
 
     Returns
     -------
     float
+        Between 0 and 1; NaN where no frame counts.
+
+    Raises
+    ------
+    QfError
+        If `level` is not between 0 and 1.
 
     Examples
     --------
@@ -286,7 +362,17 @@ def coverage(samples, truth, level=0.9, mask=None):
 
 
 def explained_share(mse_model, mse_zero, mse_ceiling):
-    """E = (MSE_0 - MSE) / (MSE_0 - MSE_ceiling): 0 for the forecast dF/F = 0, 1 for the best that can be known; NaN where nothing is explainable.
+    """Share E of the explainable error that a model explains: E = (MSE_0 - MSE) / (MSE_0 - MSE_ceiling).
+
+    Parameters
+    ----------
+    mse_model, mse_zero, mse_ceiling : float
+        Mean squared errors of the model, of the forecast dF/F = 0 and of the best possible forecast, in squared units of the signal.
+
+    Returns
+    -------
+    float
+        0 for the forecast dF/F = 0, 1 for the best possible forecast; NaN if no error can be explained.
 
     Examples
     --------
@@ -295,6 +381,3 @@ def explained_share(mse_model, mse_zero, mse_ceiling):
     """
     explainable = mse_zero - mse_ceiling
     return (mse_zero - mse_model) / explainable if explainable > 0 else float("nan")
-
-
-# --- the paper's family ---

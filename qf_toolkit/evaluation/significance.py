@@ -1,11 +1,12 @@
-"""How sure a score or a difference is: animals, their sessions, and blocks of trials within a session, drawn with replacement.
+"""How sure a score or a difference is. A bootstrap draws animals, their sessions, and blocks of trials within a session, with replacement.
 
-Neurons of a session are recorded together and share its state, and so do trials that follow each other: neither is an independent witness. What
-is drawn is therefore what is independent, level by level, as far as a recording has it (hierarchical bootstrap; Saravanan, Berman & Sober 2020).
-A block is a run of consecutive test trials of one session, and a difference is drawn paired: both rows on the same trials.
+Neurons of a session are recorded together and share its state. Trials that follow each other share it, too. So neither neurons nor trials are
+independent. The bootstrap therefore draws the units that are independent, level by level, as far as the recordings have these levels (hierarchical
+bootstrap; Saravanan, Berman & Sober 2020). A block is a run of consecutive test trials of one session. Differences are drawn in pairs: a draw scores
+both rows on the same trials.
 
-With one animal, or one session, its level is fixed, and the interval says nothing of other animals or sessions. With few of them percentiles are
-still somewhat too narrow: of 8 animals a 95 % interval covers about 90 %.
+With one animal, or one session, that level is fixed, and the interval does not extend to other animals or sessions. With few animals, intervals from
+percentiles are somewhat too narrow: with 8 animals a 95 % interval covers about 90 %.
 """
 
 import numpy as np
@@ -15,17 +16,22 @@ from ..errors import QfError
 DRAWS = 5_000
 LEVEL = 0.95
 MOST_BLOCKS, LEAST_BLOCKS, BLOCK_TRIALS = 20, 5, 3
-TOGETHER = 500  # draws in memory at once
+TOGETHER = 500  # draws held in memory at once
 
 
 def blocks_of(n_trials):
-    """Which block each of `n_trials` consecutive trials of a session belongs to.
+    """Assign each of `n_trials` consecutive trials of a session to a block.
 
-    Up to 20 blocks of at least 3 trials; at least 5 blocks, where there are as many trials.
+    A session has up to 20 blocks of at least 3 trials. It has at least 5 blocks, of fewer trials if need be, if it has 5 trials.
+
+    Parameters
+    ----------
+    n_trials : int
 
     Returns
     -------
     int array, shape (trial,)
+        Block of each trial, from 0 on.
 
     Examples
     --------
@@ -37,26 +43,38 @@ def blocks_of(n_trials):
 
 
 def animal_of(header):
-    """The animal a session was recorded in: its attr `mouse` where several subjects are one mouse (containers of the Allen Institute), else `subject`."""
+    """The animal that a session was recorded in.
+
+    Parameters
+    ----------
+    header : xarray.Dataset
+        The session; its attrs are read.
+
+    Returns
+    -------
+    str
+        The attr `mouse` if there is one, else `subject`. At the Allen Institute several containers, each a subject here, come from one mouse.
+    """
     return str(header.attrs.get("mouse", header.attrs["subject"]))
 
 
 def draws(units, n=DRAWS, seed=0):
-    """Bootstrap draws, as how often each block is drawn.
+    """Draw blocks for a bootstrap, and count how often each block is drawn.
 
     Parameters
     ----------
     units : pandas.DataFrame
-        A row a block: `animal`, `session`.
+        One row per block, with columns `animal` and `session`.
     n : int
-        Draws.
+        Number of draws.
     seed : int
+        Seed of the draws.
 
     Yields
     ------
-    int array, shape (some draws, block)
-        All of them together are `n` draws. A session drawn m times has its blocks drawn m times as often, so that the sum of its blocks' counts is
-        m times their number.
+    int32 array, shape (draw, block)
+        The counts of up to 500 draws; all arrays together hold `n` draws. If a session is drawn m times, m times as many of its blocks are drawn: the
+        counts of its blocks sum to m times their number.
     """
     rng = np.random.default_rng(seed)
     animals = {animal: list(dict.fromkeys(rows["session"])) for animal, rows in units.groupby("animal", sort=True)}
@@ -74,19 +92,21 @@ def draws(units, n=DRAWS, seed=0):
 
 
 def macro_means(units, numerator, denominator, counts):
-    """The mean over sessions of a ratio of sums over their blocks, for each draw: what a table of `evaluate` holds.
+    """Mean over sessions of k statistics, for each draw. Each statistic is a ratio of sums over a session's blocks, as in a table of `evaluate`.
 
     Parameters
     ----------
     units : pandas.DataFrame
         As for `draws`.
-    numerator, denominator : float array, shape (block, k)
+    numerator, denominator : float arrays, shape (block, k)
+        What each block adds to the two sums.
     counts : int array, shape (draw, block)
+        How often each block is drawn.
 
     Returns
     -------
     float array, shape (draw, k)
-        NaN where no drawn session has a denominator.
+        NaN where the denominator of every drawn session is 0.
     """
     total = weight = 0.0
     for session in units["session"].unique():
@@ -102,26 +122,28 @@ def macro_means(units, numerator, denominator, counts):
 
 
 def intervals(units, statistic, n=DRAWS, seed=0, level=LEVEL):
-    """Ends of the bootstrap interval (percentiles) of some statistics.
+    """Ends of the bootstrap intervals of k statistics, by percentiles.
 
     Parameters
     ----------
     units : pandas.DataFrame
         As for `draws`.
     statistic : callable
-        (counts, shape (draw, block)) -> float array, shape (draw, k).
+        Takes counts, an int array of shape (draw, block), and returns a float array of shape (draw, k).
     n, seed : int
+        As for `draws`.
     level : float
+        Share of the draws inside the interval, between 0 and 1.
 
     Returns
     -------
     low, high : float arrays, shape (k,)
-        NaN where no draw has a number.
+        NaN for a statistic that is finite in no draw.
 
     Raises
     ------
     QfError
-        If there is no block.
+        If `units` has no block.
     """
     if not len(units):
         raise QfError("bootstrap: expected at least one block of trials, found none. Choose trials that can be scored.")
@@ -134,5 +156,18 @@ def intervals(units, statistic, n=DRAWS, seed=0, level=LEVEL):
 
 
 def levels(units, n_trials):
-    """What there was to draw from: n_animals, n_sessions, n_blocks, n_trials."""
+    """Counts of the units that a bootstrap draws from.
+
+    Parameters
+    ----------
+    units : pandas.DataFrame
+        As for `draws`.
+    n_trials : int
+        Trials in all blocks together.
+
+    Returns
+    -------
+    dict of str to int
+        n_animals, n_sessions, n_blocks, n_trials.
+    """
     return {"n_animals": units["animal"].nunique(), "n_sessions": units["session"].nunique(), "n_blocks": len(units), "n_trials": int(n_trials)}

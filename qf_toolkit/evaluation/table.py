@@ -1,8 +1,8 @@
 """Tables of scores: every forecaster beside the naive rows, on the test part of a split, measured once.
 
-The test part is forecast session by session. Scores are pooled within a session, then averaged over sessions, each counting once (macro), so that
-one large recording does not speak for all. mse, mae, crps and coverage pool frames: where stimuli are scored over windows of different lengths
-(score_s="paper"), the longer one weighs more. r and the paper's family pool windows, one a (trial, neuron), each counting once.
+The test part is forecast session by session. Scores are pooled within a session, then averaged over sessions. Each session counts once (macro), so
+that one large recording does not outweigh the others. mse, mae, crps and coverage pool frames: if stimuli are scored over windows of different
+lengths (score_s="paper"), longer windows weigh more. r and the paper's family pool windows: each (trial, neuron) counts once.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from .scored import Scored, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 
 WIDTH = 100  # columns of a printed table
-RANKED_WORK = 100_000_000  # observations x draws for the intervals of auroc and average precision, which are sums over all ranks
+RANKED_WORK = 100_000_000  # most observations x draws for the intervals of auroc and average precision, which are slow sums over all ranks
 
 
 def evaluate(
@@ -46,32 +46,44 @@ def evaluate(
 
     Parameters
     ----------
-    forecasters : Forecaster, list of Forecaster, or dict of str to Forecaster
-        Fitted on `split` (its train and validation parts); a dict gives the rows their names. [] scores the naive rows alone. Or a Scored, of which
-        nothing is forecast again.
+    forecasters : Forecaster, list of Forecaster, dict of str to Forecaster, or Scored
+        Fitted on the train and validation parts of `split`. A dict gives the rows their names. [] scores only the naive rows. A Scored is used as it
+        is: nothing is forecast again.
     split : Split
     naive : bool
         Fit and score the six naive rows, too.
     ceiling : bool
-        For simulated stores: add the row of the simulator's truth and the column E, the explained share of the explainable error (from the mean
-        squared errors averaged over sessions). That row's mse and mse_ratio, and so E, are without the truth's own Monte Carlo error.
+        For simulated stores: add a row for the best possible forecast, computed by the simulator, and the column E, the explained share of the
+        explainable error (from the mean squared errors averaged over sessions). The Monte Carlo error of the simulator's forecast is subtracted from
+        the mse and mse_ratio of this row, and so also from E.
     n_samples : int
-        Samples a forecast for crps and coverage_90; 0 for none.
+        Samples per forecast for crps and coverage_90; 0 for none.
     seed : int
-        Of the samples, the ceiling's Monte Carlo and the bootstrap.
+        Seed of the samples, of the ceiling's Monte Carlo and of the bootstrap.
     ceiling_samples : int
+        Number of futures that the simulator draws for the ceiling.
     progress : bool
         Show a bar over sessions and rows, on a terminal.
 
     Returns
     -------
     pandas.DataFrame
-        A row a forecaster. Columns: mse, mse_ratio (to the mean of the context, session by session), mae, r (signed, silent windows left out), E, crps, coverage_90,
-        jump (steps at the borders of patches over steps inside them, 1 without seams; rows without patches at those of the first row that has some),
-        then the paper's family: paper_mse and paper_smape on normalised signals, paper_corr (mean of abs r), paper_ssim (of the signal itself).
-        A deterministic forecast's crps is its mae. attrs: n_animals, n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent,
-        left out of r), unusable (observations left out), active_fraction, truth_jump, simulated, split, not_applicable {row: why it could not be
-        made}, notes (what a row had to do without), marks (see `compare.marks`).
+        One row per forecaster. Columns:
+
+        - mse: in squared units of the signal
+        - mse_ratio: mse over that of the mean of the context, session by session
+        - mae: in units of the signal
+        - r: signed; silent windows are left out
+        - E: only with `ceiling`
+        - crps: in units of the signal; for a deterministic forecast it is the mae
+        - coverage_90: share of the frames inside the 90 % interval
+        - jump: steps at the borders of patches over steps inside them, 1 without seams; a row without patches takes the patches of the first row that
+          has some
+        - paper_mse, paper_smape (of normalised signals), paper_corr (mean of abs r), paper_ssim (of the signal itself): the paper's family
+
+        attrs: n_animals, n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent windows, left out of r), unusable
+        (observations left out), active_fraction, truth_jump (the jump of the truth), data, simulated, models, seeds, split, not_applicable ({row: why
+        it could not be made}), naive (names of the built-in rows), notes (limits of single rows), marks (see `compare.marks`).
 
     Raises
     ------
@@ -99,33 +111,36 @@ def evaluate(
 
 
 def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, *, seed=EvaluateOptions.seed):
-    """Score classifiers of activation on the test part, beside the naive ones.
+    """Score classifiers of activation on the test part, beside the naive classifiers.
 
-    Probabilities are pooled over sessions; each row's threshold is the one with the best balanced accuracy on the validation part. Where that holds
-    one class alone, it is the share of active observations in training, the best for probabilities that are right; attrs["notes"] says so.
+    Probabilities are pooled over sessions. The threshold of each row is the one with the best balanced accuracy on the validation part. If validation
+    holds only one class, the threshold is the share of active observations in training, the best choice for calibrated probabilities, and
+    attrs["notes"] contains a note about it.
 
     Parameters
     ----------
-    classifier : object, or list of objects, with `name`, `check_unseen(trials)` and `predict_probability(trials)` (trial, neuron)
+    classifier : Classifier, list of Classifier, or dict of str to Classifier
+        Fitted on the train and validation parts of `split`. A dict gives the rows their names.
     split : Split
     shrinkage : float
-        Of the frequencies; see `FrequencyClassifier`. For their thresholds the naive rows are fitted on the training part alone.
+        Weight of a neuron's own frequency in the naive rows, in trials; see `FrequencyClassifier`. The thresholds of the naive rows are chosen with
+        fits on the training part only.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        Rows: the classifiers, then the naive ones. Columns: balanced_accuracy, auroc, average_precision and brier, each with the ends of its 95 %
-        interval, *_from and *_to (animals, sessions and blocks of trials are drawn, see `significance`), precision, recall, f1, threshold,
-        active_fraction.
+        One row per classifier, the naive ones last. Columns: balanced_accuracy, auroc, average_precision and brier, each with the ends of its 95 %
+        interval, *_from and *_to, from a bootstrap over animals, sessions and blocks of trials (see `significance`); precision, recall, f1,
+        threshold, active_fraction.
 
     Raises
     ------
     LeakageError
         If a classifier saw a frame of the test windows in training.
     QfError
-        If a probability is NaN where the label is known.
+        If a probability is NaN where the label is known, or two rows share a name.
 
     Examples
     --------
@@ -144,7 +159,7 @@ def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, 
             raise QfError(f"{row.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name.")
     table, drawn, units, facts, notes = {}, {}, None, {}, []
     for name, c in {**rows, **{row.name: row for row in naive}}.items():
-        # counted on validation, too, a naive row would know the labels that its threshold is chosen on
+        # a naive row fitted on validation, too, would know the labels that its threshold is chosen on
         chooser = c.fit_on(split.train) if c in naive else c
         probability, active = _probabilities(chooser, split.validation)[:2]
         if active.any() and not active.all():
@@ -174,14 +189,14 @@ def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, 
 
 
 def _active_share(trials):
-    """Share of the observations that can be scored which are active; 0.5 where they are all alike."""
+    """Share of active observations among those that can be scored; 0.5 if all are of one class."""
     parts = [part.dataset() for part in trials.by_session()]
     active = np.concatenate([ds["active"].values[scored_whole(ds)] for ds in parts])
     return float(active.mean()) if active.any() and not active.all() else 0.5
 
 
 def _probabilities(classifier, trials):
-    """Probability, label and block of every observation that can be scored, flat, over all sessions; and the table of blocks."""
+    """Probability, label and block of every observation that can be scored, (observation,), over all sessions; and the table of blocks."""
     probabilities, labels, blocks, units, n = [], [], [], [], 0
     for part in trials.by_session():
         ds = part.dataset()
@@ -200,7 +215,7 @@ def _probabilities(classifier, trials):
 
 
 def _with_intervals(table, drawn, units, n_observations, seed):
-    """The table with the ends of each score's interval beside it."""
+    """Add the ends of each score's interval to the table, beside the score."""
     ends = {}
     for name, row in drawn.items():
         fewer = int(np.clip(RANKED_WORK // max(n_observations, 1), 100, 1000))
@@ -215,7 +230,7 @@ def _with_intervals(table, drawn, units, n_observations, seed):
 
 
 def _classifier_marks(drawn, models, naive, units, seed):
-    """{classifier: "+" or "-"} by the paired differences in balanced accuracy to the naive rows; see `compare.marks`."""
+    """{classifier: "+" or "-"}, from the paired differences in balanced accuracy to the naive rows; see `compare.marks`."""
     found = {}
     for name in models:
         of = lambda counts, name=name: np.stack([(drawn[name].decided(counts) - drawn[n].decided(counts))[:, 0] for n in naive], 1)  # noqa: E731
@@ -231,7 +246,7 @@ def _classifier_marks(drawn, models, naive, units, seed):
 
 
 def show(table):
-    """A table of `evaluate`, `evaluate_classifier` or `compare` as text, at most 100 columns wide.
+    """Format a table of `evaluate`, `evaluate_classifier` or `compare` as text of at most 100 columns.
 
     Parameters
     ----------
@@ -240,7 +255,8 @@ def show(table):
     Returns
     -------
     str
-        What it was measured on, the rows, the naive ones marked with a dot; + and - mark what is surely better than all of these, or worse than one.
+        A head that describes the test data, then the rows. A dot marks the naive rows; + marks scores that are surely better than those of all naive
+        rows, - marks scores that are surely worse than that of one.
 
     Examples
     --------
@@ -288,7 +304,7 @@ def _cell(table, name, column, found):
 
 
 def _folded(text):
-    """The lines of a table, in as many blocks of columns as the width asks for; the paper's family stands apart."""
+    """The lines of a table, in as many blocks of columns as the width requires. The paper's family gets blocks of its own."""
     text.index = [shortened(n, 44) for n in text.index]
     blocks, room = [], WIDTH - max(map(len, text.index), default=0)
     used, family = room + 1, None
@@ -306,12 +322,14 @@ def _folded(text):
 
 
 def write_table(table, path):
-    """Write a table as CSV, and beside it `<name>.json`: which data, weights, seeds and versions made it, and whether the data was simulated.
+    """Write a table as CSV, and a sidecar `<name>.json` beside it.
+
+    The sidecar names the data, weights, seeds and versions that made the table, and whether the data was simulated.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What `evaluate`, `evaluate_classifier` or `compare` returned.
+        As `evaluate`, `evaluate_classifier` or `compare` returns it.
     path : str or Path
 
     Returns
@@ -322,7 +340,7 @@ def write_table(table, path):
     Raises
     ------
     QfError
-        If the disk is full, the folder can't be written, or the name ends in .json.
+        If the disk is full, the folder can't be written, or the name ends in .json, which is the name of the sidecar.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -332,7 +350,8 @@ def write_table(table, path):
     note = {"table": path.name, "blake2b": ours, **table.attrs, "simulated": bool(table.attrs.get("simulated")), "versions": versions()}
     note |= {"qf_toolkit": note["versions"]["qf_toolkit"], "made": datetime.now(UTC).isoformat(timespec="seconds")}
     replacing = path.is_file() and there != ours
-    # the sidecar first: by it a table is known as ours, the former one as long as it lies there, also after a kill
+    # the sidecar is written first, since it identifies a table as ours: it names the new table and, until that has replaced it, the former one, so
+    # that a process killed in between leaves a table that is still known
     _write_json(sidecar, note | ({"replaces": there} if replacing else {}))
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8", newline="")

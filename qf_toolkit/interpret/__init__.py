@@ -1,1 +1,1 @@
-"""What a fitted model has learnt: attention, codes, tokens of neurons, single observations. Labelled arrays in, labelled arrays out."""
+"""What a fitted model has learnt: attention, codes, neuron tokens, single observations. Functions take and return labelled arrays."""

@@ -1,8 +1,8 @@
 """Attention rollout: how much of each input token reaches the token that a prediction is read from (paper appendix VI, Fig. A-8).
 
-The rollout of Abnar and Zuidema (2020): heads averaged, half of each layer's attention replaced by the identity for the residual connection,
-layers multiplied. The paper names the method and says no more; its gradient-weighted kin (Chefer et al. 2021) is beside it, since rollout
-alone does not know what is predicted: a token may be attended to and not matter.
+Rollout (Abnar and Zuidema 2020) averages the attention over heads, replaces half of each layer's attention by the identity, which stands for the
+residual connection, and multiplies the layers. The paper names the method and gives no details. The gradient-weighted variant (Chefer et al. 2021) is
+here, too, since plain rollout ignores what is predicted: a model may attend to a token that has no effect on the prediction.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..estimators.interface import Observations, origin
 
 BY = ("stimulus", "condition", "neuron", "observation")
-MOST_BYTES = 2e9  # of a result
-CHUNK = 1024  # observations looked at together, fewer where their maps hold more than CHUNK_VALUES
+MOST_BYTES = 2e9  # size of a result
+CHUNK = 1024  # observations that pass through the model together; fewer if their maps hold more than CHUNK_VALUES numbers
 CHUNK_VALUES = 2**22
 MASK = "[MASK]"
 
@@ -25,14 +25,14 @@ def rollout(maps):
 
     Parameters
     ----------
-    maps : array or tensor, shape (..., layer, head, S, S)
-        Rows sum to 1: how much a token takes from each token of the layer before.
+    maps : float array or tensor, shape (..., layer, head, S, S)
+        Attention of a sequence of S tokens. Each row sums to 1 and holds how much a token takes from each token of the layer before.
 
     Returns
     -------
-    array or tensor, shape (..., layer, S, S)
-        How much each token after a layer holds of each token of the input, rows sum to 1. With A the mean over heads and A' = (A + I) / 2:
-        A'_1, A'_2 A'_1, ...; the last is that of the whole stack.
+    float array or tensor, shape (..., layer, S, S)
+        How much each token after a layer holds of each token of the input; rows sum to 1. With A_l the mean over the heads of layer l and
+        A'_l = (A_l + I) / 2, the rollouts are A'_1, A'_2 A'_1, ...; the last one is the rollout of the whole stack.
 
     Raises
     ------
@@ -55,37 +55,37 @@ def attention_rollout(model, trials, *, by="stimulus", gradient=False, progress=
     ----------
     model : QuantFormerClassifier or QuantFormerForecaster
     trials : Trials
-        Only their baselines are looked at; those with a value missing are left out.
+        The model reads only their baselines. Baselines with a missing value are left out.
     by : {"stimulus", "condition", "neuron", "observation"}
-        What is a group; "observation" averages nothing.
+        What forms a group; "observation" averages nothing.
     gradient : bool
-        Add `gradient_rollout`; takes about three times as long.
+        Add `gradient_rollout`, which takes about three times as long.
     progress : bool
         Show a bar.
 
     Returns
     -------
     xarray.Dataset
-        float32, averaged in float64; every row (over `source`) sums to 1. The first dim is named as `by`, for "observation" there are two, trial
-        and neuron (several sessions joined as by `predict`), NaN where a baseline is missing.
+        float32, averaged in float64; every row (over `source`) sums to 1. The group dim comes first and has the name `by`. For "observation" there
+        are two group dims, trial and neuron (`predict` joins several sessions in the same way), and a missing baseline gives NaN.
 
         - `attention` (group, layer, head, token, source): the maps;
-        - `rollout` (group, layer, token, source): the mean over observations of each one's cumulative rollout, the last layer that of the stack;
-        - `head_rollout` (group, layer, head, token, source): the rollout of the stack where that layer has that head alone;
+        - `rollout` (group, layer, token, source): the cumulative rollout, averaged over observations; the last layer is that of the whole stack;
+        - `head_rollout` (group, layer, head, token, source): the rollout of the stack if that layer had only that head;
           its mean over heads is the last layer of `rollout`;
-        - `gradient_rollout` (group, token, source): the rollout of A * dA, clipped at 0, averaged over heads and its rows normalised, dA the
-          gradient of what is predicted: the logit of active less that of inactive, or the sum over the masked places of the likeliest code's
-          logit. A row in which no attention raises it is taken as the identity;
-        - `observations` (group): how many were averaged.
+        - `gradient_rollout` (group, token, source): the rollout of A * dA, clipped at 0, averaged over heads, with normalised rows. dA is the
+          gradient of the prediction with respect to the map A. The prediction is the logit of active less that of inactive, or the sum over the
+          masked places of the likeliest code's logit. A row in which no attention raises the prediction becomes the identity;
+        - `observations` (group) int64: number of observations in the average.
 
-        Coords: layer and head from 1; token and source are names, [CLS] [NEURON] [STIM] t1 t2... of a classifier, [NEURON] [STIM] t1 t2...
-        [MASK]1 [MASK]2... of a forecaster; `start_s` (source), seconds from the onset at which a patch or the masked place of one begins (the
-        first patch inside the padding where it has some), NaN for the learned tokens. attrs: those of `origin`, kind and patch_s (seconds).
+        Coords: layer and head from 1; token and source are names, [CLS] [NEURON] [STIM] t1 t2... for a classifier, [NEURON] [STIM] t1 t2...
+        [MASK]1 [MASK]2... for a forecaster; `start_s` (source), seconds from the onset at which a patch or a masked patch begins, NaN for the
+        learned tokens. If the first patch is padded, its start lies inside the padding. attrs: those of `origin`, kind and patch_s (seconds).
 
     Raises
     ------
     QfError
-        If the model has no attention to roll out, `by` is unknown, nothing is chosen or left, or the result would be larger than 2 GB.
+        If the model has no attention to roll out, `by` is unknown, no trial is given, no baseline is whole, or the result would exceed 2 GB.
     UnknownKeyError
         If the model lacks a neuron or a condition.
     """
@@ -108,30 +108,30 @@ def attention_rollout(model, trials, *, by="stimulus", gradient=False, progress=
 
 
 def rollout_of(model, context, neurons, conditions, *, gradient=False):
-    """The rollout of arrays of one session, observation by observation: what a live view calls.
+    """The rollout of arrays of one session, observation by observation. A live view calls it.
 
     Parameters
     ----------
     model : QuantFormerClassifier or QuantFormerForecaster
     context : float32 array, shape (trial, neuron, time)
-        The baselines in the units of the window's signal.
+        The baselines, in units of the window's signal.
     neurons : list of str
-        Keys, a row of `context` each.
+        One key per neuron of `context`.
     conditions : list of str
-        Keys, a trial each.
+        One key per trial.
     gradient : bool
         Add `gradient_rollout`.
 
     Returns
     -------
     xarray.Dataset
-        As `attention_rollout` by observation, dims trial and neuron first, NaN where a value of the baseline is missing; coords neuron and
-        condition (trial). It carries no hash of data or weights, which takes longer than the rollout of one observation.
+        As from `attention_rollout` by observation: dims trial and neuron come first, and a baseline with a missing value gives NaN. Coords neuron and
+        condition (trial). It carries no digest of data or weights, since these take longer than the rollout of one observation.
 
     Raises
     ------
     QfError
-        If the model has no attention to roll out, `context` has another shape, or the result would be larger than 2 GB.
+        If the model has no attention to roll out, `context` has another shape, or the result would exceed 2 GB.
     UnknownKeyError
         If the model lacks a neuron or a condition.
     """
@@ -157,17 +157,17 @@ def readout(data, row=None):
     data : xarray.DataArray or Dataset
         With dim token.
     row : str, optional
-        A token; "[MASK]" for the mean over all masked places. Where left out "[CLS]", and of a forecaster "[MASK]".
+        Name of a token, or "[MASK]" for the mean over all masked places. If None, "[CLS]" for a classifier and "[MASK]" for a forecaster.
 
     Returns
     -------
-    of the type of `data`
-        Without dim token.
+    xarray.DataArray or Dataset
+        Of the type of `data`, without dim token.
 
     Raises
     ------
     UnknownKeyError
-        If there is no such token.
+        If `data` has no such token.
     """
     names = [str(t) for t in data["token"].values]
     row = ("[CLS]" if "[CLS]" in names else MASK) if row is None else row
@@ -180,7 +180,7 @@ def readout(data, row=None):
 
 
 def _each(model, trials, gradient, bar):
-    """Every observation for itself."""
+    """Arrays and coords of every single observation."""
     _check_size(model, len(trials) * len(trials.neurons), 4)
 
     def answer(asked):
@@ -194,7 +194,7 @@ def _each(model, trials, gradient, bar):
 
 
 def _averaged(model, trials, by, gradient, bar):
-    """The mean over the observations of each group, in pieces of some trials and neurons."""
+    """Arrays and coords of the mean over each group, computed for a few trials and neurons at a time."""
     keys = trials.neurons if by == "neuron" else sorted(trials.table[by].unique())
     _check_size(model, len(keys), 8)
     position = {key: i for i, key in enumerate(keys)}
@@ -210,7 +210,7 @@ def _averaged(model, trials, by, gradient, bar):
             for j in range(0, len(neurons), width):
                 rows, columns = slice(i, i + height), slice(j, j + width)
                 found = rollout_of(model, context[rows, columns], neurons[columns], conditions[rows], gradient=gradient)
-                # the dim that tells the groups goes first
+                # the dim that the groups divide goes first
                 values = {name: v.values.swapaxes(0, 1) if by == "neuron" else v.values for name, v in found.data_vars.items()}
                 mine, n = group[columns if by == "neuron" else rows], values.pop("observations")
                 for g in np.unique(mine):
@@ -226,7 +226,7 @@ def _averaged(model, trials, by, gradient, bar):
 
 @torch.no_grad()
 def _arrays(model, asked, gradient):
-    """{name: (dims, float32 array)} of `Observations`."""
+    """{name: (dims, float32 array)} for `Observations`."""
     with model.inputs(asked) as (x, neuron, stimulus, _):
         parts = [_of(model, x[at], neuron[at], stimulus[at], gradient) for at in torch.arange(len(x), device=x.device).split(_chunk(model))]
     shape = (len(asked.conditions), len(asked.neurons))
@@ -263,9 +263,9 @@ def _head_rollout(maps, through):
 
 
 def _maps_and_gradients(model, x, neuron, stimulus):
-    """Maps (B, layer, H, S, S), and the gradient of what is predicted by them."""
+    """Maps (B, layer, H, S, S), and the gradient of the prediction with respect to them, of the same shape."""
     module, maps = model.module, []
-    # what the stack returns is a copy beside the graph of the prediction; the maps in the graph pass through here
+    # the maps that the stack returns are copies outside the graph of the prediction; the hooks catch the maps inside the graph
     hooks = [b.attention.register_forward_hook(lambda _module, _given, out: maps.append(out[1])) for b in module.encoder.stack.blocks]
     try:
         with torch.enable_grad():
@@ -289,7 +289,7 @@ def _dims(name):
 
 
 def _tokens(model):
-    """Names of the tokens of a sequence, and the second at which each patch begins, NaN for the learned ones in front."""
+    """Names of the tokens of a sequence, and the second at which each begins: NaN for the learned tokens in front."""
     c = model.autoencoder.config
     front, n = model.sequence()
     patches = [f"t{i + 1}" if i < c.baseline_patches else f"{MASK}{i + 1 - c.baseline_patches}" for i in range(n)]
@@ -297,12 +297,12 @@ def _tokens(model):
 
 
 def _dataset(model, arrays, coords, attrs):
-    """{name: (dims, array)} with the coords of tokens, layers and heads; a variable taken out of it still says where it is from."""
+    """A Dataset of {name: (dims, array)} with the coords of tokens, layers and heads. Each variable has the attrs, too, to keep its origin."""
     tokens, starts = _tokens(model)
     names, c = np.array(tokens, object), model.autoencoder.config
     attrs = {**attrs, "kind": model.kind, "patch_s": c.patch_frames / c.rate_hz}
     own = {"layer": np.arange(1, c.layers + 1), "head": np.arange(1, c.heads + 1), "token": names, "source": names, "start_s": ("source", starts)}
-    # all at once: each later addition takes xarray as long as the model takes for an observation
+    # built in one call: each later assignment takes xarray as long as the model takes for an observation
     return xr.Dataset({name: (dims, values, attrs) for name, (dims, values) in arrays.items()}, {**coords, **own}, attrs)
 
 
@@ -316,7 +316,7 @@ def _check_model(model):
 
 
 def _chunk(model):
-    """Observations looked at together."""
+    """Number of observations that pass through the model together."""
     c = model.autoencoder.config
     return min(CHUNK, max(1, CHUNK_VALUES // (c.layers * c.heads * len(_tokens(model)[0]) ** 2)))
 

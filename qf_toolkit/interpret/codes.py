@@ -1,10 +1,10 @@
 """What the codes of a pre-trained auto-encoder stand for, and how much that depends on the codes around them (paper, appendix VII, Fig. A-9).
 
 A code has no shape of its own: the decoder reads a whole sequence of codes, and attention lets each patch depend on all of them. So a code is
-decoded in a burst, a sequence of it alone; and what another sequence makes of it is measured by swapping it in.
+decoded in a burst, a sequence of only this code. Swapping it into another sequence shows how its patch changes there.
 
-Decoded windows are in units of the signal over its scale, the standard deviation of the neuron (`normalise="neuron"`) or of all (`"global"`).
-Where a window isn't a whole number of patches its edges are padded: what the decoder says there was never trained, and is NaN here.
+Decoded windows are in units of signal / divisor. The divisor is the standard deviation of the neuron (`normalise="neuron"`) or of all neurons
+(`"global"`). If a window isn't a whole number of patches, its edges are padded. The decoder was never trained on the padding, so it is NaN here.
 """
 
 import numpy as np
@@ -15,29 +15,29 @@ from ..errors import QfError
 from ..estimators.interface import origin
 from ..training.bank import CHUNK
 
-BLOCK = 16  # sequences decoded together; always as many, since the last bits of a matrix product depend on its number of rows
+BLOCK = 16  # sequences decoded together; the number is always the same, since the last bits of a matrix product depend on its number of rows
 ORIGIN = ("data", "model", "seed", "simulated", "session")
 
 
 def decode_codes(model, sequences):
-    """Decode sequences of codes, each to the same bits whatever is decoded beside it.
+    """Decode sequences of codes. Each gives the same bits, whatever other sequences are decoded with it.
 
     Parameters
     ----------
     model : Autoencoder
     sequences : array_like of int, shape (n, patch)
-        Codes from 0 on: a list, an array or a DataArray. Any number of dims may come before `patch`, none, too.
+        Codes from 0 on: a list, an array or a DataArray. Any number of dims may come before `patch`, also none.
 
     Returns
     -------
     float32 array, shape (n, time)
-        Windows in units of signal / scale, the dims before `time` those of `sequences`. Within 1e-5 of `model.module.decode`, which takes a
-        batch as it comes.
+        Windows in units of signal / divisor; the dims before `time` are those of `sequences`. They are within 1e-5 of `model.module.decode`, which
+        decodes a batch of any size at once.
 
     Raises
     ------
     QfError
-        If a code is not in the codebook, or a sequence has another number of codes than a window has patches.
+        If the model is no auto-encoder, a code is not in the codebook, or a sequence has not one code per patch.
     """
     sequences, c = _checked(model, sequences), model.config
     flat, length = sequences.reshape(-1, c.patches), c.n_baseline + c.n_response
@@ -52,26 +52,32 @@ def decode_codes(model, sequences):
 
 
 def codebook(model, trials=None):
-    """The codes: their vectors, what the decoder makes of them, and, with `trials`, how often they are used and for what.
+    """The codes of a model: their vectors, their decoded patches and, with `trials`, how often they are used and for which measured patches.
 
     Parameters
     ----------
     model : Autoencoder
     trials : Trials, optional
-        Whose patches are counted; session by session, one in memory at a time. Windows that overlap count a frame once each.
+        Their patches are counted, with one session in memory at a time. A frame counts once for each window that holds it.
 
     Returns
     -------
     xarray.Dataset
-        `vector` (code, width) float32; `prototype` (code, time) float32, the decoded patch of a burst of that code, mean over the places, time in
-        seconds from the patch's start, signal / scale; `level` (code), its mean; `amplitude` (code), its maximum less its minimum.
-        With trials also `count` (code) int, the patches that took it; `usage` (code), their share; `mean_patch` (code, time), the mean of these
-        patches as measured, signal / scale, NaN for a code that none took; attrs perplexity, and codes_used (those with 0.2 % of the patches or more).
+        - `vector` (code, width) float32, without a unit;
+        - `prototype` (code, time) float32: the decoded patch of a burst of the code, mean over the places, in signal / divisor; time is in seconds
+          from the patch's start;
+        - `level`, `amplitude` (code): the mean of the prototype, and its maximum less its minimum.
+
+        With trials also:
+
+        - `count` (code) int, `usage` (code): number and share of the patches that took the code;
+        - `mean_patch` (code, time) float32: the mean of these patches as measured, in signal / divisor; NaN for a code that no patch took;
+        - attrs perplexity, and codes_used (number of codes that took 0.2 % of the patches or more).
 
     Raises
     ------
     QfError
-        If the trials don't fit the model, or none of their windows is whole.
+        If the model is no auto-encoder, the trials don't fit it, or none of their windows is whole.
     """
     c = _autoencoder(model).config
     codes = np.arange(c.codes)
@@ -106,7 +112,7 @@ def codebook(model, trials=None):
 
 
 def burst(model, code):
-    """A sequence of one code alone.
+    """A sequence of only one code.
 
     Parameters
     ----------
@@ -115,8 +121,8 @@ def burst(model, code):
 
     Returns
     -------
-    xarray.DataArray (patch,)
-        int64; coords patch from 1 on, start_s (seconds from the onset at which each begins).
+    xarray.DataArray, dims (patch,)
+        int64. Coords: patch from 1 on, start_s (patch), seconds from the onset at which each patch begins.
 
     Raises
     ------
@@ -135,7 +141,7 @@ def swap(model, sequence, place, code):
     ----------
     model : Autoencoder
     sequence : array_like of int, shape (patch,)
-        Codes, as `burst` gives them, or those of an observation in `model.codes(trials)`.
+        The codes that `burst` returns, or those of one observation in `model.codes(trials)`.
     place : int
         Number of the patch, from 1 on.
     code : int
@@ -143,13 +149,13 @@ def swap(model, sequence, place, code):
     Returns
     -------
     xarray.Dataset
-        `before`, `after` (time) float32, the decoded windows in signal / scale, time in seconds from the onset; `sequence`, `edited` (patch) int64;
-        coord start_s (patch); attrs place, code, and replaced, the code that was there. To the same bits as `decode_codes` of either sequence.
+        `before`, `after` (time) float32: the decoded windows in signal / divisor, time in seconds from the onset; `sequence`, `edited` (patch) int64.
+        Coord start_s (patch). attrs: place, code, and replaced, the code that was there. `before` and `after` equal the results of `decode_codes`.
 
     Raises
     ------
     QfError
-        If there is no such place or code, or the sequence is none of this model.
+        If there is no such place or code, or `sequence` is not one sequence of this model's codes.
     """
     sequence, c = _checked(model, sequence, "sequence"), model.config
     if sequence.ndim != 1:
@@ -165,21 +171,23 @@ def swap(model, sequence, place, code):
 
 
 def swaps(model, places=None):
-    """Every code at every place inside a burst of every other: how much the decoded patch of a code depends on its context (Fig. A-9 c).
+    """Put every code at every place of a burst of every other, to see how much the decoded patch of a code depends on its context (Fig. A-9 c).
 
     Parameters
     ----------
     model : Autoencoder
     places : int or sequence of int, optional
-        Numbers of the patches, from 1 on; all where left out.
+        Numbers of the patches, from 1 on. If None, all.
 
     Returns
     -------
     xarray.Dataset
-        `decoded` (context, code, place, time) float32: the patch at `place` of a burst of `context` with `code` there, signal / scale, time in
-        seconds from the patch's start, NaN in the padding; `context_dependence` (code, context, place): RMS over its frames of that patch less
-        the same place of a burst of `code` alone, 0 where they are the same code. coord start_s (place). Without attention in the decoder
-        it is 0 everywhere, exactly.
+        - `decoded` (context, code, place, time) float32: the patch at `place` of a burst of `context` with `code` put there, in signal / divisor,
+          NaN in the padding; time is in seconds from the patch's start;
+        - `context_dependence` (code, context, place) float64: the RMS over frames of the difference between this patch and the patch at the same
+          place of a burst of `code`. It is 0 where code and context are equal, and exactly 0 everywhere if the decoder has no attention.
+
+        Coord start_s (place).
 
     Raises
     ------
@@ -188,7 +196,7 @@ def swaps(model, places=None):
 
     Notes
     -----
-    Decodes codes^2 * places sequences: 10,240 in the paper's setting, about 5 s on one core.
+    It decodes codes^2 * places sequences: 10,240 in the paper's setting, about 5 s on one core.
     """
     c = _autoencoder(model).config
     chosen = range(1, c.patches + 1) if places is None else np.atleast_1d(places).tolist()
@@ -212,19 +220,19 @@ def swaps(model, places=None):
 
 
 def transitions(codes, n_codes=None):
-    """How often each code follows each other inside a window.
+    """How often each code follows each code inside a window.
 
     Parameters
     ----------
     codes : xarray.Dataset, or list of them
-        `model.codes(trials)` of one session, or of several by the same model; -1 is passed over.
+        `model.codes(trials)` of one session, or of several sessions by the same model. The value -1 (no code) is skipped.
     n_codes : int, optional
-        Codes in the codebook; the highest found + 1 where left out.
+        Size of the codebook. If None, the highest code found plus 1.
 
     Returns
     -------
     xarray.Dataset
-        `count` (code, next_code) int; `probability` (code, next_code), rows sum to 1, NaN where a code is never followed by another.
+        `count` (code, next_code) int; `probability` (code, next_code), whose rows sum to 1, or are NaN for a code that nothing follows.
 
     Raises
     ------
@@ -244,7 +252,7 @@ def transitions(codes, n_codes=None):
 
 
 def run_lengths(codes, n_codes=None):
-    """Runs of the same code inside a window (bursts): how many, and how long.
+    """Count the runs of one code inside a window (bursts), and measure their lengths.
 
     Parameters
     ----------
@@ -254,8 +262,8 @@ def run_lengths(codes, n_codes=None):
     Returns
     -------
     xarray.Dataset
-        `runs` (code, length) int: how many runs of that many patches; `number` (code), all of them; `mean_length` (code), patches, NaN where
-        there is none; `longest` (code). A run ends with its window, where it may go on unseen.
+        `runs` (code, length) int: number of runs of `length` patches; `number` (code) int: number of all runs; `mean_length` (code) float: in
+        patches, NaN for a code without runs; `longest` (code) int: in patches. A run is cut at the end of its window.
 
     Raises
     ------
@@ -297,20 +305,20 @@ def reconstruction_error(truth, codes):
     Returns
     -------
     xarray.Dataset
-        `rms` (trial, neuron), of the error over the window, units of the signal; `explained` (trial, neuron), 1 - squared error / squared
-        deviation from the window's mean; NaN where the window isn't whole. attrs: the same over all observations together, rms and explained.
+        float64. `rms` (trial, neuron): RMS error over the window, in units of the signal; `explained` (trial, neuron): 1 - squared error / squared
+        deviation from the window's mean. Both are NaN where the window isn't whole. attrs: rms and explained over all observations together.
 
     Raises
     ------
     QfError
-        If they are of different sessions, or have no whole window in common.
+        If the two are not from these calls, are of different sessions, or have no whole window in common.
     """
     signal = next((name for name in ("dff", "zscore") if name in truth), None)
     if signal is None or "reconstruction" not in codes:
         raise QfError("truth, codes: expected trials.dataset() and model.codes(trials), found something else. Pass them in this order.")
     if truth.attrs.get("session") != codes.attrs.get("session"):
         raise QfError(f"codes: expected those of {truth.attrs.get('session')}, found {codes.attrs.get('session')}. Take both from the same trials.")
-    # by trial and neuron alone: features that only one of them has don't matter
+    # aligned only by trial and neuron: the two may differ in other coords
     x, y = (a.reset_coords(drop=True).transpose("trial", "neuron", "time") for a in (truth[signal], codes["reconstruction"]))
     x, y = xr.align(x, y, join="inner")
     error = np.square(x.values.astype(np.float64) - y.values).mean(-1)
@@ -337,7 +345,7 @@ def _autoencoder(model):
 
 
 def _attrs(model):
-    """Of what comes from a model alone."""
+    """The attrs of a result that a model gives without any trials."""
     kept = {"seed": model.seed, "simulated": model.simulated}  # None in models saved before they were kept
     kept = {name: int(value) for name, value in kept.items() if value is not None}
     return {"model": model.digest(), **kept, "normalise": model.normalise, "signal": model.window.signal}
@@ -352,20 +360,20 @@ def _places(config):
 
 
 def _whole(name, value, low, high):
-    """A whole number between two, or a QfError with the range."""
+    """`value` as an int. Raises QfError if it is no whole number from `low` to `high`."""
     if not isinstance(value, int | float | np.number) or value != value or not low <= value <= high or int(value) != value:
         raise QfError(f"{name}: expected {low} to {high}, found {value!r}. Choose one of these.")
     return int(value)
 
 
 def _checked(model, sequences, name="sequences"):
-    """Sequences of codes as an int64 array (..., patch), each code in the codebook."""
+    """Sequences of codes as an int64 array (..., patch). Raises QfError if they are none of this model."""
     c = _autoencoder(model).config
     if isinstance(sequences, xr.DataArray) and "patch" in sequences.dims:
         sequences = sequences.transpose(..., "patch")
     try:
         found = np.asarray(sequences)
-    except (ValueError, TypeError):  # of different lengths, or on another device
+    except (ValueError, TypeError):  # sequences of different lengths, or on another device
         found = np.array(None)
     if found.ndim == 0 or found.shape[-1] != c.patches:
         what = "something else" if found.ndim == 0 else f"{found.shape[-1]}"
@@ -380,7 +388,7 @@ def _checked(model, sequences, name="sequences"):
 
 
 def _patches(config, windows):
-    """Windows (..., time) cut into patches (..., patch, frame), NaN in the padding."""
+    """Cut windows (..., time) into patches (..., patch, frame), NaN in the padding."""
     out = np.full((*windows.shape[:-1], config.patches * config.patch_frames), np.nan, np.float32)
     start = config.baseline_patches * config.patch_frames - config.n_baseline
     out[..., start : start + windows.shape[-1]] = windows
@@ -388,7 +396,7 @@ def _patches(config, windows):
 
 
 def _add_patches(model, part, codes, sums, frames):
-    """Add the measured patches of one session to `sums` (code, frame), and how many were added to `frames`."""
+    """Add the measured patches of one session to `sums` (code, frame), and their number to `frames` (code, frame)."""
     c = model.config
     x = model.prepare(part).dataset()[model.window.signal]
     divisor = np.array([model.divisor(str(n)) for n in x["neuron"].values], np.float32)[:, None]
@@ -404,7 +412,7 @@ def _add_patches(model, part, codes, sums, frames):
 
 
 def _several(codes, n_codes):
-    """The codes of one or several sessions as arrays (window, patch), the size of the codebook, and what is known of their origin."""
+    """The codes of one or several sessions as arrays (window, patch), the size of the codebook, and the attrs that name their origin."""
     parts = list(codes) if isinstance(codes, list | tuple) else [codes]
     found = []
     for part in parts:

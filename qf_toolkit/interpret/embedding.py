@@ -13,32 +13,31 @@ INSTALL = "pip install 'openTSNE>=1.0'"
 
 
 def tsne(vectors, *, perplexity="auto", seed=0):
-    """Lay vectors out in a plane so that near ones stay near (paper figures A-9 and A-10).
+    """Lay vectors out in a plane so that near vectors stay near (paper figures A-9 and A-10).
 
-    openTSNE from the first two principal components, with exact neighbours, on one thread: the same vectors and seed give the same bits on the
-    same machine. Distances between far groups, and the sizes of groups, mean little in such a map; measure neighbours in the space itself
-    (`interpret.neurons.nearest_neighbours`).
+    openTSNE starts from the first two principal components, finds exact neighbours and runs on one thread: the same vectors and seed give the same
+    bits on the same machine. Distances between far groups, and the sizes of groups, mean little in such a map. To measure neighbours, use the space
+    of the vectors (`interpret.neurons.nearest_neighbours`).
 
     Parameters
     ----------
     vectors : xarray.DataArray, dims (item, width)
-        An item a row, two numbers a row or more; the first dim may have any name (code, neuron).
+        One row per item, with two numbers or more. The first dim may have any name (code, neuron).
     perplexity : float or "auto"
-        About how many neighbours an item keeps, from 1 to a third of the others; "auto" takes that or 30, whichever is less.
+        About how many neighbours an item keeps, from 1 to a third of the number of other items. "auto" takes this third, and at most 30.
     seed : int
-        Of the jitter that is added to the start. Maps of different seeds differ in more than bits: look at a few before a pattern is believed.
+        Seed of the jitter that is added to the start. Maps of different seeds differ in more than bits: look at a few before you trust a pattern.
 
     Returns
     -------
     xarray.DataArray
-        (item, axis) float64, no unit, axis "x" and "y"; the item dim with its name and coords. attrs: perplexity, seed, init, openTSNE (its
-        version), and those of `vectors`, whose own seed, where they have one, is `model_seed`.
+        (item, axis) float64, without a unit, axis "x" and "y". The item dim keeps its name and coords. attrs: those of `vectors`, whose own seed, if
+        there is one, becomes `model_seed`; perplexity, seed, init, and openTSNE (its version).
 
     Raises
     ------
     QfError
-        If there are fewer than 4 items or all are equal, a value is missing, the perplexity asks for more items than there are, or openTSNE is
-        not installed.
+        If there are fewer than 4 items or all are equal, a value is not finite, the perplexity is out of range, or openTSNE is not installed.
     """
     x = _checked(vectors)
     most = (len(x) - 1) / 3
@@ -64,7 +63,20 @@ def tsne(vectors, *, perplexity="auto", seed=0):
 
 
 def with_seed(attrs, seed):
-    """`attrs` with the `seed` of a computation on a model; the model's own becomes `model_seed`."""
+    """Add the seed of a computation on a model to its attrs.
+
+    Parameters
+    ----------
+    attrs : dict
+        Their `seed`, if there is one, is that of the model, and becomes `model_seed`.
+    seed : int
+        Seed of the computation.
+
+    Returns
+    -------
+    dict
+        A copy of `attrs` with `seed`.
+    """
     before = {"model_seed": attrs["seed"]} if "seed" in attrs and "model_seed" not in attrs else {}
     return {**attrs, **before, "seed": int(seed)}
 
@@ -86,7 +98,7 @@ def _checked(vectors):
 
 @contextmanager
 def _quiet(name):
-    """No warnings on stderr from a library's logger."""
+    """Keep a library's logger from writing warnings to stderr."""
     log = logging.getLogger(name)
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What neuron tokens know: statistics of the neurons beside them, neighbours, and linear probes (paper appendix VIII, figure A-10)."""
+"""What neuron tokens hold about their neurons: statistics of neurons, neighbours of tokens, and linear probes (paper appendix VIII, figure A-10)."""
 
 import numpy as np
 import xarray as xr
@@ -11,8 +11,8 @@ from .embedding import with_seed
 
 METRICS = ("cosine", "euclidean")
 FRACTIONS = ("activation_probability", "selectivity")
-PENALTIES = np.logspace(-2, 5, 15)  # of the ridge regression
-MOST = 4_000_000  # numbers held at once
+PENALTIES = np.logspace(-2, 5, 15)  # penalties that the ridge regression chooses from
+MOST = 4_000_000  # numbers of an intermediate array held in memory at once
 
 
 def neuron_tokens(model, *, moved=False):
@@ -22,18 +22,18 @@ def neuron_tokens(model, *, moved=False):
     ----------
     model : QuantFormerForecaster or QuantFormerClassifier
     moved : bool
-        Where training moved each token to from its random start. Tokens start with unit variance: a training that moves them by a tenth of that
-        leaves the neighbours, and the t-SNE, of the start, and what it learnt is in the moves.
+        Return how far training moved each token from its random start, instead of the token. Tokens start with unit variance. If training moves them
+        only by a tenth of that, the tokens keep the neighbours, and the t-SNE, of the start, and only the moves show what was learnt.
 
     Returns
     -------
     xarray.DataArray
-        (neuron, width) float32, no unit; neuron keys in the model's order. attrs: model (hash of the weights), seed, moved (0 or 1).
+        (neuron, width) float32, without a unit; neuron keys in the model's order. attrs: model (digest of the weights), seed, simulated, moved (0, 1).
 
     Raises
     ------
     QfError
-        If the model has no neuron tokens, or was saved before models kept what their tokens started from.
+        If the model has no neuron tokens, or `moved` is asked of a saved model that does not hold the start of its tokens.
     """
     if not getattr(model, "has_tokens", False):
         raise QfError(f"model: expected a forecaster or classifier with neuron tokens, found {type(model).__name__}. Fit one, or load it.")
@@ -52,30 +52,36 @@ def neuron_tokens(model, *, moved=False):
 def neuron_statistics(trials):
     """Statistics of every neuron over the chosen trials (paper figure A-10, and more).
 
-    Observations count where the whole window is valid, as in training. Sessions are read one by one; a cell that is matched over several is
-    described over all of its observations together.
+    An observation counts if its whole window is valid, as in training. Sessions are read one by one. A cell that is matched over several sessions is
+    described by all of its observations together.
 
     Parameters
     ----------
     trials : Trials
-        Beside a model's tokens usually `split.train`, which it learnt from.
+        To compare with a model's tokens, usually `split.train`, from which the model learnt.
 
     Returns
     -------
     xarray.Dataset
-        Dim neuron, in the order of `trials.neurons`; in units of the window's signal (dF/F, or z-scores) unless said otherwise.
+        Dim neuron, in the order of `trials.neurons`. Units are those of the window's signal (dF/F, or z-scores) unless noted.
 
-        - `median`, `sd`: of all frames of the windows, baseline and response
-        - `n_observations`, `n_activations`: int, how many, and how many of them active
-        - `activation_probability`: active observations / all, fraction
+        - `median`, `sd`: over all frames of the windows, baseline and response
+        - `n_observations`, `n_activations`: int, number of observations, and of active ones
+        - `activation_probability`: active observations / all observations, fraction
         - `mean_response`: mean of the scored part of the response, over all observations
-        - `preferred_condition`: str, that of the largest mean response, blanks left out; the first by key where several are equal
-        - `preferred_response`: that mean response
-        - `selectivity`: share of the variance of single responses that the condition explains, blanks and conditions shown once left out, less
-          what chance explains (adjusted R2): 1 where the condition tells all, about 0 (or a little below) where it tells nothing
+        - `preferred_condition`: str, the condition with the largest mean response, without blanks; the first by key if several are equal
+        - `preferred_response`: the mean response to this condition
+        - `selectivity`: fraction, the share of the variance of single responses that the condition explains, less the share that chance explains
+          (adjusted R2), without blanks and conditions shown once: 1 if the condition determines the response, about 0 (or a little below) if it does
+          not matter
 
-        NaN, or "" for the condition, where there is nothing to take them from. The dataset and each of its variables have the attrs of `origin`,
-        variables their `units`, too.
+        A statistic that has no data is NaN, or "" for the condition. The dataset and each variable have the attrs of `origin`; a variable has its
+        `units`, too.
+
+    Raises
+    ------
+    QfError
+        If there is no trial.
     """
     check_trials(trials)
     last = {n: s for s in trials.sessions for n in trials.neurons_of(s)}
@@ -104,7 +110,7 @@ def neuron_statistics(trials):
 
 
 def _describe(x, active, response, condition):
-    """The statistics of one neuron from its windows (observation, time), labels, responses and conditions (observation,)."""
+    """Statistics of one neuron from its windows (observation, time), and its labels, responses and conditions (observation,)."""
     n = len(x)
     mean = lambda values: float(np.mean(values, dtype=np.float64)) if n else np.nan  # noqa: E731
     kinds, which = np.unique(condition, return_inverse=True)
@@ -130,20 +136,21 @@ def _selectivity(response, which, keep):
 
 
 def repeatable_share(response, group):
-    """The share of responses' variance that repeats over the trials of a group, less what chance repeats (adjusted R2 of the groups' means).
+    """The share of the variance of responses that repeats over the trials of a group, less the share that repeats by chance.
+
+    It is the adjusted R2 of the groups' means.
 
     Parameters
     ----------
-    response : array (trial,) or (trial, time)
-        Numbers of any unit; NaN are left out. With time, the variance is that over trials and time, so that a course that all trials share
-        repeats, too.
-    group : array (trial,)
-        What trials shall have in common, the condition say.
+    response : float array, shape (trial,) or (trial, time)
+        In any unit; NaN are left out. With time, the variance is over trials and time, so that a course that all trials share repeats, too.
+    group : array, shape (trial,)
+        The group of each trial, for example its condition.
 
     Returns
     -------
     float
-        1 where the group tells all, about 0 (or a little below) where it tells nothing; NaN where no trial repeats another, or nothing varies.
+        1 if the group determines the response, about 0 (or a little below) if it does not matter; NaN if no trial repeats another, or nothing varies.
     """
     response = np.asarray(response, np.float64).reshape(len(group), -1 if len(group) else 1)
     known, n_times = np.isfinite(response), response.shape[1]
@@ -159,26 +166,26 @@ def repeatable_share(response, group):
 
 
 def nearest_neighbours(tokens, k=5, metric="cosine"):
-    """The nearest other neurons of each in token space.
+    """The nearest other neurons of each neuron in token space.
 
     Parameters
     ----------
     tokens : xarray.DataArray, dims (neuron, width)
     k : int
-        Neighbours a neuron.
+        Number of neighbours of each neuron.
     metric : {"cosine", "euclidean"}
         1 - cosine of the angle, or the distance.
 
     Returns
     -------
     xarray.Dataset
-        `neighbour` (neuron, rank) keys, `distance` (neuron, rank) float64 in units of the metric; rank 1 to k, the nearest first, of equally near
-        ones the first in order.
+        `neighbour` (neuron, rank) keys, `distance` (neuron, rank) float64, without a unit. Rank goes from 1 to k, the nearest first; equally near
+        neurons come in the order of `tokens`.
 
     Raises
     ------
     QfError
-        If there are no k others, a token is not finite (or 0, which has no angle), or the metric is unknown.
+        If there are fewer than k other neurons, a token is not finite (or is 0, which has no angle), or the metric is unknown.
     """
     at, distance = _neighbours(tokens, k, metric)
     keys = tokens["neuron"].values
@@ -190,30 +197,30 @@ def nearest_neighbours(tokens, k=5, metric="cosine"):
 def neighbour_agreement(tokens, labels, *, k=5, metric="cosine", n_permutations=10_000, seed=0):
     """Do neighbours in token space share a label more often than chance?
 
-    Labels are permuted over the neurons, tokens and neighbours staying as they are: under chance any order is as likely.
+    The test permutes the labels over the neurons and keeps tokens and neighbours as they are: under chance all orders are equally likely.
 
     Parameters
     ----------
     tokens : xarray.DataArray, dims (neuron, width)
     labels : xarray.DataArray, dims (neuron,)
-        Matched by key. Neurons with an empty or missing label, or in one of the two alone, are left out, as neighbours, too.
-    k : int
-    metric : {"cosine", "euclidean"}
+        Matched to the tokens by key. Neurons with an empty or missing label, or without a token, are left out; they are no neighbours, either.
+    k, metric
+        As for `nearest_neighbours`.
     n_permutations : int
     seed : int
-        Of the permutations.
+        Seed of the permutations.
 
     Returns
     -------
     xarray.Dataset
-        `share` (of all neighbours, those with the neuron's own label), `expected` (its mean over all permutations, exactly), `p` ((1 + permutations
-        that reach the share) / (1 + n_permutations), one-sided), `n_neurons`, `n_labels`. attrs: k, metric, n_permutations, seed, and those of
-        tokens and labels.
+        `share` (share of the neighbours that have the neuron's own label), `expected` (the exact mean of this share over all permutations), `p`
+        ((1 + permutations that reach the share) / (1 + n_permutations), one-sided), `n_neurons`, `n_labels`. attrs: k, metric, n_permutations, seed,
+        and those of tokens and labels.
 
     Raises
     ------
     QfError
-        If fewer than k + 1 neurons have a label, or all have the same.
+        If fewer than k + 1 neurons have a label, all have the same label, `n_permutations` is below 1, or as for `nearest_neighbours`.
     """
     names, values = labels["neuron"].values.astype(str), labels.values
     label_of = {n: v for n, v in zip(names, values, strict=True) if _is_label(v)}
@@ -242,34 +249,35 @@ def neighbour_agreement(tokens, labels, *, k=5, metric="cosine", n_permutations=
 
 
 def linear_probe(tokens, statistics, *, folds=5, n_shuffles=200, seed=0):
-    """What can be read off the tokens linearly, of neurons that the reading was not fitted on.
+    """Predict statistics of neurons from their tokens by linear models, and score the predictions on held-out neurons.
 
-    Numbers by ridge regression, its penalty chosen by leave-one-out within the training folds; labels by logistic regression with balanced classes
-    and C = 1 / width. Tokens are scaled on the training folds alone. The control is the same with the values shuffled over the neurons.
+    Ridge regression predicts numbers; it chooses its penalty by leave-one-out within the training folds. Logistic regression with balanced classes
+    and C = 1 / width predicts labels. Tokens are scaled by the training folds only. The control is the same with the values shuffled over the neurons.
 
     Parameters
     ----------
     tokens : xarray.DataArray, dims (neuron, width)
     statistics : xarray.Dataset or DataArray, dim neuron
-        Variables of numbers or labels, matched to the tokens by key; neurons without a value ("" or NaN) are left out for that variable, and so are
-        labels of fewer than `folds` neurons.
+        Variables of numbers or labels, matched to the tokens by key. Neurons without a value ("" or NaN) are left out for that variable, and so are
+        labels that fewer than `folds` neurons have.
     folds : int
-        Of the cross-validation; stratified for labels.
+        Folds of the cross-validation; stratified for labels.
     n_shuffles : int
+        Number of shuffles for the control.
     seed : int
-        Of folds and shuffles.
+        Seed of folds and shuffles.
 
     Returns
     -------
     xarray.Dataset
-        Dim statistic: `score` (R2 of the held-out predictions together, or their balanced accuracy), `control` (mean over the shuffles),
+        Dim statistic: `score` (R2 of all held-out predictions together, or their balanced accuracy), `control` (mean over the shuffles),
         `control_high` (their 95 % quantile), `p` ((1 + shuffles that reach the score) / (1 + n_shuffles)), `kind` ("number" or "label"), `n_neurons`.
-        NaN where a variable can't be probed: it does not vary, or fewer than 2 x folds neurons or two labels are left.
+        Scores are NaN for a variable that can't be probed: it does not vary, or fewer than 2 x folds neurons or fewer than two labels are left.
 
     Raises
     ------
     QfError
-        If there are fewer than 2 x folds neurons, or fewer than 2 folds.
+        If there are fewer than 2 x folds neurons, fewer than 2 folds, no shuffle, or no variable on neuron, or a token is not finite.
     """
     statistics = statistics.to_dataset(name=statistics.name or "value") if isinstance(statistics, xr.DataArray) else statistics
     if not any(v.dims == ("neuron",) for v in statistics.data_vars.values()):
@@ -313,7 +321,7 @@ def _probe(x, y, folds, n_shuffles, rng):
 
 
 def _ridge(x, y, folds, n_shuffles, rng):
-    """R2 of held-out neurons: of the values as they are first, then of each shuffle; all are targets of one fit."""
+    """R2 of held-out neurons, (1 + n_shuffles,): first of the true values, then of each shuffle. All are targets of one fit."""
     from sklearn.linear_model import RidgeCV
     from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold
@@ -330,7 +338,7 @@ def _ridge(x, y, folds, n_shuffles, rng):
 
 
 def _logistic(x, y, folds, n_shuffles, rng):
-    """Balanced accuracy of held-out neurons: as they are first, then with the tokens in shuffled order, so that the folds stay the same."""
+    """Balanced accuracy of held-out neurons, (1 + n_shuffles,): first in true order, then with shuffled tokens, so that the folds stay the same."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedKFold
@@ -342,7 +350,7 @@ def _logistic(x, y, folds, n_shuffles, rng):
     for order in [np.arange(len(y)), *(rng.permutation(len(y)) for _ in range(n_shuffles))]:
         guess = np.empty_like(y)
         for train, test in parts:
-            # each scaled token adds about C to the variance of a logit: all together 1
+            # each scaled dimension of a token adds about C to the variance of a logit: all dimensions together add 1
             model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / x.shape[1], class_weight="balanced", max_iter=1000))
             guess[test] = model.fit(x[order[train]], y[train]).predict(x[order[test]])
         scores.append(balanced_accuracy_score(y, guess))
@@ -350,7 +358,7 @@ def _logistic(x, y, folds, n_shuffles, rng):
 
 
 def _neighbours(tokens, k, metric):
-    """Positions and distances (neuron, k) of the nearest others."""
+    """Positions and distances (neuron, k) of the nearest other neurons."""
     from scipy.spatial.distance import cdist
 
     x = _finite(tokens)

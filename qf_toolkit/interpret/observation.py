@@ -1,4 +1,4 @@
-"""Single observations, a neuron in a trial: what was measured, what was forecast of it and how it is coded, in one labelled Dataset."""
+"""Single observations (one neuron in one trial): the measured trace, its forecasts and its codes in one labelled Dataset."""
 
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ from ..estimators.seen import seen_trials
 from ..evaluation.scores import central_interval
 from ..recordings.trials import check_trials
 
-LEVEL = 0.9  # of the intervals
+LEVEL = 0.9  # share of the draws inside an interval
 KEPT = 16  # neurons whose windows stay in memory
 
 
 @contextmanager
 def one_thread():
-    """Torch on one thread: for a few observations the others only get in the way, most of all on a busy machine."""
+    """Run torch on one thread. For a few observations, more threads only slow it down, most of all on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -29,25 +29,25 @@ def one_thread():
 
 
 class Observer:
-    """Looks at single observations of some trials.
+    """Collects everything about single observations of some trials.
 
     Parameters
     ----------
     trials : Trials
         Of one or more sessions.
     models : sequence of Forecaster and Classifier
-        Fitted; naive rows, too. Names must differ.
+        Fitted models; naive rows may be among them. Forecasters need names that differ, and so do classifiers.
     autoencoder : Autoencoder, optional
-        Whose codes are shown; that of the first QuantFormer among `models` where left out.
+        Its codes are shown. If None, the auto-encoder of the first model that has codes.
     n_samples : int
         Draws for the intervals of models that forecast a distribution; 0 for none.
     seed : int
-        Of the draws.
+        Seed of the draws.
 
     Raises
     ------
     QfError
-        If there is no trial, two models have one name, or one of them can't forecast a single observation.
+        If there is no trial, two models of one task share a name, a model can't forecast a single observation, or `autoencoder` is none.
     """
 
     def __init__(self, trials, models=(), *, autoencoder=None, n_samples=64, seed=0):
@@ -67,7 +67,7 @@ class Observer:
         self._by_session = {part.sessions[0]: part for part in self.trials.by_session()}
         self._kept = OrderedDict()
         self._seen = [(m.name, seen_trials(m.seen, self.trials)) for m in models if m.seen]
-        # a code means something else in each codebook: only those of the auto-encoder that is shown are
+        # a code means something else in each codebook: only codes of the shown auto-encoder are shown
         same = self.autoencoder.digest() if coded and self.autoencoder is not None else None
         self._coded = {m.name for m in models if m.task == "forecast" and m.has_codes and m.autoencoder.digest() == same}
         self._origin = {}
@@ -78,19 +78,35 @@ class Observer:
         return list(self._by_session)
 
     def of(self, session):
-        """The trials of one session.
+        """The Trials of one session, given by its key.
 
         Raises
         ------
         UnknownKeyError
-            If it is none of `sessions`.
+            If `session` is not among `sessions`.
         """
         if session not in self._by_session:
             raise UnknownKeyError(f"session: {session!r} is not among these; {did_you_mean(session, self.sessions)}")
         return self._by_session[session]
 
     def windows(self, session, neuron):
-        """All windows of a neuron in a session: `Trials.dataset()` of it alone."""
+        """All windows of one neuron in one session.
+
+        Parameters
+        ----------
+        session, neuron : str
+            Keys.
+
+        Returns
+        -------
+        xarray.Dataset
+            `Trials.dataset()` of only this neuron: the signal (trial, 1, time), and its labels.
+
+        Raises
+        ------
+        UnknownKeyError
+            If the session or neuron is not there.
+        """
         if (session, neuron) not in self._kept:
             self._kept[session, neuron] = self.of(session).of_neurons(neuron).dataset()
             if len(self._kept) > KEPT:
@@ -108,17 +124,21 @@ class Observer:
         trial : int
             Number of the trial in its session.
         models : sequence of str, optional
-            Names of the forecasters to ask, all where left out.
+            Names of the forecasters to ask. If None, all.
 
         Returns
         -------
         xarray.Dataset
-            `measured`, `psth`, `psth_sd` (time), `forecast`, `low`, `high` (model, time; NaN before the onset, and where a model gives no
-            interval), units of the signal; with an auto-encoder `reconstruction` (time), `code` (patch) and `forecast_code` (model, patch), -1
-            where there is none; `active` bool, `probability` (classifier). Coords time (s from the onset), start_s (patch).
-            attrs: session, neuron, trial, condition, stimulus, signal, n_baseline, n_score, n_same (trials of that condition, which the PSTH
-            averages), patch_s, forecasters (names of all there are), seen (names of the models that saw this trial in training), notes (what a
-            model could not do, and why), data, simulated, models (hashes).
+            - `measured`, `psth`, `psth_sd` (time), in units of the signal: the trace, and mean and standard deviation over the condition's trials;
+            - `forecast`, `low`, `high` (model, time), in units of the signal: NaN before the onset, and where a model gives no interval;
+            - `reconstruction` (time), in units of the signal, `code` (patch) and `forecast_code` (model, patch) int64, only with an auto-encoder: -1
+              for a patch without a code;
+            - `active` bool; `probability` (classifier), from 0 to 1.
+
+            Coords: time, start_s (patch), both in seconds from the onset. attrs: session, neuron, trial, condition, stimulus, signal, n_baseline,
+            n_score, n_same (number of trials of the condition that the PSTH averages), patch_s, forecasters (names of all forecasters),
+            seen (names of the models that saw this trial in training), notes (what a model could not do, and why), data, simulated, models (digests),
+            seeds, draws, draw_seed.
 
         Raises
         ------
@@ -161,7 +181,7 @@ class Observer:
             found["forecast_code"] = (("model", "patch"), np.array(rows, np.int64).reshape(len(wanted), c.patches))
             coords["start_s"], attrs["patch_s"] = ("patch", c.patch_starts), c.patch_frames / c.rate_hz
         here = part.table.iloc[0]
-        # all at once: each later addition takes xarray as long as a small model takes to forecast
+        # built in one call: each later assignment takes xarray as long as a small model takes to forecast
         return xr.Dataset(found, coords, attrs).assign_attrs(
             session=session, neuron=neuron, trial=int(trial), condition=str(here["condition"]), stimulus=str(here["stimulus"]), signal=signal,
             n_baseline=n, n_score=int(ds["n_score"].values[at]), n_same=len(like),
@@ -169,7 +189,7 @@ class Observer:
         )  # fmt: skip
 
     def _from(self, session):
-        """Where it comes from, hashed once a session."""
+        """Attrs that name the origin of a session's observations; data and weights are hashed once per session."""
         if session not in self._origin:
             classifiers = {f"{name} (classifier)" if name in self.forecasters else name: m for name, m in self.classifiers.items()}
             models = {name: m.digest() for name, m in {**self.forecasters, **classifiers}.items()}
@@ -187,17 +207,20 @@ class Observer:
         return self._origin[session]
 
     def _windows(self, model, part, key):
-        """Windows (1, neuron, time) as a model wants them: those of one neuron, or of all; their neurons, and the condition."""
+        """Windows (1, neuron, time) of one neuron, or of all neurons for a population model; the keys of these neurons, and the condition."""
         session, neuron, at = key
         part = model.prepare(self.of(session).subset([at]) if model.population else part)
         if part.window.signal == "zscore" or model.population:
             x = part.dataset()[part.window.signal].values
-        else:  # the same for all models, and cut already
+        else:  # dF/F windows are the same for all models, and they are cut already
             x = self.windows(session, neuron)[part.window.signal].values[[at]]
         return x, part.neurons if model.population else [neuron], [str(part.table["condition"].iloc[0])]
 
     def _forecast(self, model, part, key, n, notes):
-        """{"forecast", "low", "high": (time,), "code": (patch,)} as far as the model can, else a note of why not; `n` frames are the baseline."""
+        """{"forecast", "low", "high": (time,), "code": (patch,)}, as far as the model has them. If it fails, {} and a note that gives the reason.
+
+        `n` is the number of baseline frames.
+        """
         try:
             x, names, conditions = self._windows(model, part, key)
             context, mine = np.nan_to_num(x[..., :n]), names.index(key[1])
@@ -223,7 +246,7 @@ class Observer:
             return np.nan
 
     def _codes(self, part, key, notes):
-        """The auto-encoder's codes of the measured window, which see the response: what happened, not what was forecast."""
+        """The auto-encoder's codes of the whole measured window. They include the response, so they describe what happened, not a forecast."""
         if self.autoencoder is None:
             return None
         try:
@@ -240,7 +263,7 @@ def _named(name, error):
 
 
 def _checked(models):
-    """The models as a list; QfError where one of them can't be asked about a single observation."""
+    """The models as a list. Raises QfError if one of them can't forecast a single observation."""
     models = [models] if hasattr(models, "predict_arrays") else list(models or ())
     for m in models:
         if getattr(m, "task", None) not in ("forecast", "activation") or not m.has_arrays:

@@ -102,24 +102,12 @@ def cut(
 
 
 def rows_of(table, chosen, why):
-    """The rows of a table that match every choice.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-    chosen : dict of str to sequence or None
-        The values to keep, by column; None keeps all.
-    why : str
-        The predicate of the error about an unknown value, "has no trial here" for example.
-
-    Returns
-    -------
-    pandas.DataFrame
+    """The rows of a table, a DataFrame, that match every choice; `chosen` is {column: values to keep, None for all}.
 
     Raises
     ------
     UnknownKeyError
-        If a chosen value does not occur in its column.
+        If a chosen value does not occur in its column; the message says of it what `why` holds ("has no trial here").
     """
     keep = np.ones(len(table), bool)
     for name, wanted in chosen.items():
@@ -142,10 +130,8 @@ def choose(source, table, window, neurons=None, strict=False):
     table : pandas.DataFrame
         One row per trial; see `Trials`.
     window : Window
-    neurons : sequence of str, optional
-        Keys of the neurons to keep. If None, all neurons without a flag.
-    strict : bool
-        Raise an error if anything would be left out.
+    neurons, strict
+        See `cut`.
 
     Returns
     -------
@@ -301,10 +287,7 @@ class Trials:
         return any(str(self.source.header(s).attrs.get("source", "")) == "simulation" for s in self.sessions)
 
     def digest(self):
-        """The digest of these trials, 24 hexadecimal digits.
-
-        It depends on the fingerprints of the recordings, the chosen trials and neurons, the window and, under signal="zscore", the scaling.
-        """
+        """A digest, a str, of the recordings' fingerprints, the chosen trials and neurons, the window and, under signal="zscore", the scaling."""
         found = hashlib.blake2b(repr(astuple(self.window)).encode(), digest_size=12)
         for session in self.sessions:
             rows = self.table_of(session)
@@ -316,22 +299,7 @@ class Trials:
         return found.hexdigest()
 
     def subset(self, mask):
-        """Select some of the trials.
-
-        Parameters
-        ----------
-        mask : bool array, shape (trial,), or int array
-            True for each trial to keep, or positions of trials in the table.
-
-        Returns
-        -------
-        Trials
-
-        Raises
-        ------
-        QfError
-            If `mask` is neither, or a position is out of range.
-        """
+        """The Trials where `mask`, a bool array (trial,), is True, or at the positions that an int array holds; raises QfError for any other."""
         mask = np.asarray(mask)
         mask = mask if mask.size else mask.astype(np.int64)
         if mask.ndim != 1 or mask.dtype.kind not in "biu" or (mask.dtype == bool and len(mask) != len(self)):
@@ -383,18 +351,7 @@ class Trials:
         return np.stack([onset - n_baseline, onset + n_response], 1)
 
     def scaled_on(self, trials):
-        """Set the z-score of these trials.
-
-        Parameters
-        ----------
-        trials : Trials
-            The training part. The mean and standard deviation of every neuron are computed, session by session, over the frames of its windows.
-
-        Returns
-        -------
-        Trials
-            These trials with the new `scaling`.
-        """
+        """These Trials with a new `scaling`: each neuron's mean and standard deviation, session by session, over the windows of `trials`."""
         scaling = {}
         for session in trials.sessions:
             ds = self.source[session]
@@ -537,7 +494,6 @@ def check_trials(trials):
 def scaling_by_session(scaling):
     """Convert the scaling of a saved model to `Trials.scaling`.
 
-    Models of early versions saved {neuron key: (mean, standard deviation)} for all sessions together. It becomes the scaling of a session "", whose
-    values `scale_of` uses for every other session.
+    Models of early versions hold one {neuron key: (mean, sd)} for all sessions. It is kept under the session "", and `scale_of` finds it there.
     """
     return scaling if scaling is None or all(isinstance(s, dict) for s in scaling.values()) else {"": scaling}

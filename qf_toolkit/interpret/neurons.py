@@ -28,7 +28,7 @@ def neuron_tokens(model, *, moved=False):
     Returns
     -------
     xarray.DataArray
-        (neuron, width) float32, without a unit; neuron keys in the model's order. attrs: model (digest of the weights), seed, simulated, moved (0, 1).
+        (neuron, width) float32, without a unit; neuron keys in the model's order. attrs: model (digest of weights), seed, simulated, moved (0 or 1).
 
     Raises
     ------
@@ -252,7 +252,7 @@ def linear_probe(tokens, statistics, *, folds=5, n_shuffles=200, seed=0):
     """Predict statistics of neurons from their tokens by linear models, and score the predictions on held-out neurons.
 
     Ridge regression predicts numbers; it chooses its penalty by leave-one-out within the training folds. Logistic regression with balanced classes
-    and C = 1 / width predicts labels. Tokens are scaled by the training folds only. The control is the same with the values shuffled over the neurons.
+    and C = 1 / width predicts labels. Tokens are scaled by the training folds only. The control does the same with values shuffled over the neurons.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Attention: what a prediction takes from each token of its input (paper Fig. A-8), and which layers and heads look there."""
+"""Attention: how much a prediction takes from each token of its input (paper Fig. A-8), and through which layers and heads."""
 
 import re
 
@@ -12,28 +12,29 @@ from .heat import DIFFERENCES, ROOM, colour_bar, heat_map, largest, undrawn
 from .style import axes_or_current, credit, palette, style
 
 MOST_PANELS = 24
-LINE = 0.125  # inches a line of 6 pt text takes
+LINE = 0.125  # height of a line of 6 pt text, inches
 KINDS = ("learned token", "patch before the onset", MASK)
 GRADIENT = "gradient-weighted"
 
 
 def plot_rollout(data, *, row=None, ax=None):
-    """How much of each input token reaches the token that the prediction is read from, as bars.
+    """Plot how much of each input token reaches the token that the prediction is read from, as bars.
 
     Parameters
     ----------
     data : xarray.Dataset or DataArray
-        One group of `attention_rollout`, or its `rollout` (layer, token, source), of which the last layer is drawn, or `gradient_rollout`
-        (token, source). Of a Dataset that has both the gradient rollout is drawn over the bars as points.
+        One group of `attention_rollout`, or one variable of it: `rollout` (layer, token, source), whose last layer is drawn, or `gradient_rollout`
+        (token, source). If a Dataset has both, points over the bars show the gradient rollout.
     row : str, optional
-        The token; see `interpret.attention.readout`. [CLS] where left out, and of a forecaster the mean over the [MASK]s.
+        The token that the prediction is read from; see `interpret.attention.readout`. If None, [CLS] for a classifier, and for a forecaster the mean
+        over all [MASK]s.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Sources from left to right as in the sequence; patches are named by the second at which they begin.
+        Sources from left to right in the order of the sequence. A patch is named by the second from the onset at which it begins.
 
     Raises
     ------
@@ -60,20 +61,20 @@ def plot_rollout(data, *, row=None, ax=None):
 
 
 def plot_rollout_map(data, *, ax=None):
-    """How much each token holds of each input token, as a heat map.
+    """Plot how much each token holds of each input token, as a heat map.
 
     Parameters
     ----------
     data : xarray.DataArray
         One group and layer of `rollout`, or of maps: (token, source).
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
     matplotlib.axes.Axes
-        With a colour bar; percent in the cells where there is room. The colours end at the largest share that a token has of another: of itself
-        it keeps a half a layer, whatever the model.
+        With a colour bar, and percent in the cells if there is room. The colours end at the largest share that a token has of another token: in each
+        layer a token keeps at least a half of itself, whatever the model.
 
     Raises
     ------
@@ -94,23 +95,23 @@ def plot_rollout_map(data, *, ax=None):
 
 
 def plot_heads(data, *, source="[NEURON]", row=None, ax=None):
-    """How much the prediction takes from one token through each head: layers from the bottom up, heads from left to right.
+    """Plot how much the prediction takes from one token through each head: layers from the bottom up, heads from left to right.
 
     Parameters
     ----------
     data : xarray.Dataset or DataArray
-        One group of `attention_rollout`, of which `head_rollout` is drawn, or a variable (layer, head, token, source) of it.
+        One group of `attention_rollout`, whose `head_rollout` is drawn, or a variable of it with dims (layer, head, token, source).
     source : str
-        The token that is given from.
+        The input token that the prediction takes from.
     row : str, optional
-        The token that takes; as in `plot_rollout`.
+        The token that the prediction is read from; as in `plot_rollout`.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
     matplotlib.axes.Axes
-        With a colour bar; percent in the cells where there is room.
+        With a colour bar, and percent in the cells if there is room.
 
     Raises
     ------
@@ -132,19 +133,19 @@ def plot_heads(data, *, source="[NEURON]", row=None, ax=None):
 
 
 def figure_rollout(dataset, *, row=None):
-    """Attention rollout of each group: bars of the whole stack, and beneath them how the shares build up layer by layer (paper Fig. A-8).
+    """Attention rollout of each group: bars for the whole stack, and below them how the shares build up layer by layer (paper Fig. A-8).
 
     Parameters
     ----------
     dataset : xarray.Dataset
-        `attention_rollout` by stimulus (the paper's figure), condition or neuron.
+        `attention_rollout` by stimulus (as in the paper), condition or neuron.
     row : str, optional
         As in `plot_rollout`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A panel for each group, with the number of its observations; one scale of the bars, and one of the colours, for all.
+        One panel per group, with its number of observations. All panels share one scale of the bars and one of the colours.
 
     Raises
     ------
@@ -200,20 +201,20 @@ def figure_rollout(dataset, *, row=None):
 
 
 def figure_rollout_conditions(dataset, *, row=None):
-    """What the prediction takes from each token, group by group, as a heat map; beside it the difference to the mean of all groups.
+    """Two heat maps: how much the prediction takes from each token in each group, and how this differs from the mean of all groups.
 
     Parameters
     ----------
     dataset : xarray.Dataset
-        `attention_rollout` by condition (or stimulus, or neuron): a line for each.
+        `attention_rollout` by condition (or stimulus, or neuron); each group is a line.
     row : str, optional
         As in `plot_rollout`.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Stimuli one above the other. The shares differ much more between tokens than between conditions, so that how the model takes the
-        baseline according to the stimulus shows in the differences, in percentage points; of one group there are none.
+        Stimuli stand one above the other. Shares differ much more between tokens than between conditions, so the effect of the stimulus shows only
+        in the differences, in percentage points. A single group has no differences.
 
     Raises
     ------
@@ -226,7 +227,7 @@ def figure_rollout_conditions(dataset, *, row=None):
     shares = readout(dataset["rollout"].isel(layer=-1), row).transpose(dim, "source")
     keys = [str(k) for k in shares[dim].values]
     parts = _parts(keys, dim)
-    # lines grow thinner than their names where there are very many, and only some are named
+    # if there are very many, lines are thinner than their names, and only some have a name
     line = min(LINE, 12 / len(keys))
     heights = [max(len(part) * line, 0.2) for part in parts.values()]
     step = int(np.ceil(LINE / line - 1e-9))
@@ -263,12 +264,12 @@ def figure_heads(dataset, *, group=None):
     dataset : xarray.Dataset
         `attention_rollout` by stimulus, condition or neuron.
     group : str, optional
-        Which; may be left out where there is only one.
+        Key of the group. May be None if there is only one.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A row of a panel says where a token looks; one scale of the colours for all.
+        A row of a panel shows what a token attends to. All panels share one scale of the colours.
 
     Raises
     ------
@@ -308,7 +309,7 @@ def figure_heads(dataset, *, group=None):
 
 
 def _one(data, dims):
-    """`data` with `dims` alone, in that order; dims of one entry are dropped."""
+    """`data` with only `dims`, in that order; other dims, of one entry, are dropped."""
     extra = [d for d in data.dims if d not in dims]
     many = {str(d): data.sizes[d] for d in extra if data.sizes[d] > 1}
     if many or not set(dims) <= set(data.dims):
@@ -319,7 +320,7 @@ def _one(data, dims):
 
 
 def _share(data, row):
-    """The row of the whole stack's rollout, (source,)."""
+    """The rollout of the whole stack in one row, (source,)."""
     found = data["rollout"] if hasattr(data, "data_vars") else data
     found = found.isel(layer=-1) if "layer" in found.dims else found
     return readout(_one(found, ("token", "source")), row)
@@ -342,13 +343,13 @@ def _name_of_row(data, row):
 
 
 def _of_others(shares, row):
-    """The shares but those that the row's token keeps of itself, at least a half a layer whatever the model."""
+    """The shares of other tokens. A token keeps at least a half of itself in each layer, whatever the model."""
     own = _name_of_row(shares, row) if row is not None else "[CLS]"
     return shares.values[..., shares["source"].values.astype(str) != own]
 
 
 def _percent(table, digits):
-    """What stands in the cells of shares."""
+    """Texts for the cells of a table of shares."""
     return (100 * table).map(f"{{:.{digits}f}}".format)
 
 
@@ -364,7 +365,7 @@ def _kinds(data):
 
 
 def _labels(data):
-    """What stands at the axis for each source: learned tokens by name, patches by the second at which they begin."""
+    """Labels of the sources on the axis: the name of a learned token, the second at which a patch begins."""
     names = data["source"].values.astype(str)
     if "start_s" not in data.coords:
         return names.tolist()
@@ -375,7 +376,7 @@ def _labels(data):
 
 
 def _thinned(labels):
-    """Positions and labels, not more than about 40 of them."""
+    """Positions and labels of at most 40 of the labels, evenly spaced."""
     step = -(-len(labels) // 40)
     return np.arange(0, len(labels), step), labels[::step]
 
@@ -390,7 +391,7 @@ def _source_title(data):
 
 
 def _parts(keys, dim):
-    """{title: positions}: conditions stimulus by stimulus, 45 before 135; anything else at once, as it stands."""
+    """{title: positions}: conditions by stimulus, in numeric order (45 before 135); other keys in one part, in their order."""
     if dim != "condition":
         return {dim: np.arange(len(keys))}
     order = sorted(range(len(keys)), key=lambda i: _natural(keys[i]))

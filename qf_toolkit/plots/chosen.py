@@ -1,4 +1,4 @@
-"""Which observations a figure shows: chosen by rule and by what was measured, before any forecast is looked at."""
+"""Choose the observations that a figure shows, by rule and from the measured traces, before anybody sees a forecast."""
 
 from dataclasses import dataclass
 
@@ -17,15 +17,15 @@ class Shown:
     Attributes
     ----------
     kind : {"forecastable", "most active", "random"}
-        The rule that chose it.
+        The rule that chose the observation.
     session : str
         Key.
     trial : int
-        Trial of the session.
+        Number of the trial in the session.
     neuron : str
         Key.
     same : tuple of int
-        Trials of the session whose mean is drawn below it; empty where there is no such panel.
+        Trials of the session whose mean is drawn in a panel below; empty if there is no such panel.
     """
 
     kind: str
@@ -36,29 +36,30 @@ class Shown:
 
 
 def choose_observations(trials, *, fitting=None, n=8, seed=0):
-    """Observations for `figure_forecasts`: half of the most forecastable neurons, half at random. No model has a say in it.
+    """Choose observations for `figure_forecasts`: half of them from the most forecastable neurons, half at random. No model influences the choice.
 
     A neuron is the more forecastable, the larger the share of its response that repeats over the trials of a condition
-    (`interpret.neurons.repeatable_share`); where most trials have a condition of their own, over those of a stimulus. Of each such neuron one
-    trial of its best condition is drawn at random: the one of the largest mean response in `fitting`, not in the trials that are shown. Where
-    too few neurons repeat, or nothing can be said of them, the most active observations of other neurons fill the first half.
+    (`interpret.neurons.repeatable_share`). If most trials have a condition of their own, the trials of a stimulus are taken instead. For each such
+    neuron the best condition is the one with the largest mean response in `fitting`, and one shown trial of this condition is drawn at random. If too
+    few neurons have a response that repeats, the most active observations of other neurons fill the first half.
 
     Parameters
     ----------
     trials : Trials
-        Of which the figure is made, usually `split.test`. Sessions are read one at a time.
+        The trials of the figure, usually `split.test`. Sessions are read one at a time.
     fitting : Trials, optional
-        By which neurons and conditions are judged, usually `split.fitting` (train and validation); `trials` themselves where left out, or where
-        `fitting` holds none of their neurons.
+        The trials that rank neurons and conditions, usually `split.fitting` (train and validation). If None, or if it holds none of the neurons of
+        `trials`, `trials` themselves.
     n : int
-        How many, at least 2; fewer come back where there are not so many whole observations.
+        Number of observations, at least 2. If there are fewer whole observations, fewer are returned.
     seed : int
-        Of the random half, and of the trial of each forecastable neuron.
+        Seed of the random half, and of the trial of each forecastable neuron.
 
     Returns
     -------
     list of Shown
-        The first half (rounded up), the best first, with the trials of their condition as `same`; then the random ones.
+        First the half (rounded up) of the most forecastable neurons, the best first, with the trials of their condition as `same`; then the random
+        observations.
 
     Raises
     ------
@@ -78,15 +79,15 @@ def choose_observations(trials, *, fitting=None, n=8, seed=0):
 
 
 def choose_most_active(trials, n, seed):
-    """Observations for figures of examples: half (rounded up) the most active of different neurons, the others at random.
+    """Choose observations for figures of examples: half (rounded up) are the most active of different neurons, the others are drawn at random.
 
     Parameters
     ----------
     trials : Trials
     n : int
-        How many, at least 1; fewer come back where there are not so many whole observations.
+        Number of observations, at least 1. If there are fewer whole observations, fewer are returned.
     seed : int
-        Of the random ones.
+        Seed of the random observations.
 
     Returns
     -------
@@ -103,7 +104,7 @@ def choose_most_active(trials, n, seed):
 
 
 def wanted_of(chosen):
-    """What must be forecast to draw these panels: the chosen trials, and those of the means.
+    """List the observations that must be forecast to draw these panels: the chosen trials, and the trials of the means.
 
     Parameters
     ----------
@@ -112,18 +113,18 @@ def wanted_of(chosen):
     Returns
     -------
     dict
-        {session key: (trial numbers, neuron keys)}, two lists without repeats, trials in ascending order.
+        {session key: (trial numbers, neuron keys)}: two lists without repeats, the trials in ascending order.
     """
     wanted = {}
     for one in chosen:
         numbers, neurons = wanted.setdefault(one.session, (set(), {}))
         numbers |= {one.trial, *one.same}
-        neurons[one.neuron] = None  # a dict, to keep the order
+        neurons[one.neuron] = None  # a dict keeps the order
     return {session: (sorted(numbers), list(neurons)) for session, (numbers, neurons) in wanted.items()}
 
 
 class _Survey:
-    """What a choice is made from: which observations are whole, and the most active of each neuron. Traces are read once, session by session."""
+    """The facts behind a choice: which observations are whole, and the most active one of each neuron. Traces are read once, session by session."""
 
     def __init__(self, trials):
         self.trials = trials
@@ -140,11 +141,11 @@ class _Survey:
             raise QfError("trials: expected an observation to show, found none that is valid. Look at the recording with `qf info`.")
 
     def rows(self, session):
-        """The trials of a session, as a table."""
+        """The table of a session's trials."""
         return self.trials.table[self.trials.table["session"] == session]
 
     def forecastable(self, ranked, n, rng):
-        """One whole trial of the best condition of the first n neurons that have one."""
+        """One scored trial of the best condition for each of the first n neurons that have such a trial, drawn at random."""
         found = []
         for neuron, column, key in ranked:
             if len(found) == n:
@@ -155,33 +156,33 @@ class _Survey:
         return found
 
     def trials_of(self, session, neuron, column, key, where):
-        """Trials of a session with this condition or stimulus, in which the neuron counts by `where`."""
+        """Numbers of the session's trials whose `column` (condition or stimulus) is `key`, and whose observation of the neuron is True in `where`."""
         names, rows = self.trials.neurons_of(session), self.rows(session)
         if neuron not in names:
             return []
         return rows["trial"].to_numpy()[(rows[column] == key).to_numpy() & where[session][:, names.index(neuron)]].tolist()
 
     def most_active(self, n, but=()):
-        """The n observations of the largest mean response in the scored part, of different neurons."""
+        """The n observations with the largest mean response in the scored part, of different neurons, none of them in `but`."""
         best = sorted((-response, neuron, session, trial) for neuron, (response, session, trial) in self.best.items() if neuron not in but)
         return [Shown("most active", session, trial, neuron) for _, neuron, session, trial in best[:n]]
 
     def random(self, n, seed, first):
-        """As many of all whole observations as are missing to n."""
+        """Draw observations from all scored ones, until there are n together with `first`."""
         sessions, taken = self.trials.sessions, {(s.session, s.trial, s.neuron) for s in first}
         ends = np.cumsum([self.scored[s].sum() for s in sessions])
         found = []
-        # n are enough, also where all of the first are among them
+        # n draws are enough, even if all of `first` are among them
         for i in np.random.default_rng(seed).choice(int(ends[-1]), min(n, int(ends[-1])), replace=False):
             session = sessions[s := int(np.searchsorted(ends, i, side="right"))]
-            t, k = np.argwhere(self.scored[session])[i - ends[s]]  # counted from the session's end
+            t, k = np.argwhere(self.scored[session])[i - ends[s]]  # a negative index, from the session's end
             one = (session, int(self.rows(session)["trial"].iloc[t]), self.trials.neurons_of(session)[k])
             if len(first) + len(found) < n and one not in taken:
                 found.append(Shown("random", *one))
         return found
 
     def same(self, shown):
-        """Trials of the same condition, of the same stimulus where there is no other, whose whole window was measured."""
+        """Trials with a whole window and the same condition; if there is only one, trials of the same stimulus."""
         rows = self.rows(shown.session)
         here = rows[rows["trial"] == shown.trial].iloc[0]
         same, wider = (self.trials_of(shown.session, shown.neuron, column, here[column], self.whole) for column in ("condition", "stimulus"))
@@ -189,7 +190,7 @@ class _Survey:
 
 
 def _by_repeats(fitting, trials):
-    """(neuron, column, key) of neurons whose response repeats, the most first; column and key name their best condition among those of `trials`."""
+    """(neuron, column, key) of neurons whose response repeats, in falling order. Column and key name their best condition among those of `trials`."""
     found = {}
     for session in fitting.sessions:
         ds = fitting.dataset(session)
@@ -206,14 +207,14 @@ def _by_repeats(fitting, trials):
                 level = np.bincount(which, mean[ok[:, k] & there, k]) / np.bincount(which)
                 found.setdefault(neuron, []).append((share, ok[:, k].sum(), level.max(), column, kinds[level.argmax()]))
     rank = {}
-    for neuron, sessions in found.items():  # of a cell of several sessions each counts by its trials
+    for neuron, sessions in found.items():  # the sessions of a matched cell are weighted by their trials
         share, weight, *_ = zip(*sessions, strict=True)
         rank[neuron] = (-float(np.average(share, weights=weight)), neuron)
     return [(neuron, *max(found[neuron], key=lambda s: s[2])[3:]) for neuron in sorted(rank, key=rank.get)]
 
 
 def _responses(ds, trials):
-    """The scored part of each response, NaN after it; its mean; and where it and the whole baseline were measured: (trial, neuron, ...)."""
+    """The responses (trial, neuron, time), NaN after the scored part; their means, and whether baseline and scored part are whole (trial, neuron)."""
     response = ds[trials.window.signal].values[..., ds.attrs["n_baseline"] :]
     inside = np.arange(response.shape[-1]) < ds["n_score"].values[:, None, None]
     return np.where(inside, response, np.nan), response.mean(-1, where=inside), scored_whole(ds)

@@ -1,4 +1,4 @@
-"""Cluster maps: whole figures, in which like stands beside like."""
+"""Cluster maps: whole figures that put similar rows and similar columns beside each other."""
 
 import numpy as np
 from matplotlib import rcParams
@@ -15,17 +15,17 @@ BAR = (0.89, 0.27, 0.022, 0.36)  # left, bottom, width and height of the colour 
 
 
 def figure_code_contexts(swaps, codebook=None):
-    """Which codes bend with their neighbours alike, and which neighbours bend alike: a cluster map of `plot_context_dependence`.
+    """Cluster map of `plot_context_dependence`: codes that change alike with their context, and contexts that change codes alike.
 
-    Codes (rows) are joined by how they change over all bursts, bursts (columns) by how they change all codes: average linkage of Euclidean
-    distances.
+    Rows are codes, clustered by how they change in all bursts. Columns are bursts, clustered by how they change all codes. The clusters come from
+    average linkage of Euclidean distances.
 
     Parameters
     ----------
     swaps : xarray.Dataset
-        What `interpret.codes.swaps` returned; cells that are NaN in every place are grey, and count as the mean of all in the distances.
+        As `interpret.codes.swaps` returns it. Cells that are NaN at every place are grey, and the distances take them as the mean of all cells.
     codebook : xarray.Dataset, optional
-        What `interpret.codes.codebook` returned; codes and bursts then have a strip, the darker the higher their level.
+        As `interpret.codes.codebook` returns it. Each code and burst then has a mark in a strip, darker for a higher level.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def figure_code_contexts(swaps, codebook=None):
         color = dict(zip(level.index, map(to_hex, shades), strict=True))
         strips = {name: axis.to_series(name="level").map(color) for name, axis in (("row_colors", table.index), ("col_colors", table.columns))}
     with style():
-        rcParams["figure.constrained_layout.use"] = False  # the grid has a layout of its own; `style` puts the setting back
+        rcParams["figure.constrained_layout.use"] = False  # the grid has a layout of its own; `style` restores the setting
         grid = sns.clustermap(
             table, mask=table.isna(), row_linkage=linkage(known, "average"), col_linkage=linkage(known.T, "average"), cmap=SHARES, vmin=0.0,
             figsize=(6.4, 5.6), dendrogram_ratio=0.12, colors_ratio=0.025, cbar_pos=BAR, rasterized=table.size > VECTORS,
@@ -60,6 +60,6 @@ def figure_code_contexts(swaps, codebook=None):
         grid.ax_heatmap.tick_params(axis="y", rotation=0)
         grid.figure.subplots_adjust(top=0.96, right=0.81)  # room for the colour bar, which moves back with it
         grid.ax_cbar.set_position(BAR)  # pyright: ignore[reportOptionalMemberAccess]
-        grid.figure.set_layout_engine(PlaceHolderLayoutEngine(True, True))  # without one, saving would take the style's
+        grid.figure.set_layout_engine(PlaceHolderLayoutEngine(True, True))  # else saving would apply the style's layout
     credit(grid.figure, swaps, *([] if codebook is None else [codebook]))
     return grid.figure

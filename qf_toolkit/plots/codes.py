@@ -1,6 +1,6 @@
 """Codes: what they stand for, how well they render a trace, and how much a code depends on the codes around it (paper, Fig. A-7 and A-9).
 
-What is drawn on an `ax` is drawn on the current one where it is left out.
+If `ax` is None, a function draws on the current axes.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ SWAPPED = "#c1121f"  # the paper's red dashed lines
 
 
 def plot_reconstruction(truth, codes, trial, neuron, *, ax=None):
-    """One observation as it was measured and as its codes render it, with the codes over their patches (Fig. A-7).
+    """Plot one observation as measured and as its codes render it, with the codes over their patches (Fig. A-7).
 
     Parameters
     ----------
@@ -27,6 +27,7 @@ def plot_reconstruction(truth, codes, trial, neuron, *, ax=None):
     codes : xarray.Dataset
         `model.codes(trials)`: `code` (trial, neuron, patch), `reconstruction` (trial, neuron, time), coord start_s (patch).
     trial : int
+        Number of the trial in its session.
     neuron : str
         Key.
     ax : matplotlib.axes.Axes, optional
@@ -40,7 +41,7 @@ def plot_reconstruction(truth, codes, trial, neuron, *, ax=None):
     UnknownKeyError
         If the trial or neuron is not in `truth` or `codes`.
     QfError
-        If the window of this observation is not whole, so that it has no codes.
+        If the window of this observation is not whole. It then has no codes.
     """
     ax, signal = axes_or_current(ax), _signal(truth)
     if truth.attrs.get("session") != codes.attrs.get("session"):
@@ -60,19 +61,19 @@ def plot_reconstruction(truth, codes, trial, neuron, *, ax=None):
 
 
 def figure_quantisation(truth, codes, *, n=8, seed=0):
-    """Observations and what quantisation makes of them, chosen by rule (Fig. A-7).
+    """Observations chosen by rule, and their reconstruction from codes (Fig. A-7).
 
-    The first half are the most active observations of different neurons, the other half are drawn at random from the rest. Each title says the
-    RMS error and the share of the window's variance that is explained; the figure's title says both over all observations.
+    The first half are the most active observations of different neurons, the other half are drawn at random from the rest. Each title holds the
+    RMS error and the share of the window's variance that is explained; the figure's title holds both over all observations.
 
     Parameters
     ----------
     truth, codes : xarray.Dataset
         As for `plot_reconstruction`.
     n : int
-        Observations, at least 2.
+        Number of observations, at least 2.
     seed : int
-        Of the random half.
+        Seed of the random half.
 
     Returns
     -------
@@ -114,21 +115,21 @@ def figure_quantisation(truth, codes, *, n=8, seed=0):
 
 
 def plot_codebook(codebook, embedding, *, normalise=False, colorbar=True, ax=None):
-    """Each code's prototype as a little trace at the code's place in a t-SNE of the codebook (Fig. A-9 a, b).
+    """Plot each code's prototype as a small trace at the code's place in a t-SNE of the codebook (Fig. A-9 a, b).
 
-    Traces that would lie on each other are moved apart; a dot, and a line to it, show where such a code really is. A number in brackets is a code
-    that no patch took, where that is known.
+    Traces that would overlap are moved apart; a dot, with a line to it, shows the true place of such a code. If the codebook holds counts, the number
+    of a code that no patch took is in brackets.
 
     Parameters
     ----------
     codebook : xarray.Dataset
-        What `interpret.codes.codebook` returned.
+        As `interpret.codes.codebook` returns it.
     embedding : xarray.DataArray (code, axis)
-        `tsne(codebook["vector"])`, of all codes or of some.
+        `tsne(codebook["vector"])`, with all codes or some of them.
     normalise : bool
-        Draw each trace on its own scale (b) rather than all on one (a).
+        Draw each trace on its own scale (b), not all on one scale (a).
     colorbar : bool
-        Of the colours, which show the level.
+        Draw a colour bar; the colours show the level.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -146,14 +147,14 @@ def plot_codebook(codebook, embedding, *, normalise=False, colorbar=True, ax=Non
     if missing := sorted(set(codes.tolist()) - set(codebook["code"].values.tolist())):
         raise UnknownKeyError(f"code: {missing[0]} of the embedding is not in the codebook; {did_you_mean(missing[0], codebook['code'].values)}")
     shown = codebook.sel(code=codes)
-    # in units of the wider side of the map; boxes as large as leaves room for all
+    # in units of the wider side of the map; the boxes are as large as they can be with room for all
     dots = embedding.transpose("code", "axis").values.astype(float)
     dots = (dots - dots.min(0)) / (np.ptp(dots, 0).max() or 1.0)
     box = np.array([0.76, 0.56]) / np.sqrt(max(len(codes), 16))
     centres = _apart(dots, 1.06 * box)
     prototypes, (norm, cmap) = shown["prototype"].values, _levels(codebook)
     low, high = min(prototypes.min(), 0.0), max(prototypes.max(), 0.0)
-    across = np.linspace(-0.15, 0.47, prototypes.shape[1]) * box[0]  # the number has the rest, left of the trace
+    across = np.linspace(-0.15, 0.47, prototypes.shape[1]) * box[0]  # the number is left of the trace
     unused = shown["count"].values == 0 if "count" in shown else np.zeros(len(codes), bool)
     for code, dot, (x, y), trace, level, idle in zip(codes, dots, centres, prototypes, shown["level"].values, unused, strict=True):
         ax.add_patch(Rectangle((x - box[0] / 2, y - box[1] / 2), *box, fc="0.965", lw=0, zorder=1, gid=f"box {code}"))
@@ -185,7 +186,7 @@ def plot_codebook(codebook, embedding, *, normalise=False, colorbar=True, ax=Non
 
 
 def figure_codebook(codebook, embedding):
-    """The codebook on one scale and on each code's own, side by side (Fig. A-9 a and b).
+    """The codebook twice, side by side: all codes on one scale, and each code on its own scale (Fig. A-9 a and b).
 
     Parameters
     ----------
@@ -209,14 +210,14 @@ def figure_codebook(codebook, embedding):
 
 
 def plot_swap(swap, *, place=None, ax=None):
-    """A decoded sequence before and after one of its codes is swapped, red dashed lines around the place (Fig. A-9 c).
+    """Plot a decoded sequence before and after one of its codes is swapped, with red dashed lines around the place (Fig. A-9 c).
 
     Parameters
     ----------
     swap : xarray.Dataset
-        What `interpret.codes.swap` returned.
+        As `interpret.codes.swap` returns it.
     place : int, optional
-        Number of the patch, from 1 on; the one that was swapped where left out.
+        Number of the patch, from 1 on. If None, the patch that was swapped.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -245,14 +246,14 @@ def plot_swap(swap, *, place=None, ax=None):
 
 
 def plot_context_dependence(swaps, *, order=None, ax=None):
-    """How much the decoded patch of each code changes with the burst it is in, mean over places.
+    """Plot how much the decoded patch of each code changes with the burst it is put in, as the mean over places.
 
     Parameters
     ----------
     swaps : xarray.Dataset
-        What `interpret.codes.swaps` returned.
+        As `interpret.codes.swaps` returns it.
     order : sequence of int, optional
-        Codes in the order of rows and columns, say `np.argsort(codebook["level"])`; by number where left out.
+        Codes in the order of rows and columns, for example `np.argsort(codebook["level"])`. If None, by number.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -267,19 +268,20 @@ def plot_context_dependence(swaps, *, order=None, ax=None):
 
 
 def figure_context(swaps, code, *, contexts=None, place=None, n=6):
-    """One code's decoded patch in bursts of several others, and the matrix of all codes and contexts (Fig. A-9 c).
+    """The decoded patch of one code in bursts of several other codes, and the matrix of all codes and contexts (Fig. A-9 c).
 
     Parameters
     ----------
     swaps : xarray.Dataset
-        What `interpret.codes.swaps` returned.
+        As `interpret.codes.swaps` returns it.
     code : int
         The code whose patch is drawn.
     contexts : sequence of int, optional
-        Codes of the bursts. Where left out `n` by rule: evenly spaced in the order of how much they change the code, the least and the most among them.
+        Codes of the bursts. If None, `n` codes, evenly spaced from the one that changes the patch least to the one that changes it most.
     place : int, optional
-        Number of the patch; the middle one of those in `swaps` where left out.
+        Number of the patch. If None, the middle one of those in `swaps`.
     n : int
+        Number of bursts if `contexts` is None.
 
     Returns
     -------
@@ -327,14 +329,14 @@ def figure_context(swaps, code, *, contexts=None, place=None, n=6):
 
 
 def plot_transitions(transitions, *, order=None, ax=None):
-    """Which code follows which: the probability of the next code, a row for each code. A grey row is a code that nothing follows.
+    """Plot the probability of the next code, one row per code. The row of a code that nothing follows is grey.
 
     Parameters
     ----------
     transitions : xarray.Dataset
-        What `interpret.codes.transitions` returned.
+        As `interpret.codes.transitions` returns it.
     order : sequence of int, optional
-        Codes in the order of rows and columns, say `np.argsort(codebook["level"])`; by number where left out.
+        Codes in the order of rows and columns, for example `np.argsort(codebook["level"])`. If None, by number.
     ax : matplotlib.axes.Axes, optional
 
     Returns
@@ -352,19 +354,19 @@ def plot_transitions(transitions, *, order=None, ax=None):
 
 
 def unit_of(data):
-    """The unit of decoded windows, from the attrs of what came from a model."""
+    """The unit of decoded windows in words, from the attrs of `data`, an xarray object that `interpret.codes` returned."""
     whose = {"neuron": "neuron's", "global": "pooled"}[data.attrs["normalise"]]
     return f"{SIGNAL_LABELS[data.attrs['signal']]} / {whose} SD"
 
 
 def _inside(start, time):
-    """Where each patch begins and ends inside the window, seconds: the padding is not drawn."""
+    """Start and end of each patch inside the window, in seconds. The padding is not drawn."""
     step, length = time[1] - time[0], start[1] - start[0]
     return np.maximum(start, time[0]), np.minimum(start + length, time[-1] + step)
 
 
 def _mark_patches(ax, start, time, codes):
-    """Faint edges of the patches, the onset, and the number of each code over its patch; returns the texts."""
+    """Draw faint edges of the patches, the onset, and the number of each code over its patch. Return the texts."""
     low, high = _inside(start, time)
     for edge in [*low, high[-1]]:
         ax.axvline(edge, color="0.9", lw=0.6, zorder=0, gid="patch")
@@ -379,7 +381,7 @@ def _mark_patches(ax, start, time, codes):
 
 
 def _tidy(axes, n):
-    """Labels of time below the lowest panel of each column, those of the unit beside the first column; panels after the first `n` are empty."""
+    """Keep time labels only below the lowest panel of each column and unit labels only beside the first column; clear panels after the first `n`."""
     columns = axes.shape[1]
     for i, ax in enumerate(axes.flat):
         lowest, first = i + columns >= n, i % columns == 0
@@ -390,7 +392,7 @@ def _tidy(axes, n):
 
 
 def _choose(truth, error, n, seed):
-    """(kind, trial, neuron) of the observations to show: half the most active of different neurons, half of the others at random."""
+    """(kind, trial, neuron) of the observations to show: half are the most active of different neurons, half are drawn from the others."""
     response = truth[_signal(truth)].isel(time=slice(truth.attrs["n_baseline"], None)).reset_coords(drop=True)
     frame = xr.DataArray(np.arange(response.sizes["time"]), dims="time")
     mean = response.where(frame < truth["n_score"].reset_coords(drop=True)).mean("time")
@@ -406,11 +408,11 @@ def _choose(truth, error, n, seed):
 
 
 def _apart(places, box):
-    """Centres of boxes near `places` that don't overlap: each pair that does is pushed apart along the side where less is needed."""
+    """Centres of boxes near `places` that don't overlap. Each pair that overlaps is pushed apart along the side where it overlaps less."""
     n = len(places)
-    turn = 2.4 * np.arange(n)  # a touch to all sides, for those at the very same place
+    turn = 2.4 * np.arange(n)  # a tiny push in different directions, for boxes at the very same place
     centres = places + 1e-3 * box * np.stack([np.cos(turn), np.sin(turn)], 1)
-    for _ in range(max(50, 10**7 // n**2)):  # of hundreds some stay on each other; no more than a second or two
+    for _ in range(max(50, 10**7 // n**2)):  # takes a second or two at most; of hundreds some may still overlap
         gap = centres[:, None] - centres
         overlap = 1 - np.abs(gap) / box
         hit = (overlap > 1e-9).all(-1) & ~np.eye(n, dtype=bool)
@@ -422,7 +424,7 @@ def _apart(places, box):
 
 
 def _levels(codebook):
-    """The colours of levels: viridis without its end, which can't be seen on white."""
+    """Colours of the levels: viridis without its bright end, which can't be seen on white."""
     import matplotlib as mpl
     from matplotlib.colors import ListedColormap, Normalize
 
@@ -437,7 +439,7 @@ def _level_bar(fig, axes, codebook):
 
 
 def _matrix(ax, values, order, **options):
-    """A square of codes by codes with its colour bar; cells without a value are grey."""
+    """Draw a matrix of codes by codes with its colour bar. Cells without a value are grey."""
     order = np.arange(len(values)) if order is None else np.asarray(order)
     if sorted(order.tolist()) != list(range(len(values))):
         raise QfError(f"order: expected each code from 0 to {len(values) - 1} once, found {order.tolist()}. Take np.argsort of something per code.")
@@ -446,12 +448,12 @@ def _matrix(ax, values, order, **options):
 
 
 def _share(values, low, high):
-    """Where values lie between two, from 0 to 1."""
+    """Position of values between `low` and `high`, from 0 to 1."""
     return (values - low) / ((high - low) or 1.0)
 
 
 def _round_down(value):
-    """The largest 1, 2 or 5 times a power of ten that is not above a value."""
+    """The largest number of the form 1, 2 or 5 times a power of ten that is not above `value`."""
     if not value > 0:
         return 0.0
     power = 10.0 ** np.floor(np.log10(value))

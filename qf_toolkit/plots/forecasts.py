@@ -1,4 +1,4 @@
-"""Forecasts beside the truth: single observations chosen by rule, each stimulus, and means over the trials of a condition."""
+"""Forecasts beside the truth: single observations chosen by rule, examples of each stimulus, and means over the trials of a condition."""
 
 import numpy as np
 
@@ -9,28 +9,28 @@ from .tables import NAIVE
 
 STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")  # in the order of the paper's Fig. 3
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
-LABEL_INCHES = 1.0  # "simulated data", in the upper right corner
+LABEL_INCHES = 1.0  # width of the text "simulated data" in the upper right corner
 
 
 def plot_forecast(truth, forecasts, trial, neuron, *, ax=None):
-    """One neuron around one onset: what was measured, and what was forecast.
+    """Plot one neuron around one onset: the measured trace and its forecasts.
 
-    Models take the palette's colours in order; naive forecasters are thinner and take those that are left, dashed where all are taken. One that
-    stands alone beside models is grey and dashed, and its label says that it is naive.
+    Models take the palette's colours in order. Lines of naive rows are thinner and take the colours that are left; if all colours are taken, further
+    lines are dashed. A single naive row beside models is grey and dashed, with "(naive)" in its label.
 
     Parameters
     ----------
     truth : xarray.Dataset
         `trials.dataset()` of one session: `dff` or `zscore` (trial, neuron, time), time in seconds from the onset.
     forecasts : mapping of str to xarray.Dataset
-        Name to `predict(trials)`: `forecast` (trial, neuron, time). Where it also holds `low` and `high` (trial, neuron, time), a light band
-        lies between them, for a single trial; an attr `level` (0.9, say) names it in the legend.
+        Name to `predict(trials)`: `forecast` (trial, neuron, time), in units of the truth. If it also holds `low` and `high` (trial, neuron, time)
+        and `trial` is one trial, a light band lies between them; its attr `level` (for example 0.9) appears in the legend.
     trial : int or sequence of int
-        Trial of the session; of several the mean is drawn.
+        Number of the trial in its session. Of several trials the mean is drawn.
     neuron : str
         Key.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
@@ -41,32 +41,32 @@ def plot_forecast(truth, forecasts, trial, neuron, *, ax=None):
     UnknownKeyError
         If the trial or neuron is not in `truth` or a forecast.
     QfError
-        If a forecast is of other trials: its onset lies on another frame.
+        If a forecast is of other trials: their onsets lie on other frames.
     """
     ax = axes_or_current(ax)
     return _draw(ax, truth, forecasts, trial, neuron, _looks(forecasts))
 
 
 def figure_forecasts(trials, forecasts, n=8, seed=0, chosen=None):
-    """Single observations, chosen by rule, over means of conditions.
+    """Forecasts of single observations, chosen by rule, and below them means over trials of a condition.
 
-    The first half are observations of the most forecastable neurons, the other half are drawn at random, so that the good and the ordinary are
-    both seen; see `choose_observations`. The last row holds the mean over the trials of a condition, for the first half; where a condition is
-    shown once, over those of its stimulus. A grey band is the part of the response that is scored, where that is not all of it.
+    The first half are observations of the most forecastable neurons, the other half are drawn at random, so that the reader sees both good and
+    ordinary forecasts; see `choose_observations`. For the first half, the last row holds the mean over the trials of the condition, or over the
+    trials of its stimulus if the condition is shown once. If only a part of the response is scored, a grey band shows it.
 
     Parameters
     ----------
     trials : Trials
-        What was forecast, usually `split.test`.
+        The trials that were forecast, usually `split.test`.
     forecasts : mapping of str to xarray.Dataset, or to a mapping of session key to xarray.Dataset
-        Name to `predict(trials)`, or to one forecast a session, which may hold the trials and neurons of `wanted_of(chosen)` alone. Where they
-        have `low` and `high`, a light band lies between them in the panels of single observations.
+        Name to `predict(trials)`, or to one forecast per session, which needs only the trials and neurons of `wanted_of(chosen)`. If a forecast has
+        `low` and `high`, a light band lies between them in the panels of single observations.
     n : int
-        Single observations, where none are `chosen`.
+        Number of single observations; unused with `chosen`.
     seed : int
-        Of the random half, where none are `chosen`; what else is remembered as the seed of the choice.
+        Seed of the random half. The figure's record names it as the seed of the choice, also with `chosen`.
     chosen : list of Shown, optional
-        What `choose_observations` returned; it is asked here where left out, and judges neurons by `trials` themselves.
+        As `choose_observations` returns it. If None, this function calls it, and `trials` themselves rank the neurons.
 
     Returns
     -------
@@ -95,19 +95,19 @@ def figure_forecasts(trials, forecasts, n=8, seed=0, chosen=None):
 def figure_examples(trials, forecasts, *, n=12, seed=0):
     """Many examples of one stimulus (paper, Fig. A-2 to A-5), chosen by rule.
 
-    The first half (rounded up) are the most active observations of different neurons, the others are drawn at random among all whose baseline
-    and scored part are whole; the titles say which is which.
+    The first half (rounded up) are the most active observations of different neurons. The others are drawn at random among all observations whose
+    baseline and scored part are whole. The titles name the rule.
 
     Parameters
     ----------
     trials : Trials
-        What was forecast, usually `split.test`.
+        The trials that were forecast, usually `split.test`.
     forecasts : mapping of str to xarray.Dataset
-        Name to `predict(trials)`, a line each.
+        Name to `predict(trials)`; each is one line.
     n : int
-        Observations, fewer where there are not so many.
+        Number of observations; fewer are shown if there are fewer.
     seed : int
-        Of the random half.
+        Seed of the random half.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def figure_examples(trials, forecasts, *, n=12, seed=0):
     _check(n, forecasts, "forecasts")
     chosen = choose_most_active(trials, n, seed)
     n_active = sum(one.kind == "most active" for one in chosen)
-    # the halves in rows of their own, where that can be
+    # each half gets rows of its own if the numbers allow it
     columns = min(len(chosen), next((c for c in (4, 3) if n_active % c == 0), 4))
     with style():
         fig, axes = _grid(-(-len(chosen) // columns), columns)
@@ -135,18 +135,18 @@ def figure_examples(trials, forecasts, *, n=12, seed=0):
 def figure_stimuli(parts, *, n=1, seed=0):
     """An example of every stimulus (paper, Fig. 3): drifting gratings, static gratings, natural scenes, sparse noise.
 
-    Of each stimulus the most active observation is shown, among those whose baseline and scored part are whole. Of n > 1 the first half (rounded
-    up) are the most active of different neurons, the others are drawn at random; the titles say which is which.
+    Each stimulus is represented by its most active observation among those whose baseline and scored part are whole. If n > 1, the first half
+    (rounded up) are the most active of different neurons, the others are drawn at random. The titles name the rule.
 
     Parameters
     ----------
     parts : mapping of str to (Trials, mapping of str to xarray.Dataset)
-        Stimulus to its trials, usually `split.test`, and their forecasts: name to `predict(trials)`. Trials of other stimuli among them are
-        passed over, so that one test part of several stimuli may stand under each. Other stimuli than the paper's follow in the order given.
+        Stimulus to its trials, usually `split.test`, and their forecasts: name to `predict(trials)`. Trials of other stimuli are skipped, so that one
+        test part of several stimuli may stand under each of them. Stimuli that are not in the paper follow in the given order.
     n : int
-        Observations of each stimulus, one below the other.
+        Number of observations of each stimulus, one below the other.
     seed : int
-        Of the random ones.
+        Seed of the random observations.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def figure_stimuli(parts, *, n=1, seed=0):
     Raises
     ------
     QfError
-        If there is no stimulus, or of one no forecast or no observation to show.
+        If there is no stimulus, or a stimulus has no forecast or no observation to show.
     """
     if not parts:
         raise QfError('parts: expected a stimulus to show, found none. Pass {"drifting_gratings": (split.test, forecasts)}.')
@@ -199,7 +199,7 @@ def _draw(ax, truth, forecasts, trial, neuron, looks):
     step = float(np.median(np.diff(time)))
     ax.axvline(0, color="0.6", lw=0.8, zorder=0)
     n_score = int(truth["n_score"].values[np.isin(truth["trial"].values, trials)].max()) if "n_score" in truth.coords else len(time)
-    if truth.attrs.get("n_baseline", 0) + n_score < len(time):  # only a part of the response counts
+    if truth.attrs.get("n_baseline", 0) + n_score < len(time):  # only a part of the response is scored
         ax.axvspan(0, n_score * step, color="0.93", zorder=-1, lw=0, label="scored")
     ax.plot(time, measured, color=TRUTH, lw=1.0, zorder=2.5, label="measured")
     drawn = {name: _of_session(forecast, truth, name) for name, forecast in forecasts.items()}
@@ -219,11 +219,11 @@ def _draw(ax, truth, forecasts, trial, neuron, looks):
 
 
 def _looks(forecasts):
-    """{name: how its line is drawn}: models in the palette's order; naive rows thin, one alone grey and dashed, several in the colours that are left."""
+    """{name: style of its line}. Models take the palette's colours in order. Naive rows are thin and take the rest; a single one is grey and dashed."""
     colors = palette()[:-1]  # the last, yellow, is too pale for a line on white
     naive = [n for n, f in forecasts.items() if _forecaster(f, n) in NAIVE]
     models = [n for n in forecasts if n not in naive]
-    left = colors[len(models) :] if len(models) < len(colors) - 1 else colors  # one alone would not do
+    left = colors[len(models) :] if len(models) < len(colors) - 1 else colors  # a single colour left would not do
     looks = {}
     for names, free, look in ((models, colors, {"lw": 1.6, "zorder": 3}), (naive, left, {"lw": 0.9, "zorder": 2})):
         for i, name in enumerate(names):
@@ -234,7 +234,7 @@ def _looks(forecasts):
 
 
 def _forecaster(forecast, name):
-    """What made a forecast, or one of each session; the name where it doesn't say."""
+    """Name of the forecaster that made a forecast, or forecasts by session: their attr `forecaster`, else `name`."""
     one = forecast if hasattr(forecast, "attrs") else next(iter(forecast.values()), None)
     return getattr(one, "attrs", {}).get("forecaster", name)
 
@@ -247,9 +247,9 @@ def _signal(truth):
 
 
 def _of_session(forecast, truth, name):
-    """The part of a forecast over several sessions that belongs to `truth`, its trials numbered as there."""
+    """The part of a forecast that belongs to the session of `truth`, with trials numbered as in `truth`."""
     session = truth.attrs["session"]
-    if not hasattr(forecast, "coords"):  # one of each session
+    if not hasattr(forecast, "coords"):  # a mapping of session to forecast
         if session not in forecast:
             raise UnknownKeyError(f"{name}: expected a forecast of {session}, found none; {did_you_mean(session, forecast)}")
         forecast = forecast[session]
@@ -260,7 +260,7 @@ def _of_session(forecast, truth, name):
 
 
 def _check_onsets(forecast, truth, trials, name):
-    """Trials are numbered anew in each session: a forecast of another one would be drawn unnoticed."""
+    """Raise QfError if onsets differ. Each session numbers its trials from the start, so a forecast of another session would be drawn unnoticed."""
     if "onset_frame" not in forecast.coords or "onset_frame" not in truth.coords:
         return
     theirs, ours = (np.sort(ds["onset_frame"].values[np.isin(ds["trial"].values, trials)]) for ds in (forecast, truth))
@@ -289,7 +289,7 @@ def _pick(array, trials, neuron, name):
 def _grid(rows, columns, *, width=2.1, height=1.55, sharex=True):
     import matplotlib.pyplot as plt
 
-    # never too narrow for the legend, whose height `_finish` adds
+    # the figure is never too narrow for the legend; `_finish` adds the legend's height
     size = (max(width * columns + 0.6, 4.2), height * rows + 0.2)
     return plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=sharex)
 
@@ -304,8 +304,8 @@ def _title_of_stimulus(one, condition):
 
 
 def _draw_chosen(axes, trials, forecasts, chosen, looks, means=(), title=_title):
-    """The chosen observations, each on its axes; below the first ones, on `means`, the mean over the trials of the condition."""
-    # one session in memory at a time: where each panel goes is known beforehand
+    """Draw each chosen observation on its axes, and, for the first of them, the mean over the trials `same` on the axes `means`."""
+    # the place of each panel is known beforehand, so that only one session at a time must be in memory
     for session in dict.fromkeys(one.session for one in chosen):
         truth = trials.dataset(session)
         keys = {c: dict(zip(truth["trial"].values, truth[c].values.astype(str), strict=True)) for c in ("condition", "stimulus")}
@@ -322,7 +322,7 @@ def _draw_chosen(axes, trials, forecasts, chosen, looks, means=(), title=_title)
 
 
 def _finish(fig, axes, looks, every=False):
-    """One legend for all panels; labels of the axes on the outer ones alone, or, where panels may differ, on every one but the time's."""
+    """Add one legend for all panels. Keep axis labels only on the outer panels; with `every`, each panel keeps the label of its y axis."""
     for column in axes.T:
         drawn = [ax for ax in column if ax.has_data()]
         for ax in column:

@@ -5,37 +5,39 @@ from contextlib import contextmanager
 import numpy as np
 
 SHARES, DIFFERENCES = "viridis", "PuOr_r"
-NOTHING, ABOVE = "0.92", "0.8"  # cells without a value, and those above the scale, which would look like the largest otherwise
-ROOM = 12  # rows and columns up to which there is room for numbers in the cells
-VECTORS = 2500  # cells that are drawn one by one in a file; more are one picture
+NOTHING, ABOVE = "0.92", "0.8"  # colours of cells without a value, and of cells above the scale, which must not look like its end
+ROOM = 12  # most rows and columns for which numbers fit into the cells
+VECTORS = 2500  # most cells that a file holds as single shapes; more become one picture
 
 
 def heat_map(ax, table, *, top=None, label=None, numbers=None, upwards=False, cmap=SHARES, turn=None, **options):
-    """A table as a heat map: named rows and columns, grey where there is no value.
+    """Draw a table as a heat map with named rows and columns. Cells without a value are grey.
 
     Parameters
     ----------
     ax : matplotlib.axes.Axes
     table : pandas.DataFrame
-        Its index and columns are the names; those that have no room are left out.
+        Its index and columns are the names; names without room are left out.
     top : float, optional
-        Where the colours end; the largest value where left out. Larger ones are grey.
+        Value at which the colours end; larger values are grey. If None, the largest value.
     label : str, optional
-        Of the colour bar; there is none where left out.
+        Label of the colour bar. If None, there is no bar.
     numbers : str or array, optional
-        Format of the numbers in the cells, ".2f" say, or texts, of the table's shape; written where there are at most 12 rows and columns.
+        Format of the numbers in the cells, for example ".2f", or an array of texts of the table's shape. They are written if the table has at most
+        12 rows and columns.
     upwards : bool
-        The first row is the lowest.
+        Put the first row at the bottom.
     cmap : str
+        Name of a colour map.
     turn : float, optional
-        Degrees by which the names of the columns are turned; a quarter where left out and they would overlap.
+        Degrees by which the names of the columns are turned. If None, a quarter turn if they would overlap.
     **options
-        Of `seaborn.heatmap`.
+        Options of `seaborn.heatmap`.
 
     Returns
     -------
     matplotlib.collections.QuadMesh
-        What a colour bar can be made of.
+        The cells, from which a colour bar can be made.
     """
     import seaborn as sns
 
@@ -60,14 +62,28 @@ def heat_map(ax, table, *, top=None, label=None, numbers=None, upwards=False, cm
 
 
 def largest(values):
-    """Where the colours end: the largest value, or 1 where none is above 0."""
+    """The largest finite value of an array of any shape, or 1 if none is above 0: the value at which colours end."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     return float(values.max()) if values.size and values.max() > 0 else 1.0
 
 
 def colour_bar(mesh, axes, label, **options):
-    """One colour bar for the heat maps on `axes`, with an arrow where some values lie above it."""
+    """Add one colour bar for the heat maps on several axes. It ends in an arrow if some values lie above its scale.
+
+    Parameters
+    ----------
+    mesh : matplotlib.collections.QuadMesh
+        As `heat_map` returns it.
+    axes : sequence of matplotlib.axes.Axes
+    label : str
+    **options
+        Options of `Figure.colorbar`.
+
+    Returns
+    -------
+    matplotlib.colorbar.Colorbar
+    """
     above = any(np.ma.filled(c.get_array(), 0.0).max() > c.norm.vmax * (1 + 1e-6) for ax in axes for c in ax.collections if c.get_array() is not None)
     bar = axes[0].get_figure(root=True).colorbar(mesh, ax=axes, label=label, extend="max" if above else "neither", **options)
     bar.outline.set_visible(False)
@@ -76,7 +92,7 @@ def colour_bar(mesh, axes, label, **options):
 
 @contextmanager
 def undrawn(fig):
-    """A new figure is not drawn meanwhile: seaborn draws all of it after each heat map, to see if names overlap, 10 s for 24 panels."""
+    """Keep a new figure from being drawn in this context: seaborn draws it after each heat map, to see if names overlap, 10 s for 24 panels."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     canvas = fig.canvas

@@ -1,4 +1,4 @@
-"""Neuron tokens: their t-SNE coloured by what the neurons do (paper figure A-10), and what linear probes read off them."""
+"""Neuron tokens: their t-SNE, coloured by statistics of the neurons (paper figure A-10), and the scores of linear probes."""
 
 import numpy as np
 import pandas as pd
@@ -11,26 +11,27 @@ NAMES = {"n_activations": "number of activations", "sd": "standard deviation", "
 PANELS = ("median", "n_activations", "sd", "activation_probability")  # of figure A-10
 ANGLES = ("orientation", "direction")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-NOTHING = "0.75"  # of points without a value
+NOTHING = "0.75"  # colour of points without a value
 POINT = {"linewidths": 0.4, "edgecolors": "0.25"}
 
 
 def plot_tokens(embedding, values, *, ax=None, how="auto"):
-    """A t-SNE of neuron tokens, coloured by a value of each neuron (paper figure A-10).
+    """Plot a t-SNE of neuron tokens, coloured by a value of each neuron (paper figure A-10).
 
     Parameters
     ----------
     embedding : xarray.DataArray, dims (neuron, axis)
-        What `interpret.embedding.tsne` returned; the first dim may have another name.
-    values : xarray.DataArray, same first dim
-        Numbers or labels, matched by key, say a variable of `neuron_statistics`. Points without a value are small and grey.
+        As `interpret.embedding.tsne` returns it. The first dim may have another name.
+    values : xarray.DataArray, dims (neuron,)
+        Numbers or labels, matched by key, for example a variable of `neuron_statistics`; the dim is the first of `embedding`. Points without a value
+        are small and grey.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
     how : {"auto", "median", "continuous", "category"}
-        "median": two colours, above it and at or below it, where ties are (paper); "continuous": a colour bar; "category": a colour and a marker
-        a label. Conditions that differ by their orientation are arrows of a circular colour map (bars, where orientations stop short of 180), the
-        larger the higher another feature is; of other labels the most frequent are told apart, if they are many. "auto": median for numbers,
-        category for labels.
+        "median": one colour above the median, another at or below it (paper). "continuous": a colour bar. "category": one colour and marker per
+        label. Conditions that have an orientation are arrows in a circular colour map (bars if all orientations are below 180); the size of an arrow
+        shows another feature. If there are many other labels, only the most frequent get a colour of their own. "auto": median for numbers, category
+        for labels.
 
     Returns
     -------
@@ -39,7 +40,7 @@ def plot_tokens(embedding, values, *, ax=None, how="auto"):
     Raises
     ------
     QfError
-        If no neuron has both a place and a value, or labels shall be drawn as numbers.
+        If no neuron has both a place and a value, `how` is unknown, or `how` draws numbers and the values are labels.
     """
     ax = axes_or_current(ax)
     if how not in ("auto", "median", "continuous", "category"):
@@ -71,17 +72,22 @@ def plot_tokens(embedding, values, *, ax=None, how="auto"):
 
 
 def figure_neuron_tokens(embedding, statistics):
-    """Figure A-10 of the paper: four panels of one t-SNE, neurons above and at or below the median of four statistics.
+    """Figure A-10 of the paper: one t-SNE in four panels, each with two colours for the neurons above and at or below the median of a statistic.
 
     Parameters
     ----------
     embedding : xarray.DataArray, dims (neuron, axis)
     statistics : xarray.Dataset
-        What `interpret.neurons.neuron_statistics` returned.
+        As `interpret.neurons.neuron_statistics` returns it.
 
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    QfError
+        If one of the four statistics is missing.
     """
     import matplotlib.pyplot as plt
 
@@ -100,14 +106,14 @@ def figure_neuron_tokens(embedding, statistics):
 
 
 def plot_probe(probe, *, ax=None):
-    """What linear probes read off the tokens, beside the same with shuffled values.
+    """Plot the scores of linear probes of the tokens, beside the scores with shuffled values.
 
     Parameters
     ----------
     probe : xarray.Dataset
-        What `interpret.neurons.linear_probe` returned.
+        As `interpret.neurons.linear_probe` returns it.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
@@ -188,7 +194,7 @@ def _category(ax, x, y, labels, source):
 
 
 def _directions(ax, x, y, angle, parsed):
-    """Arrows (or bars) that point where the grating does, of a circular colour map; the size says another feature, where there is only one."""
+    """Draw arrows (or bars) that point in the direction of the grating. The size shows another feature, if there is exactly one."""
     import matplotlib as mpl
     from matplotlib.markers import MarkerStyle
     from matplotlib.path import Path
@@ -217,7 +223,7 @@ def _directions(ax, x, y, angle, parsed):
 
 
 def _legend_below(ax):
-    # in units of the font, so that it clears the label of an axis of any height
+    # the distance is in units of the font, so that the legend clears the axis label at any height of the axes
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=2.4, handletextpad=0.2)
 
 

@@ -1,4 +1,4 @@
-"""One observation, a neuron in a trial: trace and forecasts, the codes under them, and the mean of the condition's trials."""
+"""One observation (one neuron in one trial): its trace and forecasts, the codes under them, and the mean over the condition's trials."""
 
 import numpy as np
 
@@ -8,16 +8,16 @@ from .style import TRUTH, axes_or_current, credit, palette, style
 
 
 def plot_observation(view, *, models=None, ax=None):
-    """What was measured around the onset, and what was forecast, with intervals where there are any.
+    """Plot the measured trace around the onset, and its forecasts with their intervals, as far as there are any.
 
     Parameters
     ----------
     view : xarray.Dataset
         `Observer.look(...)`.
     models : sequence of str, optional
-        Names of the forecasts to draw, all where left out.
+        Names of the forecasts to draw. If None, all.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
@@ -45,16 +45,18 @@ def plot_observation(view, *, models=None, ax=None):
 
 
 def plot_codes(view, *, levels=None, models=None, ax=None):
-    """The codes of the measured window, and those of each forecast, as strips of numbered cells.
+    """Plot the codes of the measured window, and those of each forecast, as strips of numbered cells.
 
     Parameters
     ----------
     view : xarray.Dataset
         `Observer.look(...)` with an auto-encoder.
-    levels : array (code,), optional
-        What the cells are coloured by, the mean of each code's prototype say; the code's number where left out.
+    levels : float array, shape (code,), optional
+        A number per code that colours its cells, for example the mean of its prototype. If None, the number of the code.
     models : sequence of str, optional
+        Names of the forecasts to draw. If None, all.
     ax : matplotlib.axes.Axes, optional
+        The current axes if None.
 
     Returns
     -------
@@ -97,7 +99,19 @@ def plot_codes(view, *, levels=None, models=None, ax=None):
 
 
 def plot_psth(view, *, ax=None):
-    """The mean over the trials of the condition, with one standard deviation, behind this trial."""
+    """Plot the mean over the trials of the condition, with one standard deviation, behind the trace of this trial.
+
+    Parameters
+    ----------
+    view : xarray.Dataset
+        `Observer.look(...)`.
+    ax : matplotlib.axes.Axes, optional
+        The current axes if None.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
     ax = axes_or_current(ax)
     time, mean, sd = (view[name].values for name in ("time", "psth", "psth_sd"))
     ax.axvline(0, color="0.5", lw=0.8)
@@ -112,7 +126,7 @@ def plot_psth(view, *, ax=None):
 
 
 def figure_observation(view, *, levels=None, models=None):
-    """Trace and forecasts, codes, and the mean of the condition's trials, on one time axis.
+    """Trace and forecasts, codes, and the mean over the condition's trials, on one time axis.
 
     Parameters
     ----------
@@ -124,7 +138,7 @@ def figure_observation(view, *, levels=None, models=None):
     Returns
     -------
     matplotlib.figure.Figure
-        Not known to pyplot: a widget may make hundreds.
+        It is not registered with pyplot, since a widget may make hundreds of figures.
     """
     from matplotlib.figure import Figure
 
@@ -145,21 +159,52 @@ def figure_observation(view, *, levels=None, models=None):
 
 
 def title_of(view, between=" "):
-    """What a view shows, in words; `between` stands between the observation and its condition."""
+    """Name the observation of a view, its condition, and whether it is active, in one text. `between` stands before the condition."""
     a = view.attrs
     active = "active" if bool(view["active"]) else "not active"
     return f"{a['neuron']}, trial {a['trial']}:{between}{a['condition']}; {active}"
 
 
 def model_looks(view, models=None):
-    """(name, colour, dashes) of each forecast: the same in every view of an Observer, whichever are drawn; dashed from the eighth on."""
+    """List (name, colour, dashes) of each drawn forecast.
+
+    A forecaster has the same look in every view of an Observer, whichever forecasts are drawn. When all colours are taken, lines are dashed.
+
+    Parameters
+    ----------
+    view : xarray.Dataset
+        `Observer.look(...)`.
+    models : sequence of str, optional
+        Names of the forecasts to draw. If None, all.
+
+    Returns
+    -------
+    list of (str, str, tuple or None)
+    """
     colors, there = palette(), list(view["model"].values)
     known, wanted = view.attrs.get("forecasters", there), [m for m in there if models is None or m in models]
     return [(name, colors[known.index(name) % len(colors)], (4, 2) if known.index(name) >= len(colors) else None) for name in wanted]
 
 
 def code_rows(view, models=None):
-    """(label, codes) of each strip: the measured window, then every forecast that is made of codes."""
+    """List (label, codes) of each strip: the measured window, then every forecast that has codes.
+
+    Parameters
+    ----------
+    view : xarray.Dataset
+        `Observer.look(...)`.
+    models : sequence of str, optional
+        Names of the forecasts to draw. If None, all.
+
+    Returns
+    -------
+    list of (str, int array, shape (patch,))
+
+    Raises
+    ------
+    QfError
+        If the view holds no codes.
+    """
     if "code" not in view:
         raise QfError("view: expected codes, found none. Pass an auto-encoder, or a QuantFormer forecaster, to the Observer.")
     wanted = view["model"].values if models is None else [m for m in view["model"].values if m in models]

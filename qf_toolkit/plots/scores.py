@@ -1,4 +1,4 @@
-"""Scores neuron by neuron: how they spread, which forecaster is better where, and what they go with."""
+"""Scores of single neurons: their distribution, which forecaster is better for which neurons, and their relation to statistics of the neurons."""
 
 import numpy as np
 import pandas as pd
@@ -10,28 +10,28 @@ from .style import TRUTH, axes_or_current, credit, palette
 from .tables import LOWER, kind_of_row
 
 LABELS = {"mse": "MSE of a neuron", "r": "r of a neuron"}
-FEW = 8  # neurons of which every one is a point, and no shape is drawn
-MOST_POINTS = 2000  # a row; of more neurons these are drawn, at random
+FEW = 8  # up to this number of neurons only points are drawn, and no shape
+MOST_POINTS = 2000  # most points in a row; of more neurons a random choice is drawn
 
 
 def plot_neuron_scores(scores, metric="mse", *, ax=None):
-    """The score of every neuron, a row a forecaster: each neuron a point, their distribution as a shape, their median as a line.
+    """Plot the score of every neuron, one row per forecaster. A point is a neuron, a shape the distribution, a line the median.
 
     Parameters
     ----------
     scores : pandas.DataFrame
-        What `evaluation.compare.per_neuron_scores` returned: a row a (session, neuron), columns (metric, forecaster). Neurons without a score (NaN)
-        are left out, row by row.
+        As `evaluation.compare.per_neuron_scores` returns it: one row per (session, neuron), columns (metric, forecaster). A neuron without a score
+        (NaN) is left out of the row of that forecaster.
     metric : str
-        "mse" or "r". Squared errors, which differ by orders of magnitude between neurons, are on a logarithmic axis where all are above 0.
+        "mse" or "r". Squared errors differ by orders of magnitude between neurons, so their axis is logarithmic if all are above 0.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Forecasters from above in the order of `scores`; naive ones grey, the ceiling of a simulation dark. The names say of how many neurons,
-        where they differ.
+        Forecasters from top to bottom in the order of `scores`; naive rows are grey, the ceiling of a simulation is dark. If the numbers of neurons
+        differ between forecasters, they stand after the names.
 
     Raises
     ------
@@ -66,14 +66,14 @@ def plot_neuron_scores(scores, metric="mse", *, ax=None):
 
 
 def plot_score_distribution(scores, metric="r", *, ax=None):
-    """The share of neurons at or below each score, a line a forecaster: to compare many forecasters over many neurons.
+    """Plot the share of neurons at or below each score, one line per forecaster, to compare many forecasters over many neurons.
 
     Parameters
     ----------
     scores, metric
         As in `plot_neuron_scores`.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
@@ -100,22 +100,24 @@ def plot_score_distribution(scores, metric="r", *, ax=None):
 
 
 def plot_gain_over(scores, forecaster, other, metric="mse", *, ax=None):
-    """Neuron by neuron, one forecaster's score over another's: on which side of the diagonal it lies says who is better.
+    """Plot one forecaster's score of each neuron over another's. The side of the diagonal on which a point lies shows which of them is better.
 
     Parameters
     ----------
     scores : pandas.DataFrame
         As in `plot_neuron_scores`.
     forecaster, other : str
-        Columns: on the upright and on the level axis. Neurons that lack one of the two scores are left out.
+        Columns: `forecaster` on the vertical axis, `other` on the horizontal axis. Neurons that lack one of the two scores are left out.
     metric : str
+        "mse" or "r".
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Square, both axes alike; a colour a session, up to seven of them. The title says of how many neurons the first is better.
+        Square, with two equal axes and one colour per session, if there are at most as many sessions as colours. The title counts the neurons for
+        which `forecaster` is better.
 
     Raises
     ------
@@ -155,26 +157,27 @@ def plot_gain_over(scores, forecaster, other, metric="mse", *, ax=None):
 
 
 def plot_score_by_statistic(scores, statistic, forecaster, metric="r", *, ax=None, seed=0):
-    """Which neurons are forecast well: the score of each over a number that describes it, with a regression line.
+    """Plot the score of each neuron over a number that describes it, with a regression line, to see which neurons are forecast well.
 
     Parameters
     ----------
     scores : pandas.DataFrame
         As in `plot_neuron_scores`.
-    statistic : xarray.DataArray
-        A number for each neuron key, a variable of `interpret.neurons.neuron_statistics` say.
+    statistic : xarray.DataArray, dims (neuron,)
+        A number for each neuron key, for example a variable of `interpret.neurons.neuron_statistics`.
     forecaster : str
         Column.
     metric : str
+        "mse" or "r".
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
     seed : int
-        Of the bootstrap over neurons that gives the line's band, its 95 % interval.
+        Seed of the bootstrap over neurons, which gives the line's band, a 95 % interval.
 
     Returns
     -------
     matplotlib.axes.Axes
-        The title says Spearman's rank correlation, which no outlier rules. There is no line of fewer than three neurons.
+        The title holds Spearman's rank correlation, which outliers hardly change. The line needs at least three neurons.
 
     Raises
     ------
@@ -225,7 +228,7 @@ def _logarithmic(table, metric):
 
 
 def _name_decades(axis):
-    """Numbers on a logarithmic axis as one reads them, 0.01 and not a power of ten; 2 and 5 of each decade, too, where there are few."""
+    """Write the numbers of a logarithmic axis as decimals (0.01), not as powers of ten. An axis of few decades has more of them."""
     if axis.get_scale() != "log":
         return
     low, high = axis.get_view_interval()

@@ -1,4 +1,4 @@
-"""The look of the figures, as a context; where what they show comes from; and saving them."""
+"""The look of the figures as a context manager, the record of where their content comes from, and how they are saved."""
 
 import json
 import weakref
@@ -13,8 +13,8 @@ from .._files import atomic_path, write_text
 from .._version import versions
 
 STYLE = Path(__file__).with_name("qf.mplstyle")
-TRUTH = "0.15"  # what was measured is near black in every figure
-# attrs that tell where a result comes from
+TRUTH = "0.15"  # measured traces are near black in every figure
+# attrs that name where a result comes from
 # fmt: off
 ORIGIN = (
     "session", "data", "fingerprint", "model", "models", "forecaster", "seed", "seeds", "model_seed", "draws", "draw_seed", "choice_seed", "moved",
@@ -22,15 +22,15 @@ ORIGIN = (
 )
 # fmt: on
 
-_sources = weakref.WeakKeyDictionary()  # figure -> what it was drawn from
+_sources = weakref.WeakKeyDictionary()  # figure -> record of the data it was drawn from
 
 
 @contextmanager
 def style():
-    """The look of the toolkit's figures as a context manager; nothing global is changed.
+    """The look of the toolkit's figures as a context manager, which leaves no global setting changed.
 
-    Only the style's own settings are put back at the end. Matplotlib's contexts put back all of them, also that a notebook has been made
-    interactive meanwhile by its first figure, and no later figure would be shown.
+    At the end it restores only the settings that the style sets. Matplotlib's own contexts restore all settings. The first figure of a notebook makes
+    matplotlib interactive; such a context would undo this, and the notebook would show no later figure.
 
     Examples
     --------
@@ -48,7 +48,12 @@ def style():
 
 
 def palette():
-    """The colours of the style in their order, '#rrggbb'; told apart by colour-blind readers, too.
+    """The colours of the style in their order. Colour-blind readers can distinguish them, too.
+
+    Returns
+    -------
+    list of str
+        Colours as '#rrggbb'.
 
     Examples
     --------
@@ -62,7 +67,7 @@ def palette():
 
 
 def axes_or_current(ax):
-    """`ax`, or the current one where it is None."""
+    """Return `ax`, or the current axes of pyplot if `ax` is None."""
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -71,13 +76,13 @@ def axes_or_current(ax):
 
 
 def credit(target, *sources):
-    """Remember on a figure where what it shows comes from, and say on it where that is simulated.
+    """Record where the content of a figure comes from, and write "simulated data" on the figure if it is simulated.
 
     Parameters
     ----------
     target : matplotlib Axes or Figure
     *sources : xarray.Dataset, xarray.DataArray, pandas.DataFrame or mapping
-        What is drawn; their attrs `data`, `model`, `seed`, `session`, `simulated`... are read.
+        The data that are drawn. Their attrs `data`, `model`, `seed`, `session`, `simulated`... are read; a mapping holds these itself.
     """
     fig = target.get_figure(root=True)
     known = _sources.setdefault(fig, {"simulated": False, "sources": []})
@@ -95,12 +100,17 @@ def credit(target, *sources):
 
 
 def provenance(fig):
-    """What is known of where a figure's content comes from.
+    """The record of where a figure's content comes from.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
 
     Returns
     -------
     dict
-        simulated (bool), sources (list of dict: hashes of data and model, seed, session...), versions and the time.
+        simulated (bool), sources (list of dict: digests of data and model, seed, session...), versions (dict), and made, the present time in ISO
+        format, UTC.
     """
     return {
         **_sources.get(fig, {"simulated": False, "sources": []}),
@@ -110,7 +120,7 @@ def provenance(fig):
 
 
 def save_figure(fig, stem, formats=("svg", "png"), **facts):
-    """Write a figure in several formats, text editable, and beside it `<stem>.json`: where what it shows comes from.
+    """Write a figure in several formats, with editable text, and a sidecar `<stem>.json` that names where its content comes from.
 
     Parameters
     ----------
@@ -118,13 +128,14 @@ def save_figure(fig, stem, formats=("svg", "png"), **facts):
     stem : str or Path
         Path without the ending, which each format adds.
     formats : sequence of str
+        Formats that matplotlib can write: svg, png, pdf...
     **facts
-        What else the sidecar shall say (title, parameters of a notebook...); anything JSON holds.
+        More entries for the sidecar (title, parameters of a notebook...), of any type that JSON can hold.
 
     Returns
     -------
     list of Path
-        The figure's files; the sidecar is not among them.
+        The figure's files, without the sidecar.
 
     Raises
     ------
@@ -133,10 +144,10 @@ def save_figure(fig, stem, formats=("svg", "png"), **facts):
     """
     paths = [Path(f"{stem}.{kind}") for kind in ([formats] if isinstance(formats, str) else formats)]
     note = {"figure": [p.name for p in paths], **facts, **provenance(fig)}
-    write_text(Path(f"{stem}.json"), json.dumps(note, indent=2, default=str) + "\n")  # first: by it the files are known as ours, also after a kill
+    write_text(Path(f"{stem}.json"), json.dumps(note, indent=2, default=str) + "\n")  # first: it marks the files as ours, also after a kill
     for path in paths:
         kind = path.suffix[1:]
-        # no date inside, so that the same figure is the same file
+        # the file holds no date, so that the same figure gives the same bytes
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
         with atomic_path(path) as tmp, style():
             fig.savefig(tmp, format=kind, metadata=metadata)

@@ -14,13 +14,13 @@ from .heat import heat_map
 from .style import TRUTH, axes_or_current, credit, style
 
 LOWER = ("mse", "mse_ratio", "mae", "crps", "smape", "paper_mse", "paper_mae", "paper_smape", "brier")
-HIT_SCORES = ("balanced_accuracy", "auroc", "average_precision", "precision", "recall", "f1")  # of classifiers, from 0 to 1
-DIFFERENCES = ("mse_lower", "r_higher")  # of `compare`: by how much a forecaster is better
+HIT_SCORES = ("balanced_accuracy", "auroc", "average_precision", "precision", "recall", "f1")  # scores of classifiers, from 0 to 1
+DIFFERENCES = ("mse_lower", "r_higher")  # columns of `compare`: by how much a forecaster is better
 HIGHER = ("r", "E", "paper_corr", "paper_ssim", *HIT_SCORES, *DIFFERENCES)
 NEAREST = {"coverage_90": COVERAGE, "jump": 1.0}
 COUNTED = {"n_trials": "test trial", "n_neurons": "neuron", "n_sessions": "session", "n_animals": "animal", "n_observations": "observation"}
-DIGITS = 3  # significant ones of a column's typical value
-SIZE, LINE, GAP, PAD = 8, 14.0, 16.0, 8.0  # points: the text, a row, between columns, around the table
+DIGITS = 3  # significant digits of a column's typical value
+SIZE, LINE, GAP, PAD = 8, 14.0, 16.0, 8.0  # points: size of the text, height of a row, gap between columns, margin around the table
 NOTE = 6.5
 NARROWEST = 220.0
 GREY = "0.5"
@@ -28,16 +28,16 @@ NAIVE = frozenset(f.name for f in (Zero(), *naive_classifiers(), *naive_forecast
 
 
 def figure_table(table, metric, ceiling="ceiling"):
-    """One metric of every row of an evaluation table, as horizontal bars: naive rows grey, the ceiling hollow, an interval as a line.
+    """Bars of one metric for every row of an evaluation table. Naive rows are grey, the ceiling is hollow, a line shows an interval.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What `evaluate` returned, a row a forecaster.
+        As `evaluate` returns it: one row per forecaster.
     metric : str
-        Column; where the table also has `<metric>_from` and `<metric>_to`, a line goes from the one to the other.
+        Column. If the table also has `<metric>_from` and `<metric>_to`, a line connects them.
     ceiling : str
-        Rows whose name holds this are drawn hollow.
+        Rows whose name contains this text are drawn hollow.
 
     Returns
     -------
@@ -75,15 +75,15 @@ def figure_table(table, metric, ceiling="ceiling"):
 
 
 def plot_classification(table, *, ax=None):
-    """The scores of classifiers as a heat map with numbers, a row each: naive rules beside models.
+    """Plot the scores of classifiers as a heat map with numbers, one row per classifier, naive rows beside models.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What `evaluate_classifier` returned. Drawn are the scores from 0 to 1 of which a higher one is better, as far as it has them: balanced
-        accuracy, AUROC, average precision, precision, recall, F1.
+        As `evaluate_classifier` returns it. The map holds those of its scores that go from 0 to 1 and are better if higher: balanced accuracy, AUROC,
+        average precision, precision, recall, F1.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def plot_classification(table, *, ax=None):
     Raises
     ------
     QfError
-        If the table has none of these.
+        If the table has none of these scores.
     """
     names = [name for name in HIT_SCORES if name in table.columns and table[name].notna().any()]
     if not names:
@@ -106,22 +106,22 @@ def plot_classification(table, *, ax=None):
 
 
 def figure_printed_table(table, *, columns=None, best=True, caption=None):
-    """An evaluation table as a picture: rounded numbers, aligned on their decimal points, the best of each column bold.
+    """An evaluation table as a picture, with rounded numbers that are aligned on their decimal points, and the best of each column bold.
 
-    Naive rows are grey, the ceiling of a simulation is in italics. The best is looked for among all rows but the ceiling; numbers that are equal
-    as printed are bold together. An arrow beside a column's name says whether lower or higher is better; columns without one (a threshold,
-    the active fraction, columns of your own) have no best. In a table of `compare`, bold is a difference whose interval lies above 0.
+    Naive rows are grey, the ceiling of a simulation is in italics. The ceiling is never the best. Numbers that are equal as printed are bold
+    together. An arrow beside a column's name shows whether lower or higher is better. Columns without an arrow (a threshold, the active fraction,
+    columns of your own) have no best. In a table of `compare`, a difference whose interval lies above 0 is bold.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        What `evaluate`, `evaluate_classifier` or `compare` returned.
+        As `evaluate`, `evaluate_classifier` or `compare` returns it.
     columns : list of str, optional
-        Which, in which order; all that hold a number where left out.
+        Columns to print, in this order. If None, all that hold a number.
     best : bool
-        Mark the best.
+        Print the best in bold.
     caption : str, optional
-        Text below the table; where left out, what it was measured on. "" for none.
+        Text below the table; "" for none. If None, a description of the test data.
 
     Returns
     -------
@@ -138,13 +138,13 @@ def figure_printed_table(table, *, columns=None, best=True, caption=None):
 
     shown = _numbers(table, columns)
     printed = [_printed(shown.iloc[:, j].to_numpy()) for j in range(shown.shape[1])]
-    names = shown.index.to_frame(index=False).astype(str).to_numpy()  # (row, level): those of `compare` have two
+    names = shown.index.to_frame(index=False).astype(str).to_numpy()  # (row, level): tables of `compare` have two levels
     kinds = [kind_of_row(name, table.attrs.get("naive", ())) for name in names[:, 0]]
     bold = _best(table, shown, printed, kinds) if best else np.zeros(shown.shape, bool)
     with style():
         texts, width = _laid_out(shown, names, printed, bold)
         notes = _wrapped(_notes(table, kinds, bold) if caption is None else caption, width - 2 * PAD)
-        top = 2.2 * LINE if table.attrs.get("simulated") else 1.2 * LINE  # the head is below it; above, a line for "simulated data"
+        top = 2.2 * LINE if table.attrs.get("simulated") else 1.2 * LINE  # room above the head, with a line for "simulated data"
         height = top + LINE * (len(names) + 0.4 + 0.75 * len(notes)) + PAD
         # with layout="none" matplotlib would take the style's layout after the first saving
         fig = plt.figure(figsize=(width / 72, height / 72), layout=PlaceHolderLayoutEngine(True, True))
@@ -168,7 +168,7 @@ def figure_printed_table(table, *, columns=None, best=True, caption=None):
 
 
 def _laid_out(shown, names, printed, bold):
-    """Where each text goes, by the widths of all, so that none can overlap: [(x in points, row, text, alignment, bold)], row -1 the head; the width."""
+    """Place the texts by their widths, so that none overlap: [(x in points, row, text, alignment, bold)], row -1 for the head, and the width."""
     texts, x = [], PAD
     for level in range(names.shape[1]):
         column = [str(shown.index.names[level] or ""), *_once(names[:, level], merged=level == 0 and names.shape[1] > 1)]
@@ -180,7 +180,7 @@ def _laid_out(shown, names, printed, bold):
         wide = max(_width(head), before + after)
         point = x + (wide - before - after) / 2 + before
         texts.append((x + wide / 2, -1, head, "center", False))
-        # bold digits are wider: each text ends where its own decimals do
+        # bold digits are wider, so each text ends where its own decimals end
         texts += [(point + _width(b, strong), i, a + b, "right", strong) for i, (a, b, strong) in enumerate(cells)]
         x += wide + GAP
     return texts, max(x - GAP + PAD, NARROWEST)
@@ -212,10 +212,10 @@ def _numbers(table, columns):
 
 
 def _printed(values):
-    """Numbers of one column as text, all with as many decimals, by which the typical one has DIGITS significant digits."""
+    """Numbers of one column as text. All have as many decimals as give the typical one DIGITS significant digits."""
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     decimals = 0
-    if len(sizes) and not (sizes.max() > 1 and (sizes == sizes.round()).all()):  # not where they are counts
+    if len(sizes) and not (sizes.max() > 1 and (sizes == sizes.round()).all()):  # counts have no decimals
         decimals = int(np.clip(DIGITS - 1 - np.floor(np.log10(np.median(sizes))), 0, 9))
     special = {"nan": "–", "inf": "∞", "-inf": "−∞"}
     rounded = np.round(values, decimals) + 0.0  # no minus before a 0
@@ -223,18 +223,29 @@ def _printed(values):
 
 
 def _split(text):
-    """What stands before the decimal point, and the rest."""
+    """Split a number's text into the part before the decimal point and the rest."""
     before, point, after = text.partition(".")
     return before, point + after
 
 
 def _once(names, merged):
-    """Names of the rows; where merged, one that is that of the row above is not said again."""
+    """Names of the rows. If `merged`, a name that equals the one in the row above is left empty."""
     return ["" if merged and i and names[i - 1] == name else name.removeprefix(". ") for i, name in enumerate(names)]
 
 
 def kind_of_row(name, naive=()):
-    """Of a row of a table, by its name: "model", "naive" or "ceiling". `naive` holds names of further naive rows."""
+    """Kind of a table's row, by its name.
+
+    Parameters
+    ----------
+    name : str
+    naive : sequence of str
+        Names of more naive rows than the toolkit's own.
+
+    Returns
+    -------
+    {"model", "naive", "ceiling"}
+    """
     name = name.removeprefix(". ")
     if "ceiling" in name:
         return "ceiling"
@@ -242,7 +253,7 @@ def kind_of_row(name, naive=()):
 
 
 def _best(table, shown, printed, kinds):
-    """Which cells are bold, bool (row, column); judged as printed, so that what looks equal is treated alike."""
+    """Cells that are bold, bool (row, column). Numbers are compared as printed, so that equal texts are treated alike."""
     bold = np.zeros(shown.shape, bool)
     competes = np.array(kinds) != "ceiling"
     for j, name in enumerate(shown.columns):
@@ -260,7 +271,7 @@ def _best(table, shown, printed, kinds):
 
 
 def _header(name, table):
-    """The name of a column, and which way is better."""
+    """The name of a column, with an arrow for the better direction."""
     for end in ("from", "to"):
         if name.removesuffix(f"_{end}") != name and name.removesuffix(f"_{end}") in table.columns:
             return end
@@ -269,7 +280,7 @@ def _header(name, table):
 
 
 def _notes(table, kinds, bold):
-    """What the table was measured on, and how to read it."""
+    """Notes that describe the test data, and how to read the table."""
     a, notes = table.attrs, []
     counted = [f"{a[n]} {what}{'' if a[n] == 1 else 's'}" for n, what in COUNTED.items() if n in a]
     if "active_fraction" in a:
@@ -292,7 +303,7 @@ def _notes(table, kinds, bold):
 
 
 def _wrapped(text, width):
-    """Lines of a note, none wider than that many points."""
+    """Break a note into lines of at most `width` points."""
     lines = []
     for paragraph in text.splitlines():
         lines.append("")
@@ -306,5 +317,5 @@ def _wrapped(text, width):
 
 
 def _width(text, bold=False, size=SIZE):
-    """Of a text in points; a little more than it measures, since what is on a screen is rounded to its dots."""
+    """Width of a text in points. It is a little more than measured, since a screen rounds to its pixels."""
     return 1.02 * text_to_path.get_text_width_height_descent(text, FontProperties(size=size, weight="bold" if bold else "normal"), False)[0]

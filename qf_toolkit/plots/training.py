@@ -1,33 +1,33 @@
-"""How training went: losses over the epochs, and which codes of the code book are used."""
+"""The course of a training: losses over the epochs, and the use of the codes in the codebook."""
 
 import numpy as np
 
 from ..errors import QfError
 from .style import axes_or_current, credit, style
 
-USED = 0.002  # a code counts as used from this share of the patches on, as in `Autoencoder.code_usage`
-SAME_SCALE = 2.0  # loss and score share an axis where their medians differ by less than this factor
-MOST_LABELS = 64  # codes that can be named below their bars
+USED = 0.002  # a code counts as used if it takes at least this share of the patches, as in `Autoencoder.code_usage`
+SAME_SCALE = 2.0  # loss and score share an axis if their medians differ by at most this factor
+MOST_LABELS = 64  # most codes whose bars are labelled
 
 
 def plot_history(history, *, ax=None):
-    """Losses over the epochs of a training, and the epoch that was chosen: the first of least validation score.
+    """Plot the losses over the epochs of a training, and mark the chosen epoch: the first with the lowest validation score.
 
-    The validation score has an axis of its own, on the right, where it is another quantity than the training loss: more than twice as large or
-    small in the median epoch (a forecaster learns by cross-entropy and is chosen by squared error, say).
+    The validation score gets its own axis, on the right, if it seems to be another quantity than the training loss: its median over the epochs is
+    more than twice as large, or less than half as large. For example, a forecaster learns by cross-entropy and is chosen by squared error.
 
     Parameters
     ----------
     history : list of dict, or a trained model
-        `model.history`, an entry an epoch: epoch, loss (mean over the training steps) and score (of validation, lower is better). Given the model
-        itself, the figure also knows where it comes from.
+        `model.history`, one entry per epoch: epoch, loss (mean over the training steps) and score (on validation, lower is better). If you pass the
+        model, the figure also records where it comes from.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
     matplotlib.axes.Axes
-        That of the training loss.
+        The axes of the training loss.
 
     Raises
     ------
@@ -52,27 +52,27 @@ def plot_history(history, *, ax=None):
     if right is ax:
         ax.set_ylabel("loss")
     else:
-        # each axis in the colour of its line
+        # each axis has the colour of its line
         for one, color, name in ((ax, "C0", "training loss"), (right, "C1", "validation score")):
             one.set_ylabel(name, color=color)
             one.tick_params(axis="y", labelcolor=color)
         right.spines["right"].set_visible(True)
-    # losses fall: the upper right is free but for the line of the chosen epoch
+    # losses fall, so the upper right holds at most the line of the chosen epoch
     right.legend(handles=lines, loc="upper right", frameon=True, edgecolor="none", framealpha=0.9)
     return ax
 
 
 def plot_code_usage(usage, *, ax=None):
-    """The share of the patches that each code of the code book takes, the most used first.
+    """Plot the share of the patches that each code of the codebook takes, the most used code first.
 
     Codes below the line at 0.2 % count as unused and are grey.
 
     Parameters
     ----------
-    usage : xarray.DataArray
-        `Autoencoder.code_usage(trials)`, or `usage` of `interpret.codes.codebook`: share (code,), a fraction, with attrs perplexity.
+    usage : xarray.DataArray, dims (code,)
+        `Autoencoder.code_usage(trials)`, or `usage` of `interpret.codes.codebook`: shares as fractions, with an attr perplexity.
     ax : matplotlib.axes.Axes, optional
-        The current one where left out.
+        The current axes if None.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def plot_code_usage(usage, *, ax=None):
     Raises
     ------
     QfError
-        If `usage` is not one share a code.
+        If `usage` does not hold one share per code.
     """
     if getattr(usage, "dims", None) != ("code",) or not usage.size:
         raise QfError("usage: expected a share for each code (dim code), found something else. Pass autoencoder.code_usage(trials).")
@@ -91,7 +91,7 @@ def plot_code_usage(usage, *, ax=None):
     order = np.argsort(-share, kind="stable")
     ax.bar(np.arange(len(share)), 100 * share[order], color=["C0" if s >= USED else "0.7" for s in share[order]], width=0.8)
     ax.axhline(100 * USED, color="0.15", lw=0.8, ls="--")
-    # on a linear axis 0.2 % would lie on the floor
+    # on a linear axis the line at 0.2 % would coincide with the axis
     ax.set_yscale("log")
     ax.set_ylim(100 * USED / 4, max(100 * share.max() * 1.3, 100 * USED * 4))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -110,13 +110,13 @@ def plot_code_usage(usage, *, ax=None):
 
 
 def figure_training(history, usage=None):
-    """The losses of a training, and beside them the use of the codes.
+    """The losses of a training and, if given, the use of the codes beside them.
 
     Parameters
     ----------
-    history : list of dict
+    history : list of dict, or a trained model
         See `plot_history`.
-    usage : xarray.DataArray, optional
+    usage : xarray.DataArray, dims (code,), optional
         See `plot_code_usage`.
 
     Returns
@@ -126,12 +126,12 @@ def figure_training(history, usage=None):
     Raises
     ------
     QfError
-        As these two.
+        As `plot_history` and `plot_code_usage`.
     """
     import matplotlib.pyplot as plt
 
     with style():
-        # the use of 32 codes wants more room than the losses
+        # the use of 32 codes needs more room than the losses
         ratios = [1] if usage is None else [1, 1.5]
         fig, axes = plt.subplots(1, len(ratios), figsize=(3.4 * sum(ratios), 2.3), squeeze=False, width_ratios=ratios)
         plot_history(history, ax=axes[0, 0])

@@ -178,7 +178,7 @@ def _needed(path, data, traces):
 
 
 def _traces(path, data, traces, n_cells, n_frames):
-    """The chosen traces (cell, frame) float32 and their fingerprint. Cells are read a few at a time, as allensdk computes corrected ones in float64."""
+    """The chosen traces (cell, frame) float32 and their fingerprint. Few cells are read at a time, as allensdk computes corrected ones in float64."""
     needed = _needed(path, data, traces)
     with h5py.File(path, "r") as f:
         for name in needed:
@@ -361,7 +361,7 @@ def _dataset_class():
 
 @functools.cache
 def _row_dataset():
-    """A BrainObservatoryNwbDataSet of allensdk whose cells a slice of rows can choose: h5py wants lists of ids sorted, and not all cells have an id."""
+    """allensdk's BrainObservatoryNwbDataSet, with cells chosen by a slice of rows: h5py wants lists of ids sorted, and not all cells have an id."""
     module = _cured("allensdk.core.brain_observatory_nwb_data_set")
 
     class RowDataSet(module.BrainObservatoryNwbDataSet):

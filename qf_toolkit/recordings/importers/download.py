@@ -156,7 +156,7 @@ def _fill(part, retries, timeout_s, bar):
             try:
                 return _receive(part, timeout_s, shown)
             except _BrokenError:
-                # only bytes that no earlier try reached count as progress: else a server without ranges that always breaks off would be tried for ever
+                # only bytes that no earlier try reached are progress: else a server without ranges that always breaks off would be tried for ever
                 tries = 0 if part.size > best else tries + 1
                 best = max(best, part.size)
                 if tries > retries:
@@ -204,7 +204,7 @@ def _receive(part, timeout_s, bar):
 
 
 class _Part:
-    """The bytes that have arrived, and notes from which a later process continues: address, size and validator of the file, and each piece's digest."""
+    """The bytes so far, and notes from which a later process continues: address, size and validator of the file, and the digest of each piece."""
 
     def __init__(self, path, url):
         self.url, self.path, self.notes = url, path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")

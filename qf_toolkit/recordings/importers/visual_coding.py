@@ -1,4 +1,4 @@
-"""The stimuli of the Visual Coding protocol, for files of every layout: which stimuli are trials, which features make a condition, where blocks end."""
+"""The stimuli of the Visual Coding protocol, for files of every layout: which are trials, which features make a condition, where blocks end."""
 
 import itertools
 import re

@@ -100,8 +100,8 @@ def recorded_s(frame_time, rate_hz):
 def outside_jumps(seconds, frame_time, name):
     """Find the times that lie outside every jump of `frame_time`; a warning counts the others.
 
-    A time lies in a jump if the jump ends with a frame that comes at least one frame (1 / rate) after it. That frame may come minutes later, and
-    shows nothing of what happened at the time.
+    A time lies in a jump if the jump ends with a frame that comes at least one frame (1 / rate) after it. That frame may come minutes later, so that
+    it does not show the response at the time.
 
     Parameters
     ----------

@@ -99,7 +99,7 @@ def slide(
 
 
 def _inside(found, epochs):
-    """The parts of the stretches `found` that lie inside an epoch; stretches and parts are int arrays (stretch, 2) of first and one-past-last frame."""
+    """The parts of the stretches `found` that lie inside an epoch; both are int arrays (stretch, 2) of first and one-past-last frames."""
     bounds = epochs[["start_frame", "stop_frame"]].to_numpy(np.int64)
     start = np.maximum(found[:, None, 0], bounds[None, :, 0]).ravel()
     stop = np.minimum(found[:, None, 1], bounds[None, :, 1]).ravel()

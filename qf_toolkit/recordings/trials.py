@@ -107,7 +107,7 @@ def rows_of(table, chosen, why):
     Raises
     ------
     UnknownKeyError
-        If a chosen value does not occur in its column; the message says of it what `why` holds ("has no trial here").
+        If a chosen value does not occur in its column. The message is the value followed by `why` ("has no trial here").
     """
     keep = np.ones(len(table), bool)
     for name, wanted in chosen.items():

@@ -95,6 +95,3 @@ def schedule(stimuli, gap_s, rate_hz, rng):
             now += len(shown) * s["period_s"] + gap_s
     # the last window of 2 s needs frames even if gap_s is 0
     return pd.concat(parts, ignore_index=True), int(np.ceil(max(now, now - gap_s + 3.0) * rate_hz)) + 1
-
-
-# ---- the neurons and what drives them

@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import toy_session, untaught
+from lowest import lowest
 
 import qf_toolkit as qf
 from qf_toolkit.estimators.network import fit_network
@@ -92,3 +94,10 @@ def test_what_the_page_claims_of_the_model(dlinear):
 def test_the_commands_of_the_page_are_targets():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)", PAGE)) <= targets
+
+
+def test_every_dependency_has_an_oldest_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = lowest(project, "numpy==9.9\ntorch==8.8\n")
+    assert "torch==8.8" in found and {"numpy==2.0", "pandas==2.2.2"} <= set(found)
+    assert len(found) == len({one.split("==")[0] for one in found}) >= len(project["dependencies"])

@@ -137,7 +137,7 @@ def alter_attr(f):
 
 
 def alter_type(f):
-    f.attrs["f0_floor"] = np.float32(f.attrs["f0_floor"][0])
+    f.attrs["f0_floor"] = np.float32(np.ravel(f.attrs["f0_floor"])[0])  # a number or an array of one, by the version of h5netcdf
 
 
 def swap_columns(f):

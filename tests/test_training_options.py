@@ -149,7 +149,7 @@ def test_a_misspelt_option_is_named_with_what_there_is(split, autoencoder):
 def test_the_shell_names_option_range_and_value(store, tmp_path, capsys, option, value):
     before = time.monotonic()
     line = refused(capsys, "pretrain", store, "--out", tmp_path / "m", option, value)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < 10
     assert line.startswith(f"qf: {option}: expected") and "found" in line
     assert not (tmp_path / "m").exists()
 

@@ -126,7 +126,7 @@ def _demo_allen(out, plan, device, common):
 
 
 def _split(store):
-    """Split the gratings by blocks. They are 3 s apart, so F0 is from the grey second before each. Blanks that are not in every block are left out."""
+    """Split the gratings by blocks. They are 3 s apart, so F0 is from the grey second before each. Blanks not in every block are left out."""
     from ..recordings.splits import split_blocks
 
     table = store.index

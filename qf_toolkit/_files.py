@@ -16,12 +16,12 @@ from .errors import QfError
 
 
 def _host():
-    """A name for whatever hands out process ids here: this machine since it was started, or this container on it."""
+    """A name for the space in which process ids are unique: this machine since its last start, or this container on it."""
     known = [socket.gethostname()]
     for read in (lambda: os.readlink("/proc/self/ns/pid"), lambda: Path("/proc/sys/kernel/random/boot_id").read_text()):
-        with contextlib.suppress(OSError):  # Linux alone has them
+        with contextlib.suppress(OSError):  # only Linux has these files
             known.append(read())
-    # nodes of a cluster often differ in the last letter alone, containers not even there: the digest keeps them apart
+    # host names of a cluster's nodes often differ only in the last letter, and those of containers may be equal: the checksum keeps them apart
     return re.sub(r"\W+", "_", known[0], flags=re.ASCII)[:16] + f"_{zlib.crc32(' '.join(known).encode()):08x}"
 
 
@@ -33,26 +33,26 @@ _swept = set()
 
 @contextlib.contextmanager
 def atomic_path(path, exclusive=False):
-    """Yield a temporary path beside `path`; when the block ends well it replaces `path` in one step.
+    """Yield a temporary path beside `path`. If the block ends without an error, the temporary file replaces `path` in one step.
 
     Parameters
     ----------
     path : str or Path
         The file to be written.
     exclusive : bool
-        Replace nothing: of several processes that write `path`, one succeeds.
+        Never replace an existing file. If several processes write `path`, exactly one succeeds.
 
     Yields
     ------
     Path
-        Where to write. On any error it is removed and `path` stays as it was.
+        The temporary file to write. On any error it is removed and `path` stays as it was.
 
     Raises
     ------
     QfError
-        If the disk is full, the folder can't be written, or `path` is a device, a pipe or another thing that is no file.
+        If the disk is full, the folder can't be written, or `path` exists and is not a regular file (a folder, device, pipe...).
     FileExistsError
-        If `exclusive` and there is a file at `path` when the block ends.
+        If `exclusive` is True and a file exists at `path` when the block ends.
     """
     path = Path(path)
     tmp = None
@@ -78,7 +78,7 @@ def atomic_path(path, exclusive=False):
     except OSError as e:
         if exclusive and tmp is not None and isinstance(e, FileExistsError):
             raise
-        # some libraries raise a bare OSError whose text holds the reason
+        # some libraries raise an OSError without strerror: then its text holds the reason
         raise QfError(
             f"could not write {path}: {e.strerror or e}. Nothing was changed there. "
             "Free some space or choose a folder you can write to, then run the same again."
@@ -89,13 +89,13 @@ def atomic_path(path, exclusive=False):
 
 
 def _put(tmp, path):
-    """Put `tmp` at `path` where nothing is yet."""
+    """Put `tmp` at `path`; raise FileExistsError if a file is there already."""
     try:
         os.link(tmp, path)
     except FileExistsError:
-        if not os.path.samefile(tmp, path):  # a network drive may have lost its first answer, and was asked twice
+        if not os.path.samefile(tmp, path):  # a network drive may lose its answer to the first request: the repeated one finds our own link
             raise
-    except OSError:  # exFAT and some network drives have no links: an empty file takes the place first
+    except OSError:  # exFAT and some network drives have no hard links: an empty file reserves the name first
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         try:
             os.replace(tmp, path)
@@ -105,13 +105,16 @@ def _put(tmp, path):
 
 
 def part_name(name):
-    """Prefix and suffix of a temporary file or folder that becomes `name`, as `tempfile` takes them: who writes it stands in it, for `sweep`."""
-    short = name.encode()[:40].decode(errors="ignore")  # names end at 255 bytes
+    """Prefix and suffix, as `tempfile` takes them, of a temporary file or folder that becomes `name`.
+
+    The prefix names the host and the process that write it, so that `sweep` can find out whether that process still runs.
+    """
+    short = name.encode()[:40].decode(errors="ignore")  # a file's name has at most 255 bytes
     return {"prefix": f".{short}.{HOST}-{os.getpid()}.{(_state(os.getpid()) or (0, 0))[1]}.", "suffix": ".part"}
 
 
 def what_is(path):
-    """What there is at `path`, in words."""
+    """The kind of thing at `path`, in words: "a file", "a folder", "a device"..."""
     kinds = {
         "is_file": "a file",
         "is_dir": "a folder",
@@ -124,9 +127,10 @@ def what_is(path):
 
 
 def sweep(folder):
-    """Remove what killed processes left half-written in `folder`: the temporary files of `atomic_path`.
+    """Remove the temporary files of `atomic_path` that killed processes left in `folder`.
 
-    Those of a living process stay; so do, for a day, those of other machines, other containers and before a restart, which can't be asked for.
+    Files of a running process stay. Files of another machine, of another container or from before a restart stay for a day, since this process
+    can't check whether their writers still run.
     """
     for part in Path(folder).glob(".*.part"):
         named = _PART.search(part.name)
@@ -139,7 +143,7 @@ def sweep(folder):
 
 
 def _sweep_once(folder):
-    """Sweep a folder the first time that this process writes there."""
+    """Sweep a folder when this process writes there for the first time."""
     key = (os.getpid(), str(folder.resolve()))
     if key not in _swept:
         _swept.add(key)
@@ -147,22 +151,22 @@ def _sweep_once(folder):
 
 
 def _is_orphan(part, named):
-    if named["host"] != HOST or sys.platform == "win32":  # there, os.kill(pid, 0) is Ctrl-C
+    if named["host"] != HOST or sys.platform == "win32":  # on Windows os.kill(pid, 0) would send Ctrl-C
         return time.time() - part.stat().st_mtime > A_DAY
     pid = int(named["pid"])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it lives, under another user
+    except OSError:  # the process runs under another user
         pass
     state, start = _state(pid) or ("", named["start"])
-    # a killed process that nobody has waited for keeps its number; a number given anew has another start
+    # a killed process keeps its id until its parent waits for it; a process that got the same id later has another start
     return state in ("Z", "X") or (named["start"] is not None and start != named["start"])
 
 
 def _state(pid):
-    """State and start (clock ticks since the machine started) of a process, as text; None where that can't be told."""
+    """State and start (clock ticks since the machine started) of a process, as text; None if /proc does not show them."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return fields[0], fields[19]
@@ -171,19 +175,19 @@ def _state(pid):
 
 
 def write_text(path, text):
-    """Write `text` to `path` atomically."""
+    """Write `text` to `path` in UTF-8, atomically; raises as `atomic_path`."""
     with atomic_path(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
 
 
 def write_netcdf(ds, path):
-    """Write a Dataset to `path` atomically."""
+    """Write a Dataset to `path` as netCDF, atomically; raises as `atomic_path`."""
     with atomic_path(path) as tmp:
         fill_netcdf(ds, tmp)
 
 
 def reserve(tmp, room):
-    """See that the file `tmp` may grow to `room` bytes; raises OSError where it can't."""
+    """Make sure that the disk has room for the file `tmp` to grow to `room` bytes; raise OSError if it has not."""
     with open(tmp, "ab") as f:
         if hasattr(os, "posix_fallocate"):
             try:
@@ -196,12 +200,12 @@ def reserve(tmp, room):
 
 
 def fill_netcdf(ds, tmp):
-    """Write a Dataset into the temporary file of `atomic_path`."""
-    # HDF5 crashes the interpreter at its exit when the disk fills up under an open file: see before that there is room
+    """Write a Dataset as netCDF into the temporary file of `atomic_path`; raise OSError if the disk has no room for it."""
+    # if the disk fills up under an open file, HDF5 crashes the interpreter at its exit: check the room before
     room = ds.nbytes + ds.nbytes // 50 + sum(v.size * 64 for v in ds.variables.values() if v.dtype.kind in "OU") + (1 << 18)
     reserve(tmp, room)
     with contextlib.ExitStack() as alone:
-        if "dask" in sys.modules:  # in a worker, or beside a client, xarray would ask the cluster for a lock on this file
+        if "dask" in sys.modules:  # in a worker of a cluster, or beside a client, xarray would request a lock on this file from the cluster
             import dask.config
 
             alone.enter_context(dask.config.set(scheduler="synchronous"))

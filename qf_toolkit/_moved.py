@@ -1,4 +1,4 @@
-"""Where the modules of 0.1.0 stand now: who imports one by its old name is told the new one."""
+"""The new names of the modules of 0.1.0: an import of an old name raises an error that states the new one."""
 
 import sys
 from importlib.abc import MetaPathFinder
@@ -40,7 +40,7 @@ MOVED = {
 
 
 class _Signpost(MetaPathFinder):
-    """Asked last, for modules that nobody else has found."""
+    """A finder that Python asks last, for modules that no other finder has found."""
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, name = fullname.partition(".")
@@ -49,6 +49,6 @@ class _Signpost(MetaPathFinder):
 
 
 def put_up_signpost():
-    """Let the import of an old name say the new one; once, however often it is called."""
+    """Make the import of an old name raise ModuleNotFoundError with the new name. Further calls change nothing."""
     if not any(isinstance(finder, _Signpost) for finder in sys.meta_path):
         sys.meta_path.append(_Signpost())

@@ -1,4 +1,4 @@
-"""Errors a user can cause. Each message says what was expected, what was found and how to mend it."""
+"""Errors that a user can cause. Each message states what was expected, what was found and how to mend it."""
 
 
 class QfError(ValueError):
@@ -23,7 +23,7 @@ class DamagedFileError(QfError):
 
 
 class UnknownKeyError(QfError):
-    """A neuron, condition or session that the store or the model does not know."""
+    """A key of a neuron, condition or session that is not in the store or the model."""
 
 
 class LeakageError(QfError):
@@ -31,7 +31,22 @@ class LeakageError(QfError):
 
 
 def did_you_mean(name, known, most=5):
-    """A hint for an unknown `name`: the closest of `known`, or the first few of them."""
+    """Suggest keys in place of an unknown `name`.
+
+    Parameters
+    ----------
+    name : object
+        The unknown key.
+    known : iterable
+        The keys that exist.
+    most : int
+        How many of `known` are listed if none resembles `name`.
+
+    Returns
+    -------
+    str
+        "did you mean ...?" with up to three keys that resemble `name`, else "known: ..." with the first `most` keys.
+    """
     import difflib
 
     known = [str(k) for k in known]

@@ -126,7 +126,7 @@ def test_wrong_codes_places_and_models_are_named(study):
     with pytest.raises(QfError, match="expected one, of 7 codes"):
         swap(model, some_sequences(2), 1, 1)
     with pytest.raises(QfError, match=r"found SimpleNamespace. Pass model.autoencoder"):
-        codebook(SimpleNamespace(autoencoder=model))  # as forecasters and classifiers have it
+        codebook(SimpleNamespace(autoencoder=model, has_codes=True))  # as forecasters and classifiers have it
     with pytest.raises(QfError, match="found int. Load one"):
         swaps(3)
 

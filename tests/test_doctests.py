@@ -110,7 +110,7 @@ def test_the_code_of_the_readme_runs_in_order(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 2
     code = re.sub(r"(epochs=|\"epochs\": )\d+", r"\g<1>1", "\n".join(blocks))  # the trainings themselves are those of the demo
-    assert code.count("epochs") == 3
+    assert code.count("epochs") == 4
     monkeypatch.chdir(tmp_path)
     qf.simulate("data/store", seed=1, **RECORDING)
     given = {}

@@ -197,7 +197,7 @@ def test_how_a_training_runs_decides_nothing(tmp_path):
     assert RunConfig(device=torch.device("cpu")).device == "cpu"
     with pytest.raises(QfError, match="^device: expected auto"):
         RunConfig(device="tpu")
-    with pytest.raises(QfError, match="^checkpoint_s: expected a number at least 0"):
+    with pytest.raises(QfError, match="^checkpoint_s: expected a number from 0"):
         RunConfig(checkpoint_s=-1)
 
 

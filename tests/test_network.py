@@ -13,7 +13,7 @@ from torch import nn
 import qf_toolkit as qf
 from qf_toolkit.errors import DamagedFileError, LeakageError, QfError, UnknownKeyError
 from qf_toolkit.estimators.interface import Observations
-from qf_toolkit.estimators.network import NetworkForecaster, fit_network
+from qf_toolkit.estimators.network import NetworkConfig, NetworkForecaster, fit_network
 from qf_toolkit.estimators.registry import MODELS, find
 from qf_toolkit.evaluation.compare import compare
 from qf_toolkit.evaluation.table import evaluate, evaluate_classifier
@@ -21,10 +21,13 @@ from qf_toolkit.interpret.neurons import neuron_tokens
 from qf_toolkit.interpret.observation import Observer
 from qf_toolkit.models.batch import Batch, Sizes
 from qf_toolkit.models.conditioned import Conditioned
+from qf_toolkit.models.options import Options
 from qf_toolkit.plots.forecasts import figure_forecasts
+from qf_toolkit.recordings.options import Selection, SplitOptions, WindowOptions
 from qf_toolkit.recordings.splits import split_blocks
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.recordings.window import Window
+from qf_toolkit.training.options import LoopConfig, RunConfig
 
 torch.set_num_threads(1)
 pytestmark = untaught
@@ -183,11 +186,11 @@ def test_conditions_that_were_never_shown(split):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"model": "arima"}, "model: expected one of nlinear, lstm, found 'arima'"),
+        ({"model": "arima"}, f"model: expected one of {', '.join(MODELS)}, found 'arima'"),
         ({"task": "codes"}, "task: expected one of forecast, activation, found 'codes'"),
         ({"widht": 3}, "widht: no option of fit_network; did you mean width"),
-        ({"width": 0}, "width: expected a whole number at least 1"),
-        ({"token_width": -1}, "token_width: expected a whole number at least 0"),
+        ({"width": 0}, "width: expected a whole number from 1 to 4096"),
+        ({"token_width": -1}, "token_width: expected a whole number from 0 to 4096"),
         ({"epochs": 0}, "epochs: expected"),
         ({"device": "tpu"}, "device: expected auto, cpu"),
     ],
@@ -265,3 +268,28 @@ def test_pictures_and_the_inspector_know_them_without_being_told(split, fitted):
     plt.close(fig)
     tokens = neuron_tokens(fitted["lstm", "forecast"])
     assert tokens.shape == (6, 16) and not np.array_equal(tokens, neuron_tokens(fitted["lstm", "forecast"], moved=True))
+
+
+# ---------------------------------------------------------------- what the registry holds
+
+
+@each_model
+def test_a_model_of_the_registry_has_what_is_asked_of_it(model):
+    """A class with a name for tables and options of its own, whose names no other option of a fit has."""
+    kind = find(MODELS, model)
+    assert isinstance(kind.name, str) and issubclass(kind.Config, Options), "give the class a `name` and its dataclass of options as `Config`"
+    assert all("range" in f.metadata for f in fields(kind.Config)), "make every field with `option(...)`"
+    taken = {f.name for other in (NetworkConfig, LoopConfig, RunConfig, Selection, WindowOptions, SplitOptions) for f in fields(other)}
+    assert not taken & {f.name for f in fields(kind.Config)}, "name the option otherwise: `qf fit` has another one of that name"
+
+
+def test_a_module_that_gives_another_shape_is_named():
+    class Flat(nn.Module):
+        name = "flat"
+
+        def forward(self, given):
+            return given.x.flatten(0, 1)[:, :5]
+
+    for width in (0, 8):
+        with pytest.raises(QfError, match=r"flat: expected an output of shape \(B, N, n_out\) = \(4, 3, 5\), found \(12, 5\)"):
+            Conditioned(Flat(), 20, 5, 3, 2, width)(batch())

@@ -69,9 +69,11 @@ def test_a_file_that_the_system_refuses_is_not_called_damaged(store, monkeypatch
 
 
 AS_NOBODY = """
-import os, sys
+import contextlib, io, os, sys
 from qf_toolkit.cli.main import main
 from qf_toolkit.recordings import store
+with contextlib.redirect_stdout(io.StringIO()):  # imports what a command needs, which nobody may not be allowed to read
+    main(["info", "--help"])
 os.setuid(65534)
 sys.exit(main(["info", sys.argv[1]]))
 """

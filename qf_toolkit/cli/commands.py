@@ -112,7 +112,7 @@ def _finish(command, model, args, settings, options):
     model.run = {"qf_toolkit": __version__, "command": command, "settings": settings, "options": kept}
     model.save(args.out)
     if not args.progress:  # else the training has said it
-        print(line("pre-training" if command == "pretrain" else model.kind, model.reference))
+        print(line("pre-training" if command == "pretrain" else f"{model.name} ({model.task})", model.reference))
     print(f"saved in {args.out}")
 
 

@@ -154,7 +154,7 @@ def _tell_matched(store, keys):
             print(f"qf: note: {error}", file=sys.stderr)
             continue
         seen = mine.groupby("neuron")["session"].nunique()
-        n = mine["session"].nunique()
+        n = int(mine["session"].nunique())
         if n > 1:
             print(f"{subject}: {len(seen)} cells in {n} sessions, {int((seen == n).sum())} of them in every one")
 

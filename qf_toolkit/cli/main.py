@@ -56,9 +56,10 @@ def main(argv=None):
             gc.collect()  # what a library can't close after the error, it fails to close while `console` listens
         out.flush()
         # whoever read our output may close it (`qf info | head`), or not have wanted it; else it is missed
-        missed = out.lost is not None and out.lost.errno != errno.EPIPE and (out.lost.errno != errno.EBADF or (argv[:1] and argv[0] in PRINT))
-        if code == 0 and missed:
-            return _say_error(f"standard output: could not be written ({out.lost.strerror}). What the command saved is whole.")
+        lost = out.lost
+        missed = lost is not None and lost.errno != errno.EPIPE and (lost.errno != errno.EBADF or (argv[:1] and argv[0] in PRINT))
+        if code == 0 and lost is not None and missed:
+            return _say_error(f"standard output: could not be written ({lost.strerror}). What the command saved is whole.")
         return code
 
 

@@ -1,1 +1,1 @@
-"""What is fitted and asked: everything that a table can hold a row of, behind one interface."""
+"""Models and naive rows that users fit and ask: everything that can be a row of a table, behind one interface."""

@@ -1,4 +1,4 @@
-"""The ceiling of a simulated recording as a row of the table."""
+"""The ceiling of simulated recordings: a row of the table that no forecast can beat."""
 
 import numpy as np
 import xarray as xr
@@ -10,15 +10,16 @@ from .interface import Forecaster
 
 
 class SimulatorCeiling(Forecaster):
-    """The best forecast there is for simulated data: the expected fluorescence given everything up to the onset, by Monte Carlo on the simulator.
+    """The best possible forecast of simulated data: the expected fluorescence given all that happened up to the onset, by Monte Carlo on the simulator.
 
-    The mean of `n_samples` is off the expectation by their variance / n_samples, which `predict` estimates for every frame. `evaluate` takes it off
-    the row's squared error, so that the error of the expectation itself remains and E is measured against that.
+    The mean of `n_samples` samples differs from the expectation; its expected squared difference is their variance / n_samples. `predict` estimates it
+    for every frame. `evaluate` subtracts it from the row's squared error, so that the error of the expectation itself remains, and measures E against
+    that.
 
     Parameters
     ----------
     n_samples : int
-        Monte Carlo samples a trial.
+        Monte Carlo samples per trial.
     seed : int
     """
 
@@ -32,12 +33,12 @@ class SimulatorCeiling(Forecaster):
         return self  # nothing to learn
 
     def predict(self, trials):
-        """See `Forecaster.predict`; beside `forecast` there is `monte_carlo` (trial, neuron, time), the expected square of its sampling error.
+        """As `Forecaster.predict`, with a second variable: `monte_carlo` (trial, neuron, time), float32, the expected square of the sampling error.
 
         Raises
         ------
         QfError
-            If the trials are not from a store of simulated sessions.
+            If the trials don't come from a store of simulated sessions.
         """
         from ..recordings.simulated.conditional_mean import conditional_mean
 

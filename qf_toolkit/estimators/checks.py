@@ -1,4 +1,4 @@
-"""Checks that estimators share: the keys, windows, rates and draws that they are asked for."""
+"""Checks that estimators share: of the keys, windows, rates and draws in a request."""
 
 import math
 import os
@@ -12,12 +12,12 @@ N_SAMPLES, SEED = Range("whole", least=1, most=10**9), Range("whole", least=0, m
 
 
 def check_draws(n_samples, seed, shape):
-    """Raise QfError where n_samples or seed is out of range, or draws of `shape` (trial, neuron, time) need more than a quarter of the memory."""
+    """Raise QfError if n_samples or seed is out of range, or if draws of `shape` (trial, neuron, time) need more than a quarter of the memory."""
     N_SAMPLES.checked("n_samples", n_samples)
     SEED.checked("seed", seed)
     try:
-        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4  # they are copied on their way
-    except (AttributeError, ValueError, OSError):  # Windows doesn't tell
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4  # samples are copied on their way
+    except (AttributeError, ValueError, OSError):  # Windows does not report its memory here
         room = 4e9
     a_draw = 4 * math.prod(shape)
     if n_samples * a_draw > room:
@@ -28,7 +28,7 @@ def check_draws(n_samples, seed, shape):
 
 
 def check_keys(kind, wanted, known, hint):
-    """Raise UnknownKeyError naming what is not known."""
+    """Raise UnknownKeyError if a key of `wanted` is not in `known`; it names the first one, and `kind` and `hint` complete the message."""
     missing = [k for k in dict.fromkeys(wanted) if k not in known]
     if missing:
         raise UnknownKeyError(
@@ -38,7 +38,7 @@ def check_keys(kind, wanted, known, hint):
 
 
 def check_rate(rate_hz, trials):
-    """Raise QfError where a session's rate differs from the model's by more than 2 %, or its windows have another number of frames."""
+    """Raise QfError if a session's rate differs from the model's by more than 2 %, or if its windows have another number of frames."""
     for session in trials.sessions:
         rate = float(trials.source.header(session).attrs["rate_hz"])
         if abs(rate / rate_hz - 1) > 0.02:
@@ -55,7 +55,7 @@ def check_rate(rate_hz, trials):
 
 
 def check_window(window, rate_hz, trials, scaling=None):
-    """Trials checked against the window and the rate that a model was fitted with.
+    """Check trials against the window and the rate that a model was fitted with.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def check_window(window, rate_hz, trials, scaling=None):
     Returns
     -------
     Trials
-        The same, with the model's z-scores where it has some.
+        The same trials; with the model's z-scores if `scaling` is given.
 
     Raises
     ------
     QfError
-        If rate, lengths or signal are not those of the model.
+        If `trials` are no Trials, or if rate, lengths or signal are not those of the model.
     """
     check_trials(trials)
     check_rate(rate_hz, trials)
@@ -85,7 +85,7 @@ def check_window(window, rate_hz, trials, scaling=None):
 
 
 def check_labels(window, trials):
-    """Raise QfError where "active" is defined otherwise in `trials` than in the `window` that a classifier was fitted with."""
+    """Raise QfError if `trials` define "active" in another way than the `window` that a classifier was fitted with."""
     for name in ("score_s", "active_rule", "active_gain"):
         mine, theirs = getattr(window, name), getattr(trials.window, name)
         if mine != theirs:

@@ -1,4 +1,4 @@
-"""By what the signal of each neuron is divided, so that loud and calm ones are learnt alike."""
+"""The divisor of each neuron's signal. Divided signals are alike in size, so that loud and calm neurons are learnt alike."""
 
 import numpy as np
 
@@ -15,14 +15,19 @@ def divisors_of(trials: Trials, normalise: str, traces: Traces) -> dict[str, flo
     ----------
     trials : Trials
     normalise : {"neuron", "global", "none"}
-        By the standard deviation of each neuron's signal over its windows, by the pooled one, or by 1.
+        The divisor is the standard deviation of the neuron's signal over its windows, the pooled standard deviation, or 1.
     traces : Traces
-        Of these trials.
+        Traces that hold the sessions of these trials.
 
     Returns
     -------
     dict
-        {neuron key: divisor, in units of the signal}; under "" the pooled one.
+        {neuron key: divisor, in units of the signal}. The key "" holds the pooled divisor.
+
+    Raises
+    ------
+    QfError
+        If no observation is usable, unless `normalise` is "none".
     """
     keys = trials.neurons
     if normalise == "none":
@@ -36,6 +41,6 @@ def divisors_of(trials: Trials, normalise: str, traces: Traces) -> dict[str, flo
         return {**scale, **dict.fromkeys(keys, pooled)}
     for n in keys:
         mine = spread[names == n]
-        # a nearly silent neuron would otherwise have its noise blown up to the size of the others' responses
+        # without this floor the noise of a nearly silent neuron would become as large as the responses of the others
         scale[n] = max(float(np.sqrt(np.mean(np.square(mine)))), 0.1 * pooled) if len(mine) else pooled
     return scale

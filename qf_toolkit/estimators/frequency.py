@@ -1,4 +1,4 @@
-"""Naive classifiers of activation, and the simplest of them: how often a neuron was active for a condition in training."""
+"""The base of the naive classifiers of activation, and the simplest one: how often a neuron was active for a condition in training."""
 
 from typing import ClassVar
 
@@ -16,10 +16,25 @@ from .seen import seen_frames
 
 
 class NaiveClassifier(Naive, Classifier):
-    """What the naive classifiers share. Subclasses learn in `_learn_from(trials)` and answer in `_probability(part, neurons)`."""
+    """The base of the naive classifiers. Subclasses learn in `_learn_from(trials)` and answer in `_probability(part, neurons)`."""
 
     def fit_on(self, trials):
-        """Learn from these Trials alone, so that a threshold can be chosen on others; returns self."""
+        """Learn from these trials only, so that the caller can choose a threshold on others.
+
+        Parameters
+        ----------
+        trials : Trials
+
+        Returns
+        -------
+        NaiveClassifier
+            Itself.
+
+        Raises
+        ------
+        QfError
+            If `trials` are no Trials, if the sessions' rates are more than 2 % apart, or if their windows differ in frames.
+        """
         check_trials(trials)
         self.notes = []
         self._remember(trials)
@@ -32,19 +47,24 @@ class NaiveClassifier(Naive, Classifier):
         self._learn_from(split.fitting)
 
     def predict_probability(self, trials):
-        """Probability of being active.
+        """The probability that each neuron is active.
+
+        Parameters
+        ----------
+        trials : Trials
+            Trials of one session.
 
         Returns
         -------
         xarray.DataArray
-            (trial, neuron), for the trials of one session.
+            (trial, neuron), float64.
 
         Raises
         ------
         UnknownKeyError
-            For a neuron it never saw.
+            If it never saw one of the neurons.
         QfError
-            If the trials are of several sessions; go through `trials.by_session()`.
+            If the trials belong to several sessions (go through `trials.by_session()`), or if window or rate are not those of `fit`.
         """
         check_trials(trials)
         trials = self.prepare(trials)
@@ -56,19 +76,21 @@ class NaiveClassifier(Naive, Classifier):
         return xr.DataArray(self._probability(trials, neurons), coords, ("trial", "neuron"), name="probability")
 
     def predict(self, trials):
-        """See `Classifier.predict`; for the trials of one session."""
+        """As `Classifier.predict`, but only for trials of one session; errors as of `predict_probability`."""
         found = self.predict_probability(trials)
         return xr.Dataset({"probability": found, "active": (found > self.threshold).where(found.notnull())}, attrs=origin(trials, self))
 
 
 class FrequencyClassifier(NaiveClassifier):
-    """How often a neuron was active for a condition in training: the naive row of activation.
+    """Answers how often the neuron was active for the condition in training: the naive row of activation.
+
+    If the condition was not in training, or the neuron has no whole observation of it, the frequency over its stimulus category stands in. If the
+    category is new, too, the neuron's frequency over all trials does.
 
     Parameters
     ----------
     shrinkage : float
-        Weight, in trials, of the neuron's own frequency (by Laplace's rule) in that of the condition. A condition that was not in training (or of
-        which that neuron has no whole observation) takes the frequency of its stimulus category, and where that is new, too, the neuron's own.
+        The neuron's frequency over all trials (by Laplace's rule) counts as this many trials in the frequency of a condition or category.
 
     Raises
     ------
@@ -87,7 +109,7 @@ class FrequencyClassifier(NaiveClassifier):
 
     def _learn_from(self, trials):
         self.neurons = {n: i for i, n in enumerate(trials.neurons)}
-        # categories stand below the conditions: no key of the one is a key of the other, which holds a slash
+        # categories follow the conditions in one table: a condition's key holds a slash and a category's does not, so no key appears twice
         conditions, categories = trials.conditions, sorted({category_of(c) for c in trials.conditions})
         self.rows = {k: i for i, k in enumerate([*conditions, *categories])}
         hits, total = (np.zeros((len(self.rows), len(self.neurons))) for _ in range(2))
@@ -127,7 +149,7 @@ class FrequencyClassifier(NaiveClassifier):
 
 
 def check_shrinkage(shrinkage):
-    """The shrinkage as a float; QfError where it is no finite number above 0."""
+    """The shrinkage as a float; raises QfError if it is no finite number above 0."""
     try:
         value = float(shrinkage)
     except (TypeError, ValueError):

@@ -1,7 +1,8 @@
-"""What is fitted and asked: all that tables, plots and widgets may ask of any model or naive row.
+"""The interface of models and naive rows: all that tables, plots and widgets may ask of any of them.
 
-An estimator does one `task` and says what it is able to do (`probabilistic`, `population`, `has_codes`, `has_attention`, `has_tokens`); nobody looks at
-its class. Whoever adds one writes `fit`, `predict_arrays` and, so that it can be saved, `note`, `tensors`, `checks` and `from_note`.
+An estimator has one `task`, and its attributes name its abilities (`probabilistic`, `population`, `has_codes`, `has_attention`, `has_tokens`). Callers
+look at these attributes, never at the class. A new estimator implements `fit` and `predict_arrays`; to be saved, it also implements `note`, `tensors`,
+`checks` and `from_note`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,29 +27,29 @@ TASKS = ("codes", "forecast", "activation", "behaviour")
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Trials of one session up to their onsets: what an estimator is asked about.
+    """The question to an estimator: trials of one session up to their onsets.
 
     Parameters
     ----------
     context : float32 array, shape (trial, neuron, time)
-        The baseline in the units of the window's signal, 0 where missing. An array of another dtype is converted.
+        The baseline in the units of the window's signal, 0 where a value is missing. An array of another dtype is converted.
     neurons : sequence of str
-        Keys, a row of `context` each.
+        Keys, one per neuron of `context`.
     conditions : sequence of str
-        Keys, a trial each.
+        Keys, one per trial of `context`.
     valid : bool array, shape (trial, neuron, time), optional
-        Where `context` was measured; everywhere where left out.
+        True where `context` was measured. If None, all of it was measured.
     session : str
-        Key, "" where it is of no recording that is known.
+        Key of the session, or "" if the recording is not known.
     rate_hz : float, optional
-        Frames a second.
+        Frames per second.
     behaviour : mapping of str to float32 array, shape (trial, time)
-        What the animal did in the same frames.
+        {name: the animal's behaviour in the same frames}.
 
     Raises
     ------
     QfError
-        If the shape of `context` or `valid` is not that of trials x neurons x time.
+        If the shape of `context` does not match the numbers of conditions and neurons, or the shape of `valid` is not that of `context`.
 
     Examples
     --------
@@ -81,39 +82,41 @@ class Observations:
 
 
 class Estimator:
-    """What every model and every naive row meets.
+    """The base of every model and every naive row.
 
     Attributes
     ----------
     task : {"codes", "forecast", "activation", "behaviour"}
     kind : str
-        Under which a saved one is found in the registry; "" where it can't be saved.
+        Key of the class in `registry.KINDS`; "" if the estimator can't be saved.
     name : str
-        Of its row in a table.
+        Name of its row in a table.
     probabilistic : bool
-        Whether it can be sampled.
+        Whether it can draw samples of its forecast.
     population : bool
-        Whether it reads all neurons of a session at once, so that one of them can't be asked about without the others.
+        Whether it reads all neurons of a session at once. Callers then always ask about all of them.
     has_arrays : bool
-        Whether it has a `predict_arrays` of its own; a row that reads more than the context (F0, the simulator's truth) answers about trials only.
+        Whether it has a `predict_arrays` of its own. A row that reads more than the context (F0, the simulator's truth) only answers `predict`.
     has_codes : bool
-        Whether there is an `autoencoder` whose codes it forecasts, or is one.
+        Whether it is an auto-encoder, or has an `autoencoder` whose codes it uses.
     has_attention : bool
-        Whether `interpret.attention` can look into it.
+        Whether `interpret.attention` can read its attention.
     has_tokens : bool
         Whether it has learnt a token for each neuron.
     patch_frames : int or None
-        Frames of the patches that a forecast is made of, where it is.
+        Frames of a patch; None if its forecast is not made of patches.
     device : torch.device or str
-        Where it computes.
+        The device that it computes on.
+    n_response : int or None
+        Frames of its forecast; None if that is not known.
     seen : dict
-        Frames that fitting has used; see `seen.seen_frames`.
+        Frames that `fit` has used; see `seen.seen_frames`.
     seed : int or None
-        Of its training.
+        Seed of its training.
     simulated : bool or None
-        Whether it was fitted on simulated recordings; None where that is not known.
+        Whether it was fitted on simulated recordings; None if that is not known.
     run : dict or None
-        How the command line made it (qf_toolkit, settings); None where it was fitted from Python.
+        The version of qf_toolkit and the settings with which the command line fitted it; None if it was fitted from Python.
     """
 
     task: ClassVar[str] = ""
@@ -141,33 +144,27 @@ class Estimator:
         self.seen: dict = {}
 
     def fit(self, split: Split) -> Self:
-        """Learn from a Split (train, and validation for choices); returns self."""
+        """Learn from the training part of a Split, and choose on its validation part; returns self."""
         raise NotImplementedError
 
     def predict_arrays(self, asked: Observations) -> np.ndarray:
-        """The answer to `Observations` of one session: what `predict` and a stream call."""
+        """Answer `Observations` of one session. `predict` and streams call this method."""
         raise NotImplementedError
 
     def predict(self, trials: Trials) -> xr.Dataset:
-        """The answer of every neuron, or of the population, in every trial, labelled."""
+        """Answer for every neuron, or for the population, in every trial, as a labelled Dataset."""
         raise NotImplementedError
 
     def digest(self) -> str:
-        """A hash of what was learnt; "" where there are no weights."""
+        """A hash of all that was learnt; "" if there is nothing learnt."""
         return ""
 
     def prepare(self, trials: Trials) -> Trials:
-        """The trials as this estimator wants them (its own z-scores, say); raises QfError where they don't fit."""
+        """The trials in the form that this estimator needs, for example with its own z-scores; raises QfError if they don't fit it."""
         return trials
 
     def check_unseen(self, trials: Trials) -> None:
-        """Refuse trials whose windows share a frame with what fitting has used.
-
-        Raises
-        ------
-        LeakageError
-            Naming the session and the number of trials.
-        """
+        """Raise LeakageError if windows of the trials share a frame with those that `fit` has used."""
         check_unseen(self.seen, trials, self.name)
 
     # ------------------------------------------------------------ saved models
@@ -175,21 +172,21 @@ class Estimator:
     gaps: ClassVar[tuple[str, ...]] = ()  # ends of the names of tensors that may hold NaN
 
     def note(self) -> dict:
-        """What config.json holds of it: plain JSON."""
+        """The dict for config.json, of values that JSON can hold; raises QfError if the estimator can't be saved."""
         raise QfError(f"{self.name}: expected a model that can be saved, found one that has nothing to save. Fit it again where it is needed.")
 
     def tensors(self) -> dict:
-        """{name: tensor} of what it learnt."""
+        """The learnt tensors, {name: tensor}."""
         return {}
 
     @classmethod
     def checks(cls) -> Callable[[Any, str], None]:
-        """The check, of `schema`, of what `note` gave."""
+        """The check, made of `schema`, for the dict that `note` returns."""
         raise NotImplementedError
 
     @classmethod
     def from_note(cls, note: dict, tensors: dict, device: Any, folder: Path) -> Self:
-        """Build it from a checked note and its tensors."""
+        """Build an estimator from a checked note and its tensors; `folder` is named in errors."""
         raise NotImplementedError
 
     def save(self, folder: str | Path) -> None:
@@ -198,18 +195,20 @@ class Estimator:
         Raises
         ------
         QfError
-            If the folder can't be written.
+            If the estimator can't be saved, or the folder can't be written.
         """
         write_model(folder, self.kind, {**self.note(), "run": self.run}, self.tensors())
 
     @classmethod
     def load(cls, folder: str | Path, device: Any = "auto") -> Self:
-        """Read what `save` wrote.
+        """Read a model that `save` wrote.
 
         Raises
         ------
         QfError
-            If it is no such saved model, or one of another version; DamagedFileError if a file is cut short or altered.
+            If the folder holds no saved model of this kind, or one of another version, or the device's memory is full.
+        DamagedFileError
+            If a file is cut short or altered.
         """
         device = pick_device(device)
         note, tensors = read_model(folder, cls.kind, cls.checks(), cls.gaps)
@@ -221,18 +220,23 @@ class Estimator:
     # ------------------------------------------------------------ what predictions share
 
     def labelled(self, trials: Trials, answer: Callable[[Observations], dict[str, tuple[tuple[str, ...], np.ndarray]]]) -> xr.Dataset:
-        """Ask about each session in turn, and label what comes.
+        """Call `answer` for each session in turn, and label the arrays that it returns.
 
         Parameters
         ----------
         trials : Trials
         answer : callable
-            Observations -> {name: (dims, array)}; dims trial, neuron and time (seconds from the onset) get coords.
+            Observations -> {name: (dims, array)}; the dims trial, neuron and time (seconds from the onset) get coords.
 
         Returns
         -------
         xarray.Dataset
-            What stands on trial and neuron is NaN where the baseline can't be used.
+            Values on the dims trial and neuron are NaN where the baseline can't be used.
+
+        Raises
+        ------
+        QfError
+            If the trials don't fit this estimator, or the device's memory is full.
         """
         check_trials(trials)
         headers = [trials.source.header(s) for s in trials.sessions]
@@ -265,16 +269,16 @@ class Estimator:
 
 
 class Forecaster(Estimator):
-    """Forecasts the response from what was recorded before the onset, the neuron and the condition.
+    """Forecasts the response from the frames before the onset, the neuron and the condition.
 
-    Subclasses write `fit` and `predict_arrays`; a probabilistic one `sample_arrays`, too.
+    Subclasses implement `fit` and `predict_arrays`; a probabilistic one also implements `sample_arrays`.
     """
 
     task = "forecast"
     name = "forecaster"
 
     def predict_arrays(self, asked: Observations) -> np.ndarray:
-        """The response, frame by frame from the onset on.
+        """Forecast the response, frame by frame from the onset on.
 
         Parameters
         ----------
@@ -288,27 +292,28 @@ class Forecaster(Estimator):
         raise NotImplementedError
 
     def sample_arrays(self, asked: Observations, n_samples: int = 100, seed: int = 0) -> np.ndarray:
-        """Draws from the forecast distribution, float32 (sample, trial, neuron, time); only where `probabilistic`."""
+        """Draws from the forecast distribution, float32 (sample, trial, neuron, time), in the units of the context. A forecaster that is not
+        `probabilistic` raises NotImplementedError."""
         raise NotImplementedError(f"{self.name} forecasts one number a frame and can't be sampled.")
 
     def forecast_arrays(
         self, asked: Observations, wanted: Sequence[str] = ("forecast",), n_samples: int = 100, seed: int = 0
     ) -> dict[str, np.ndarray]:
-        """All that is wanted of a forecast; a model that can answer several from one pass does so.
+        """Compute several results at once. A model that can compute them in one pass overrides this method.
 
         Parameters
         ----------
         asked : Observations
         wanted : sequence of {"forecast", "samples", "codes"}
-            What the model is unable to give is left out.
+            A result that the model can't compute is missing in the answer.
         n_samples, seed : int
-            Of the samples.
+            Number and seed of the samples.
 
         Returns
         -------
         dict
-            `forecast` (trial, neuron, time) and `samples` (sample, trial, neuron, time) float32, units of the context; `codes`
-            (trial, neuron, patch) int64, those of the baseline and the likeliest ones of the response.
+            `forecast` (trial, neuron, time) and `samples` (sample, trial, neuron, time), float32 in the units of the context; `codes`
+            (trial, neuron, patch), int64: the codes of the baseline, then the likeliest codes of the response.
         """
         found = {"forecast": self.predict_arrays(asked)} if "forecast" in wanted else {}
         if "samples" in wanted and self.probabilistic:
@@ -325,14 +330,21 @@ class Forecaster(Estimator):
         Returns
         -------
         xarray.Dataset
-            `forecast` (trial, neuron, time) float32 in the units of the window's signal, NaN where the baseline can't be used; time in
-            seconds from the onset; coords of the trials, with the features that all sessions have. Several sessions are joined on outer coords;
-            for many large ones go through `trials.by_session()`.
+            `forecast` (trial, neuron, time), float32 in the units of the window's signal, NaN where the baseline can't be used; time is in
+            seconds from the onset. The trials keep their coords and the features that all sessions have. Several sessions are joined on outer
+            coords; for many large sessions call `predict` on each part of `trials.by_session()`.
+
+        Raises
+        ------
+        UnknownKeyError
+            If the model does not know a neuron or a condition.
+        QfError
+            If window or rate are not the model's, or the device's memory is full.
         """
         return self.labelled(trials, lambda asked: {"forecast": (("trial", "neuron", "time"), self.predict_arrays(asked))})
 
     def sample(self, trials: Trials, n_samples: int = 100, seed: int = 0) -> xr.Dataset:
-        """Draws from the forecast distribution.
+        """Draw from the forecast distribution of every neuron in every trial.
 
         Parameters
         ----------
@@ -343,7 +355,7 @@ class Forecaster(Estimator):
         Returns
         -------
         xarray.Dataset
-            `samples` (sample, trial, neuron, time) float32, otherwise as `predict`.
+            `samples` (sample, trial, neuron, time), float32, with the units and coords of `predict`.
 
         Raises
         ------
@@ -357,7 +369,7 @@ class Forecaster(Estimator):
 
 
 class Classifier(Estimator):
-    """Says how probable it is that a neuron will be active after the onset.
+    """Estimates how probable it is that a neuron will be active after the onset.
 
     Attributes
     ----------
@@ -370,11 +382,11 @@ class Classifier(Estimator):
     threshold = 0.5
 
     def predict_arrays(self, asked: Observations) -> np.ndarray:
-        """Probability of being active, float32 (trial, neuron)."""
+        """The probability that each neuron is active, float32 (trial, neuron)."""
         raise NotImplementedError
 
     def predict(self, trials: Trials) -> xr.Dataset:
-        """Activation of every neuron in every trial.
+        """Forecast the activation of every neuron in every trial.
 
         Parameters
         ----------
@@ -383,24 +395,24 @@ class Classifier(Estimator):
         Returns
         -------
         xarray.Dataset
-            `probability` and `active` (trial, neuron), NaN where the baseline can't be used.
+            `probability` and `active` (1 above the threshold, else 0), both (trial, neuron) and NaN where the baseline can't be used.
         """
         out = self.labelled(trials, lambda asked: {"probability": (("trial", "neuron"), self.predict_arrays(asked))})
         out["active"] = (out["probability"] > self.threshold).where(out["probability"].notnull())
         return out
 
     def predict_probability(self, trials: Trials) -> xr.DataArray:
-        """Probability of being active, DataArray (trial, neuron)."""
+        """`probability` of `predict` only, DataArray (trial, neuron)."""
         return self.predict(trials)["probability"]
 
 
 class Decoder(Estimator):
-    """Reads what the animal does from the activity of the population.
+    """Reads the animal's behaviour from the activity of the population.
 
     Attributes
     ----------
     behaviour : tuple of str
-        What it decodes, each a variable of the sessions' behaviour.
+        Names of the variables of the sessions' behaviour that it decodes.
     """
 
     task = "behaviour"
@@ -413,7 +425,7 @@ class Decoder(Estimator):
         raise NotImplementedError
 
     def predict(self, trials: Trials) -> xr.Dataset:
-        """The behaviour of the animal in every trial.
+        """Decode the animal's behaviour in every trial.
 
         Parameters
         ----------
@@ -422,26 +434,26 @@ class Decoder(Estimator):
         Returns
         -------
         xarray.Dataset
-            `decoded` (trial, behaviour, time) in the units of each, frame by frame of the baseline; time in seconds from the onset.
+            `decoded` (trial, behaviour, time), in each variable's units, for every frame of the baseline; time is in seconds from the onset.
         """
         found = self.labelled(trials, lambda asked: {"decoded": (("trial", "behaviour", "time"), self.predict_arrays(asked))})
         return found.assign_coords(behaviour=list(self.behaviour))
 
 
 def observations_of(ds: xr.Dataset, signal: str) -> tuple[Observations, np.ndarray]:
-    """What there is to ask about in a Dataset that `Trials.dataset` cut.
+    """The Observations in a Dataset that `Trials.dataset` cut.
 
     Parameters
     ----------
     ds : xarray.Dataset
-    signal : str
-        Its variable, dff or zscore.
+    signal : {"dff", "zscore"}
+        The variable of `ds` that holds the signal.
 
     Returns
     -------
     Observations
     usable : bool array, shape (trial, neuron)
-        Whose whole baseline was measured.
+        True if the whole baseline was measured.
     """
     n = ds.attrs["n_baseline"]
     context = ds[signal].values[..., :n]
@@ -451,11 +463,11 @@ def observations_of(ds: xr.Dataset, signal: str) -> tuple[Observations, np.ndarr
         str(ds.attrs.get("session", "")), ds.attrs.get("rate_hz"),
         {str(k): v.values[:, :n] for k, v in ds.data_vars.items() if v.dims == ("trial", "time")},
     )  # fmt: skip
-    return asked, measured.all(-1)
+    return asked, np.asarray(measured.all(-1))
 
 
 def origin(trials: Trials, model: Estimator | None = None) -> dict:
-    """Where a result comes from: the attrs that every Dataset made of trials and a model carries, and every saved figure names.
+    """The origin of a result, as attrs. Every Dataset that is computed from trials and a model carries them, and every saved figure names them.
 
     Parameters
     ----------
@@ -465,7 +477,8 @@ def origin(trials: Trials, model: Estimator | None = None) -> dict:
     Returns
     -------
     dict
-        data (hash of the recordings and of what was chosen of them), simulated (0 or 1), and of a model its hash and, where known, its seed.
+        data (digest of the recordings, the chosen trials and neurons, and the window) and simulated (0 or 1); with a model also model (its digest) and
+        seed, each if it is known.
     """
     found: dict = {"data": trials.digest(), "simulated": int(trials.simulated)}
     if model is not None:

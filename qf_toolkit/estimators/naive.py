@@ -1,15 +1,15 @@
-"""Naive forecasters, the rows that every table of forecasts holds.
+"""Naive forecasters: the rows that every table of forecasts holds.
 
-All but the ridges (ridge.py) learn on train and validation together (they have no choice to make, so the more data is the stronger, more honest row).
-The ridges choose their penalty on validation and are then fitted again on both.
+All rows except the ridges (ridge.py) learn from train and validation together. They have nothing to choose on validation, and more data makes them
+stronger, so that the comparison is more honest. The ridges choose their penalty on validation and are then fitted again on both.
 
-Only observations (trial, neuron) whose baseline and response are whole are learnt from. Rows that learn something of each neuron raise
-UnknownKeyError for one they never saw.
+The rows learn only from observations (trial, neuron) whose baseline and response are whole. Rows that learn something about each neuron raise
+UnknownKeyError for a neuron they never saw.
 """
 
 import hashlib
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,26 +29,43 @@ HINT = "Fit on trials of these neurons, or choose the neurons it knows."
 
 
 class Naive(Estimator):
-    """What the naive rows share: the window they were fitted with, the session-wise reading of arrays, saving.
+    """The base of all naive rows: it keeps the window of `fit`, reads arrays session by session, and saves.
 
     Attributes
     ----------
+    window : Window or None
+        The window of the trials in `fit`; None before `fit`.
+    rate_hz : float
+        Frames per second of the trials in `fit`.
+    n_context, n_response : int
+        Frames before and after the onset.
+    scaling : dict or None
+        The z-scores of the training part; see `Trials.scaling`.
     notes : list of str
-        What the last `fit` could not do as it does elsewhere, a sentence each: a penalty that validation could not choose, say.
+        One sentence for each thing that the last `fit` had to do in another way, for example if validation could not choose a penalty.
     """
 
     def __init__(self):
         super().__init__()
         self.notes = []
-        self.window = None
+        self.window: Any = None
 
     def fit(self, split):
-        """Learn from a Split; returns self.
+        """Learn from train and validation.
+
+        Parameters
+        ----------
+        split : Split
+
+        Returns
+        -------
+        Naive
+            Itself.
 
         Raises
         ------
         QfError
-            If it is no Split, or the sessions' windows differ in frames (rates more than 2 % apart).
+            If `split` is no Split, if the sessions' rates are more than 2 % apart, or if their windows differ in frames.
         """
         check_split(split)
         self.notes = []
@@ -59,7 +76,7 @@ class Naive(Estimator):
         return self
 
     def digest(self):
-        """A hash of what it is and what it was fitted on, which decide all it does; "" before `fit`."""
+        """The digest of its class and of the trials it was fitted on, which decide all its answers; "" before `fit`."""
         known = getattr(self, "_learnt_from", "")
         return hashlib.blake2b(known.encode(), digest_size=12).hexdigest() if known else ""
 
@@ -69,34 +86,62 @@ class Naive(Estimator):
         self.n_context, self.n_response = self.window.frames(self.rate_hz)[:2]
 
     def _learn(self, split):
-        """Nothing to learn where the context is all that is used."""
+        """Learn from a Split. Rows that use only the context have nothing to learn."""
 
     def prepare(self, trials):
-        """The same trials with the z-scores of the training part; raises QfError where window or rate are not those of `fit`."""
+        """Check that the trials fit this row, and give them the z-scores of the training part.
+
+        Parameters
+        ----------
+        trials : Trials
+
+        Returns
+        -------
+        Trials
+            The same trials; under signal="zscore" with the z-scores of the training part.
+
+        Raises
+        ------
+        QfError
+            If the row is not fitted yet, or if the window or the rate is not that of `fit`.
+        """
         if self.window is None:
             raise QfError(f"{self.name}: not fitted yet. Call fit(split) first.")
         return check_window(self.window, self.rate_hz, trials, self.scaling if self.window.signal == "zscore" else None)
 
     # ------------------------------------------------------------ saved models
 
-    options: ClassVar[dict] = {}  # what it is made with, and
-    learnt: ClassVar[dict] = {}  # what it has learnt beside arrays, each with its check in `schema`
+    options: ClassVar[dict] = {}  # arguments of __init__: {name: check of `schema`}
+    learnt: ClassVar[dict] = {}  # learnt values that are no arrays: {name: check of `schema`}
 
     def facts(self):
-        """What it has learnt beside arrays, as JSON holds it: the keys of `learnt`."""
+        """The learnt values that are no arrays, {name: value that JSON can hold}, with the names of `learnt`."""
         return {}
 
     def arrays(self):
-        """{name: array} of what it has learnt."""
+        """The learnt arrays, {name: array}."""
         return {}
 
     @classmethod
     def shapes(cls, note, n_context, n_response):
-        """{name: shape} of the arrays that belong to a note; a window has so many frames before and after the onset."""
+        """The shapes of the arrays that belong to a note.
+
+        Parameters
+        ----------
+        note : dict
+            The checked content of config.json.
+        n_context, n_response : int
+            Frames of the window before and after the onset.
+
+        Returns
+        -------
+        dict
+            {name: tuple of int}.
+        """
         return {}
 
     def restore(self, note, arrays):
-        """Take what was learnt from a note and its arrays."""
+        """Set the learnt attributes from a checked note and its arrays, {name: array}."""
 
     def note(self):
         if self.window is None:
@@ -137,7 +182,8 @@ class Naive(Estimator):
     # ------------------------------------------------------------ reading
 
     def _observations(self, trials):
-        """For each session: neurons, conditions, context and response float64 (trial, neuron, time; 0 where missing), whole (trial, neuron)."""
+        """Yield for each session: neurons, conditions, context and response, both float64 (trial, neuron, time) with 0 where a value is missing, and
+        whole, bool (trial, neuron)."""
         for part in trials.by_session():
             ds = part.dataset()
             x = ds[part.window.signal].values.astype(np.float64)
@@ -158,7 +204,7 @@ class Naive(Estimator):
 
 
 class Zero(Naive, Forecaster):
-    """The constant forecast 0 (for dF/F: the response stays at F0): the zero of the explained share E."""
+    """Forecasts 0 in every frame (for dF/F: the response stays at F0). This forecast is the zero of the explained share E."""
 
     kind = "zero"
     name = "zero"
@@ -168,7 +214,7 @@ class Zero(Naive, Forecaster):
 
 
 class CopyLast(Naive, Forecaster):
-    """The last frame of the baseline, held."""
+    """Forecasts the last frame of the baseline in every frame of the response."""
 
     kind = "copy_last"
     name = "copy last"
@@ -178,7 +224,7 @@ class CopyLast(Naive, Forecaster):
 
 
 class ContextMean(Naive, Forecaster):
-    """The mean of the whole baseline, held."""
+    """Forecasts the mean of the whole baseline in every frame of the response."""
 
     kind = "context_mean"
     name = "mean of the context"
@@ -188,9 +234,16 @@ class ContextMean(Naive, Forecaster):
 
 
 class _Means(Naive, Forecaster):
-    """Time-resolved response means per neuron, neuron x stimulus category, neuron x condition."""
+    """Learns each neuron's mean response, frame by frame: over all trials, for each stimulus category, and for each condition.
 
-    gaps = ("condition",)  # a neuron without a whole observation of it
+    Attributes
+    ----------
+    means : dict
+        {"condition", "category" or "neuron": float32 array (key, neuron, time)}, in units of the window's signal. A mean of a condition is NaN if the
+        neuron has no whole observation of it.
+    """
+
+    gaps = ("condition",)  # NaN for a neuron without a whole observation of the condition
 
     learnt: ClassVar[dict] = {"neurons": schema.KEYS, "levels": schema.record(dict.fromkeys(("condition", "category", "neuron"), schema.KEYS))}
 
@@ -211,7 +264,7 @@ class _Means(Naive, Forecaster):
                     counts[level][row, columns] += whole[rows == row].sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
             means = {level: sums[level] / counts[level][..., None] for level in levels}
-        # a neuron without one whole observation says nothing: 0, the baseline itself
+        # a neuron without a whole observation gets 0, the baseline itself
         means["neuron"] = np.nan_to_num(means["neuron"])
         means["category"] = np.where(np.isnan(means["category"]), means["neuron"], means["category"])
         self.means = {level: m.astype(np.float32) for level, m in means.items()}
@@ -237,12 +290,12 @@ class _Means(Naive, Forecaster):
 
 
 class TrainingMean(_Means):
-    """The mean response of each neuron over all trials and frames of the training part.
+    """Forecasts each neuron's mean response over all trials and frames of train and validation.
 
     Parameters
     ----------
     time_resolved : bool
-        Keep the mean's course over the response instead of one number a neuron.
+        Forecast the mean response frame by frame instead of one number per neuron.
     """
 
     kind = "training_mean"
@@ -262,10 +315,10 @@ class TrainingMean(_Means):
 
 
 class StimulusMean(_Means):
-    """The mean course of each neuron for each condition (PSTH).
+    """Forecasts each neuron's mean response to the condition, frame by frame (PSTH).
 
-    A condition that was not in training (or of which that neuron has no whole observation) takes the mean of its stimulus category, and
-    where that is new, too, the neuron's mean.
+    If the condition was not in training, or the neuron has no whole observation of it, the mean over its stimulus category stands in. If the category
+    is new, too, the neuron's mean over all trials does.
     """
 
     kind = "stimulus_mean"
@@ -287,12 +340,17 @@ class StimulusMean(_Means):
 
 
 def _at(level, condition):
-    """The key under which a condition is averaged at that level."""
+    """The key under which `_Means` averages a condition at that level."""
     return {"condition": condition, "category": category_of(condition), "neuron": ""}[level]
 
 
 def scored(ds):
-    """Which frames of the response are scored: valid, inside the trial's first `n_score`, after a baseline without a gap.
+    """Which frames of the response are scored: those that are valid, lie within the trial's first `n_score` frames and follow a whole baseline.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A Dataset that `Trials.dataset` cut.
 
     Returns
     -------
@@ -305,5 +363,5 @@ def scored(ds):
 
 
 def scored_whole(ds):
-    """Observations of which every frame that is to be scored counts, those of the trial's own window: bool array (trial, neuron)."""
+    """Which observations have all frames of the trial's own scored window: bool array (trial, neuron)."""
     return scored(ds).sum(-1) == ds["n_score"].values[:, None]

@@ -1,8 +1,8 @@
-"""Any torch module of `models/` as a forecaster and as a classifier of activation.
+"""Turns any torch module of `models/` into a forecaster or a classifier of activation.
 
-A module is one file with a class that has a `name`, a dataclass of its options as `Config`, and is built from (config, Sizes); it takes a `Batch` of
-contexts, x (B, N, n_context), and gives (B, N, n_out). A line in `registry.MODELS` makes it known to `fit_network`, `qf fit --model`, tables, plots and
-widgets.
+A module is one file with one class. The class has a `name` and a `Config`, the dataclass of its options, and is built from (config, Sizes). It maps a
+`Batch` of contexts, x (B, N, n_context), to (B, N, n_out). A line in `registry.MODELS` makes it available to `fit_network`, `qf fit --model`, tables,
+plots and widgets.
 """
 
 from collections.abc import Callable
@@ -54,36 +54,47 @@ class NetworkConfig(Options):
 
 
 class Network(Tokened):
-    """What both tasks share: building, training, saving.
+    """The base of both tasks: it builds, trains and saves a network.
 
     Parameters
     ----------
     model : str
-        Its name in the registry.
+        A name of `registry.MODELS`.
     options : Options
-        The model's own.
+        Options of the model, an instance of its `Config`.
     config : NetworkConfig
+        Options of the tokens and divisors.
     window : Window
+        The window of the training part.
     rate_hz : float
+        Frames per second of the training part.
     neurons : sequence of str
-        Keys.
+        Keys of the neurons that get a token, in the order of the token table.
     tokens : StimulusTokens
     scale : dict
-        {neuron key: divisor}; "" is the pooled one.
+        {neuron key: divisor, in units of the signal}; the key "" holds the pooled divisor.
     scaling : dict or None
-        The z-scores of the training part, see `Trials.scaling`.
+        The z-scores of the training part; see `Trials.scaling`.
     device : torch.device
 
     Attributes
     ----------
     module : Conditioned
+        Maps contexts x (B, N, n_context), float32, to (B, N, n_out).
+    n_context, n_response : int
+        Frames before and after the onset.
     history : list of dict
-        Of the training, see `training.loop.run`.
+        One entry per validation of the training; see `training.loop.run`.
     reference : dict or None
-        What its validation score is worth, see `estimators.reference`.
+        The validation score beside those of constant forecasts; see `estimators.reference.told`.
+
+    Raises
+    ------
+    KeyError
+        If `model` is no name of `registry.MODELS`.
     """
 
-    results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`
+    results: ClassVar[dict] = {}  # attributes that are set after training: {name: check of `schema`}
 
     def __init__(self, model, options, config, window, rate_hz, neurons, tokens, scale, scaling, device):
         super().__init__()
@@ -102,7 +113,7 @@ class Network(Tokened):
 
     @property
     def n_out(self) -> int:
-        """Numbers that the module gives for an observation."""
+        """How many numbers the module returns per observation."""
         raise NotImplementedError
 
     @property
@@ -110,11 +121,19 @@ class Network(Tokened):
         return next(self.module.parameters()).device
 
     def digest(self) -> str:
-        """A hash of the weights and of what else decides an answer."""
+        """A hash of the weights and of all settings that decide an answer."""
         return self._digest(self.module.state_dict(), [self._scale, self.scaling, {n: getattr(self, n) for n in self.results}])
 
     def prepare(self, trials: Trials) -> Trials:
-        """Check window, rate, neurons and conditions; give the trials this model's z-scores."""
+        """Check window, rate, neurons and conditions, and give the trials this model's z-scores.
+
+        Raises
+        ------
+        QfError
+            If window, signal or rate are not the model's.
+        UnknownKeyError
+            If a neuron or a condition has no token.
+        """
         trials = check_window(self.window, self.rate_hz, trials, self.scaling)
         if self.has_tokens:
             check_keys("neuron", trials.neurons, self._places, self.hint)
@@ -122,7 +141,7 @@ class Network(Tokened):
         return trials
 
     def _answers(self, asked: Observations, last: Callable[[torch.Tensor], torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """`last` of what the module gives, float32 (trial, neuron, n_out), and the divisors (neuron,)."""
+        """The module's output after `last`, float32 (trial, neuron, n_out), and the divisors, float32 (neuron,)."""
         with torch.no_grad(), self.inputs(asked) as (x, neuron, stimulus, divisor):
             parts = torch.arange(len(x), device=self.device).split(CHUNK)
             out = torch.cat([last(self.module(_batch(x[at], neuron[at], stimulus[at])).float())[:, 0].cpu() for at in parts])
@@ -130,8 +149,7 @@ class Network(Tokened):
 
     # ------------------------------------------------------------ training
 
-    def _run(self, split: Split, loop: LoopConfig, keep: dict) -> None:
-        traces = Traces((split.train, split.validation), self.device, keep["run_config"].memory_mb)
+    def _run(self, split: Split, loop: LoopConfig, keep: dict, traces: Traces) -> None:
         train, validation = (self.bank(part, traces) for part in (split.train, split.validation))
         tell_left_out(train, validation)
 
@@ -155,21 +173,21 @@ class Network(Tokened):
         self.reference = told(f"{self.name} ({self.task})", self.history, self._constants(train, validation), keep["run_config"].progress)
 
     def _given(self, bank: Bank, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the module gives for observations, (b, n_out), and their responses, (b, time)."""
+        """The module's output for the observations `at`, (b, n_out), and their responses, (b, time), divided by each neuron's divisor."""
         batch = bank.batch(at)
         out = self.module(_batch(batch.x[:, 0, : self.n_context], batch.neuron[:, 0], batch.condition))[:, 0]
         return out, batch.x[:, 0, self.n_context :]
 
     def _loss(self, bank, at):
-        """The loss of observations, in training and on validation alike."""
+        """The loss of the observations `at`, a scalar tensor; training and validation use the same loss."""
         raise NotImplementedError
 
     def _constants(self, train, validation):
-        """The validation score of what knows nothing but means."""
+        """The validation scores of constant forecasts, a dict; see `constant_scores`."""
         raise NotImplementedError
 
     def _learnt(self, validation):
-        """What is found on the validation part after training."""
+        """Set the attributes of `results` from the validation part, after training."""
 
     # ------------------------------------------------------------ saved models
 
@@ -211,7 +229,7 @@ class Network(Tokened):
             refuse(folder, f"scale.{missing[0] if '' in note['scale'] else ''}", "a divisor", "none")
         made = note["model"], options, config, window, note["rate_hz"], note["neurons"], StimulusTokens.from_note(note, config.stim_token)
         given = note["scale"], scaling_by_session(note["scaling"])
-        with torch.device("meta"):  # its shapes take no memory, whatever sizes an altered file asks for
+        with torch.device("meta"):  # tensors on it take no memory, whatever sizes an altered file asks for
             check_shapes(folder, cls(*made, *given, "meta").module, tensors)
         self = cls(*made, *given, device)
         fill(folder, self.module, tensors)
@@ -223,9 +241,11 @@ class Network(Tokened):
 
 
 class NetworkForecaster(Network, Forecaster):
-    """Forecasts the response with a network; its loss is the squared error of the signal."""
+    """Forecasts the response with a network. Its loss is the squared error of the signal."""
 
     kind = "network_forecaster"
+    n_response: int
+    n_response: int
 
     @property
     def n_out(self) -> int:
@@ -244,7 +264,7 @@ class NetworkForecaster(Network, Forecaster):
 
 
 class NetworkClassifier(Network, Classifier):
-    """Says how probable activation is with a network; its loss is the cross-entropy of the label."""
+    """Estimates the probability of activation with a network. Its loss is the cross-entropy of the label."""
 
     kind = "network_classifier"
     results: ClassVar[dict] = {"threshold": schema.number(least=0, most=1)}
@@ -254,7 +274,7 @@ class NetworkClassifier(Network, Classifier):
         return 1
 
     def prepare(self, trials: Trials) -> Trials:
-        """As every network's; the trials must also be labelled as those of the training."""
+        """As `Network.prepare`; also raises QfError if the trials define "active" in another way than in training."""
         check_labels(self.window, trials)
         return super().prepare(trials)
 
@@ -278,7 +298,7 @@ TASKS = {"forecast": NetworkForecaster, "activation": NetworkClassifier}
 
 
 def _batch(x: torch.Tensor, neuron: torch.Tensor, condition: torch.Tensor) -> Batch:
-    """Contexts (b, time) as a Batch with N = 1."""
+    """A Batch with N = 1 of contexts (b, time) and positions of tokens, both (b,)."""
     x = x[:, None]
     return Batch(x, torch.ones_like(x, dtype=torch.bool), neuron[:, None], condition, torch.zeros_like(condition))
 
@@ -292,25 +312,25 @@ def fit_network(
     ----------
     split : Split
     model : str
-        A name of `registry.MODELS`: nlinear, lstm.
+        A name of `registry.MODELS`, for example nlinear.
     task : {"forecast", "activation"}
-    device : str
+    device : str or torch.device
     checkpoint : str or Path, optional
-        Folder from which an interrupted fit goes on.
+        Folder for checkpoints, from which an interrupted fit goes on; None keeps none.
     **options
-        Of the model (its `Config`), of `NetworkConfig` (token_width, stim_token, normalise), of `LoopConfig` (epochs (100), steps, batch_size,
-        lr (1e-3)...) and of `RunConfig` (memory_mb, checkpoint_s, resume, progress).
+        Options of the model (its `Config`), of `NetworkConfig` (token_width, stim_token, normalise), of `LoopConfig` (epochs (100), steps,
+        batch_size, lr (1e-3)...) and of `RunConfig` (memory_mb, checkpoint_s, resume, progress).
 
     Returns
     -------
     NetworkForecaster or NetworkClassifier
-        The epoch is chosen on the validation part, and so is a classifier's threshold; `reference` says what the validation score is worth.
+        The validation part chooses the epoch and a classifier's threshold. `reference` compares the validation score with constant forecasts.
 
     Raises
     ------
     QfError
-        If the model, the task or an option is unknown or out of range, sessions differ in rate, no observation is left, the loss or the validation
-        score is no number any more, or the device's memory is full.
+        If the model, the task or an option is unknown or out of range, sessions differ in rate, no observation is usable, the loss or the
+        validation score is not finite, or the device's memory is full.
 
     Examples
     --------
@@ -335,9 +355,10 @@ def fit_network(
         check_rate(rate, part)
     tokens = StimulusTokens.learnt(config.stim_token if config.token_width else "category", split.train.table)
     with told_memory(device):
-        scale = divisors_of(split.train, config.normalise, Traces([split.train], device, keep["run_config"].memory_mb))
+        traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
+        scale = divisors_of(split.train, config.normalise, traces)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(loop.seed)
             fitted = TASKS[task](model, own, config, window, rate, split.train.neurons, tokens, scale, split.train.scaling, device)
-        fitted._run(split, loop, keep)
+        fitted._run(split, loop, keep, traces)
     return fitted

@@ -1,4 +1,4 @@
-"""config.json of a saved model: read and checked. Without torch, so that the command line knows at once what a folder holds."""
+"""Reads and checks config.json of a saved model. Does not import torch, so that the command line quickly knows what a folder holds."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def check_folder(folder):
     Raises
     ------
     QfError
-        If it is neither a text nor a path.
+        If it is neither a str nor a path.
     """
     if not isinstance(folder, str | os.PathLike) or "\0" in os.fspath(folder):
         raise QfError(f"folder: expected the path of a saved model's folder, found {schema.shown(folder)}.")
@@ -30,9 +30,9 @@ def read_note(folder):
     Raises
     ------
     QfError
-        If it is no saved model, or can't be read.
+        If the folder holds no saved model, or config.json can't be read.
     DamagedFileError
-        If it is no JSON, or a value of it is not what it should be.
+        If config.json is no JSON, or one of its values is not allowed.
     """
     file = check_folder(folder) / "config.json"
     data = read_bytes(file)
@@ -52,22 +52,22 @@ def read_note(folder):
 
 
 def run_settings(folder):
-    """What the command line chose, cut and split the trials of a saved model by, {option: value}; None where it was trained from Python."""
+    """The options with which the command line chose, cut and split the trials of a saved model, {option: value}; None if it was trained from Python."""
     run = _run(folder)
     return None if run is None else run["settings"]
 
 
 def run_options(folder):
-    """Every option of the command line that a saved model was trained with, {option: value}; None where it was trained from Python.
+    """All options with which the command line trained a saved model, {option: value}; None if it was trained from Python.
 
-    Models that don't say how they were trained give those of `run_settings`.
+    A model whose config.json lacks the options of the training returns only those of `run_settings`.
     """
     run = _run(folder)
     return None if run is None else {**run["settings"], **run.get("options", {})}
 
 
 def _run(folder):
-    """`run` of config.json; models saved before it held that have a run.json beside it."""
+    """`run` of config.json. Older saved models have a run.json beside it instead."""
     folder, note = check_folder(folder), read_note(folder)
     file, run = (folder / "config.json", note.get("run")) if "run" in note else (folder / "run.json", None)
     try:
@@ -85,19 +85,19 @@ def _run(folder):
 
 
 def refuse(folder, where, expected, found):
-    """Raise DamagedFileError of a value in config.json."""
+    """Raise DamagedFileError about a value in config.json."""
     raise refusal(Path(folder) / "config.json", schema.Unfit(where, expected, schema.shown(found)))
 
 
 def refusal(file, unfit):
-    """The error of an `Unfit` in config.json."""
+    """The error to raise for an `Unfit` in config.json: QfError if another version may have written the value, else DamagedFileError."""
     if unfit.version:
         return QfError(f"{file}: holds settings of another version of qf_toolkit ({unfit}). Train the model again, or use the version that saved it.")
     return DamagedFileError(f"{file}: {unfit}. {AGAIN}")
 
 
 def read_bytes(path, missing=QfError):
-    """What a file holds; None or the error named where there is none."""
+    """The bytes of a file. If there is no file, returns None if `missing` is None, else raises `missing`."""
     try:
         if path.is_file():
             return path.read_bytes()

@@ -1,4 +1,4 @@
-"""What forecasters and classifiers are trained for and compared by, whatever module learns."""
+"""Losses, validation scores of constant forecasts, and thresholds, shared by all forecasters and classifiers."""
 
 import numpy as np
 import torch
@@ -9,15 +9,15 @@ from .reference import constant_scores
 
 
 def weighed_error(error: torch.Tensor, bank: Bank, at: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of forecasts, weighed by each neuron's divisor, so that it is that of the signal itself up to one factor.
+    """Mean squared error of forecasts, weighed by each neuron's divisor: the error in units of the signal, up to one constant factor.
 
     Parameters
     ----------
     error : float tensor, shape (b, time)
-        Forecast less truth, both divided by the neuron's divisor.
+        Forecast minus truth, both divided by the neuron's divisor.
     bank : Bank
     at : long tensor, shape (b,)
-        Observations.
+        Positions of the observations in the bank.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def weighed_error(error: torch.Tensor, bank: Bank, at: torch.Tensor) -> torch.Te
 
 
 def constants_of_responses(train: Bank, validation: Bank, n_baseline: int) -> dict[str, float]:
-    """`weighed_error` on validation of forecasts that know nothing but means of the training part; see `constant_scores`."""
+    """`weighed_error` on validation of forecasts that know only means of the training part; see `constant_scores`."""
 
     def target(bank, at):
         return bank.batch(at).x[:, 0, n_baseline:]
@@ -37,7 +37,7 @@ def constants_of_responses(train: Bank, validation: Bank, n_baseline: int) -> di
 
 
 def constants_of_labels(train: Bank, validation: Bank) -> dict[str, float]:
-    """Cross-entropy on validation of frequencies of activation in the training part; see `constant_scores`."""
+    """Cross-entropy on validation if the training part's frequencies of activation are the forecast; see `constant_scores`."""
 
     def score(outs, at):
         return [F.binary_cross_entropy(out[:, 0], validation.active[at].float()) for out in outs]
@@ -53,12 +53,12 @@ def best_threshold(probability: torch.Tensor, active: torch.Tensor, otherwise: f
     probability : float tensor, shape (n,)
     active : bool tensor, shape (n,)
     otherwise : float
-        What is returned where one class is missing.
+        The threshold to return if all observations are active, or none is.
 
     Returns
     -------
     float
-        In the middle between the two probabilities that it parts.
+        The middle between the two neighbouring probabilities that the threshold separates.
     """
     p, order = probability.sort(descending=True)
     a = active[order].cpu().numpy().astype(np.float64)  # on the host: Apple's GPUs have no float64

@@ -1,8 +1,8 @@
-"""Naive classifiers of activation that read one number of the trial, its F0: what earlier responses would be as dF/F over it.
+"""Naive classifiers of activation that read one number per trial and neuron, its F0, and express earlier responses as dF/F over it.
 
-A response's gain is what its label is a threshold on: the mean of dF/F, or of its absolute value, over the trial's own scored window. The training
-responses are kept as fluorescence and taken over the F0 of the trial that is asked about: where F0 happens to be high, a usual response is a small
-gain, and no activation. Probabilities are 0 where F0 can't be used, as such a trial is never labelled active.
+The label is a threshold on a response's gain: the mean of dF/F, or of its absolute value, over the trial's own scored window. The classifiers keep
+the training responses as fluorescence and divide them by the F0 of the trial in question. If F0 happens to be high, a usual response is a small gain
+and no activation. If F0 can't be used, the probability is 0, because such a trial is never labelled active.
 """
 
 from typing import ClassVar
@@ -18,16 +18,17 @@ from . import schema
 from .frequency import NaiveClassifier, check_shrinkage
 from .naive import scored_whole
 
-MOST_RESPONSES = 500  # so many of a condition, category or neuron are asked, evenly spaced in training: they tell a share to 2 %
-ARRAYS = ("response", "weight", "f0", "usable", "known", "active")  # what is kept of each session
+MOST_RESPONSES = 500  # of a condition, category or neuron at most so many are used, evenly spaced in training: they measure a share to 2 %
+ARRAYS = ("response", "weight", "f0", "usable", "known", "active")  # the arrays that are kept of each session
 LEAST_RATIO = 0.05  # of a level to F0, in the calibration: fluorescence corrected for neuropil can fall below 0
 
 
 class _OverF0(NaiveClassifier):
-    """What the two share: the training responses of each session, and their gains over the F0 of another trial.
+    """The base of both classifiers: it keeps the training responses of each session and computes their gains over the F0 of another trial.
 
-    A trial is told of by the responses in its own session, for the fluorescence of a cell differs between sessions. A neuron without a whole response
-    there (its session was not in training, say) is told of by those in other sessions, each over the F0 of its own trial.
+    A trial is compared with the responses in its own session, because a cell's fluorescence differs between sessions. A neuron without a whole
+    response there, for example because its session was not in training, is compared with its responses in other sessions, each over the F0 of its own
+    trial.
     """
 
     learnt: ClassVar[dict] = {
@@ -40,8 +41,8 @@ class _OverF0(NaiveClassifier):
         self.responses = {part.sessions[0]: self._read(part) for part in trials.by_session()}
 
     def _read(self, part):
-        """Of one session: neurons; conditions (trial,); rows of each key; response (trial, neuron, frame), weight (trial, frame); f0, usable, known
-        and active (trial, neuron)."""
+        """Read one session. The dict holds neurons and conditions (lists of keys), rows (see `_rows_of`), response (trial, neuron, frame) and weight
+        (trial, frame), both float64, and f0 (float64), usable, known and active (bool), all (trial, neuron)."""
         session = part.sessions[0]
         ds, x = part.dataset(), part.fluorescence(session).astype(np.float64)
         n, k = ds.attrs["n_baseline"], ds.attrs["n_score"]
@@ -59,10 +60,10 @@ class _OverF0(NaiveClassifier):
         }  # fmt: skip
 
     def _sources(self, session, neurons):
-        """The sessions that tell of these neurons in a session: what was read of each, where the neurons stand in it, which it tells of, and
-        whether it is the session itself."""
+        """Yield the sessions whose responses these neurons are compared with. Each comes as: the dict of `_read`, the neurons' positions in it, int
+        (neuron,), which neurons use it, bool (neuron,), and whether it is `session` itself."""
         told = np.zeros(len(neurons), bool)
-        for of_session in sorted(self.responses, key=lambda s: s != session):  # itself first
+        for of_session in sorted(self.responses, key=lambda s: s != session):  # the session itself comes first
             read, itself = self.responses[of_session], of_session == session
             place = {n: i for i, n in enumerate(read["neurons"])}
             at = np.array([place.get(n, -1) for n in neurons])
@@ -73,7 +74,8 @@ class _OverF0(NaiveClassifier):
                 yield read, at, here, itself
 
     def _pool(self, sources, key):
-        """The responses under a key: response, weight and known as in `_read`, and whether each is of the session itself; None where there is none."""
+        """The responses of a key of `_rows_of`: response, weight and known as in `_read`, and whether each response comes from the session itself, bool
+        (response,). None if there is no response."""
         found = []
         for read, at, here, itself in sources:
             rows = read["rows"].get(key, np.arange(0))
@@ -91,8 +93,8 @@ class _OverF0(NaiveClassifier):
         return [a[asked] for a in pool]
 
     def _gains(self, session, read):
-        """For each trial of what was read: the pools from the widest (the neuron) to the nearest (the condition), each as the gains of its responses
-        over the trial's F0 and which of them are known, both (response, neuron)."""
+        """Yield for each trial of `read` a list of pools, from the widest (all trials of the neuron) over the category to the condition. A pool is the
+        gains of its responses over the trial's F0, and which of them are known, both (response, neuron)."""
         sources = list(self._sources(session, read["neurons"]))
         pools = {}
         for condition, f0 in zip(read["conditions"], read["f0"], strict=True):
@@ -134,7 +136,7 @@ class _OverF0(NaiveClassifier):
 
 
 def _rows_of(conditions):
-    """Trials of each condition, of each category, and under "" all: {key: int array}."""
+    """The trials of each condition and of each category, and all trials under the key "": {key: int array}."""
     rows = {"": np.arange(len(conditions))}
     for keys in (np.array(conditions), np.array([category_of(c) for c in conditions])):
         rows |= {str(key): np.flatnonzero(keys == key) for key in np.unique(keys)}
@@ -142,13 +144,15 @@ def _rows_of(conditions):
 
 
 class LevelOverF0(_OverF0):
-    """The expected gain: the mean level of a neuron's responses to the condition in training, over this trial's F0, less 1.
+    """Computes the expected gain: the mean level of a neuron's responses to the condition in training, over this trial's F0, minus 1.
 
-    Where "active" is a matter of the absolute value of dF/F, the mean absolute gain of those responses. A condition that was not in training (or of
-    which that neuron has no whole response) takes the responses to its stimulus category, and where that is new, too, all of the neuron's. A neuron
-    without any is expected to stay at F0. One logistic regression of the label on the logarithm of 1 + the expected gain, over all neurons, makes it a
-    probability; beside the training part it learns that a gain of 1 above the threshold is active and one of 1 below it is not, which alone decides
-    where the labels are all alike.
+    If "active" depends on the absolute value of dF/F, the expected gain is the mean absolute gain of those responses. If the condition was not in
+    training, or the neuron has no whole response to it, the responses to its stimulus category stand in. If the category is new, too, all responses of
+    the neuron do. A neuron without any response is expected to stay at F0.
+
+    One logistic regression over all neurons, of the label on the logarithm of 1 + the expected gain, turns the gain into a probability. Besides the
+    training part it learns two artificial observations: a gain of 1 above the threshold is active, and a gain of 1 below it is not. They decide if all
+    labels are alike.
     """
 
     kind = "level_over_f0"
@@ -174,7 +178,7 @@ class LevelOverF0(_OverF0):
 
     def restore(self, note, arrays):
         super().restore(note, arrays)
-        # scikit-learn's own objects, given what their fits found
+        # scikit-learn's own objects, with the saved results of their fits
         mean, spread, slope, intercept = arrays["calibration"].reshape(4, 1)
         scale, logistic = StandardScaler(), LogisticRegression()
         scale.mean_, scale.scale_, scale.var_, scale.n_features_in_ = mean, spread, spread**2, 1
@@ -184,7 +188,7 @@ class LevelOverF0(_OverF0):
     def _expected(self, session, read):
         out = np.zeros(read["f0"].shape)
         for i, gains in enumerate(self._gains(session, read)):
-            for gain, known in gains:  # the nearest pool that knows the neuron stands
+            for gain, known in gains:  # a narrower pool that knows the neuron overwrites a wider one
                 n = known.sum(0)
                 out[i] = np.where(n > 0, (gain * known).sum(0) / np.maximum(n, 1), out[i])
         return out
@@ -198,13 +202,13 @@ class LevelOverF0(_OverF0):
 
 
 class FrequencyOverF0(_OverF0):
-    """How often a neuron's responses to the condition in training would have been active over this trial's F0.
+    """Answers how often a neuron's responses to the condition in training would have been active over this trial's F0.
 
     Parameters
     ----------
     shrinkage : float
-        Weight, in trials, of the frequency over all conditions of the stimulus category in that of the condition, and of the neuron's frequency over
-        all its trials (by Laplace's rule) in that of the category.
+        The frequency over the stimulus category counts as this many trials in the frequency of the condition. The neuron's frequency over all its
+        trials (by Laplace's rule) counts as this many trials in the frequency of the category.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a validation score is worth: the same score of forecasts that know nothing but means of the training part."""
+"""References for a validation score: the scores of forecasts that know only means of the training part."""
 
 import warnings
 
@@ -8,24 +8,25 @@ import torch
 from ..training.bank import CHUNK
 
 
-def constant_scores(train, validation, target, score, shrinkage=0.0):
-    """The validation score of the stimulus mean and of the mean.
+def constant_scores(train, validation, target, score, shrinkage=0.0) -> dict[str, float]:
+    """Validation scores of two constant forecasts: the stimulus mean and the neuron's mean.
 
     Parameters
     ----------
     train, validation : Bank
     target : callable
-        (bank, long tensor (b,)) -> float tensor (b, M), what is forecast of those observations.
+        (bank, long tensor (b,)) -> float tensor (b, M), the values to forecast for those observations.
     score : callable
-        ([float tensor (b, M), ...], long tensor (b,)) -> [score of each of these forecasts of those validation observations, ...].
+        ([float tensor (b, M), ...], long tensor (b,)) -> [float, ...]: one score per forecast, averaged over those validation observations.
     shrinkage : float
-        How many observations at the mean one level above are added to each mean, so that a frequency is never 0 or 1.
+        Each mean counts this many extra observations, whose value is the mean one level above. A frequency is then never 0 or 1.
 
     Returns
     -------
     dict
-        stimulus_mean: of the mean of each neuron and condition, frame by frame; of its neuron alone where the training part lacks the pair.
-        mean: of each neuron's mean over trials and frames.
+        stimulus_mean: float, the score of forecasting each neuron's mean for the condition, frame by frame. A pair of neuron and condition that the
+        training part lacks takes the neuron's mean over all conditions, frame by frame.
+        mean: float, the score of forecasting each neuron's mean over trials and frames.
     """
     neurons, shown = (
         {k: i for i, k in enumerate(dict.fromkeys(a + b))} for a, b in ((train.keys, validation.keys), (train.conditions, validation.conditions))
@@ -47,7 +48,7 @@ def constant_scores(train, validation, target, score, shrinkage=0.0):
 
 
 def _ids(bank, neurons, shown):
-    """The neuron of each observation, and its pair of neuron and condition, as numbers that two banks share."""
+    """Two int arrays (n,): the neuron of each observation, and its pair of neuron and condition. Both banks use the same numbers."""
     neuron = np.array([neurons[k] for k in bank.keys])[bank.row.cpu().numpy()]
     condition = np.array([shown[c] for c in bank.conditions])[bank.trial.cpu().numpy()]
     return neuron, neuron * len(shown) + condition
@@ -58,13 +59,13 @@ def _on(at, ids):
 
 
 def _mean(sums, counts, above, shrinkage):
-    """Means of groups, drawn to those `above`, which they take altogether where a group is empty."""
+    """Means of groups, shrunk towards the means `above`. An empty group takes the mean above."""
     n = counts[:, None] + shrinkage
     return torch.where(n > 0, (sums + shrinkage * above) / n.clamp(min=1e-6), above.expand_as(sums))
 
 
 class _Sums:
-    """Sums of a target over groups of a bank's observations, a few groups at a time, so that all of them never lie in memory."""
+    """Sums of a target over groups of a bank's observations. The caller asks for a few groups at a time, so that memory never holds all of them."""
 
     def __init__(self, bank, ids, target):
         self.bank, self.target = bank, target
@@ -72,7 +73,7 @@ class _Sums:
         self.ordered = ids[self.order]
 
     def __call__(self, wanted):
-        """(sums (g, M), counts (g,)) of the groups `wanted`, float tensors."""
+        """Sums (g, M) and counts (g,) of the groups `wanted`, both float tensors."""
         first, last = (np.searchsorted(self.ordered, wanted, side) for side in ("left", "right"))
         count = last - first
         which = np.repeat(np.arange(len(wanted)), count)
@@ -87,21 +88,24 @@ class _Sums:
 
 
 def told(label, history, scores, progress):
-    """What a training came to, beside what means come to: printed where progress is shown, with a warning where it is no better than the mean.
+    """Compare the best validation score of a training with the scores of constant forecasts.
+
+    Prints the comparison if `progress` is True. Warns if the model is no better than the mean.
 
     Parameters
     ----------
     label : str
+        Name of the training in the printed line and in the warning.
     history : list of dict
-        Of `loop.run`.
+        The list that `loop.run` returned.
     scores : dict
-        Of `constant_scores`.
+        The dict that `constant_scores` returned.
     progress : bool
 
     Returns
     -------
     dict
-        epoch (the best one, from 0), epochs, score, stimulus_mean, mean.
+        epoch (int, the best one, counted from 0), epochs (int), score, stimulus_mean and mean (float).
     """
     best = min(history, key=lambda entry: entry["score"])
     reference = {"epoch": best["epoch"], "epochs": history[-1]["epoch"] + 1, "score": best["score"], **scores}
@@ -117,7 +121,7 @@ def told(label, history, scores, progress):
 
 
 def line(label, reference):
-    """A reference of `told` in words."""
+    """The dict that `told` returned, as one line of text."""
     return (
         f"{label}: best epoch {reference['epoch'] + 1} of {reference['epochs']}, validation score {reference['score']:.4g} "
         f"(stimulus mean {reference['stimulus_mean']:.4g}, mean {reference['mean']:.4g})"

@@ -1,11 +1,11 @@
-"""What can be fitted, saved and loaded, by name: a line each, `module:Class` below qf_toolkit, imported when first used."""
+"""The names of all estimators and models that can be loaded or fitted. A name stands for `module:Class` below qf_toolkit, imported on first use."""
 
 from importlib import import_module
 
 from ..errors import QfError
 from .notes import read_note
 
-KINDS = {  # what stands under "kind" in config.json of a saved model
+KINDS = {  # the values of "kind" in config.json of saved models
     "autoencoder": "estimators.quantformer.pretrain:Autoencoder",
     "forecaster": "estimators.quantformer.response:QuantFormerForecaster",
     "classifier": "estimators.quantformer.activation:QuantFormerClassifier",
@@ -29,7 +29,7 @@ MODELS = {  # torch modules that `estimators.network` makes forecasters and clas
 
 
 def find(table, name):
-    """The class that stands under a name of KINDS or MODELS."""
+    """The class that a name of KINDS or MODELS stands for."""
     module, _, attribute = table[name].partition(":")
     return getattr(import_module(f"..{module}", __package__), attribute)
 
@@ -40,18 +40,21 @@ def load(folder, device="auto"):
     Parameters
     ----------
     folder : str or Path
-        What `save`, `qf pretrain --out` or `qf fit --out` wrote.
-    device : str
+        A folder that `save`, `qf pretrain --out` or `qf fit --out` wrote.
+    device : str or torch.device
+        The device that the model computes on; see `pick_device`.
 
     Returns
     -------
     Estimator
-        Of the class that was saved: an Autoencoder, a forecaster, a classifier, a naive row.
+        An estimator of the class that was saved: an Autoencoder, a forecaster, a classifier or a naive row.
 
     Raises
     ------
     QfError
-        If it is no saved model, or one of another version; DamagedFileError if a file of it is cut short or altered.
+        If the folder holds no saved model, or one of another version, or the device can't be used.
+    DamagedFileError
+        If a file is cut short or altered.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Ridge regressions, the strongest of the naive forecasters.
 
-Their penalty is chosen on validation, then they are fitted again on train and validation together. Where validation can't tell one penalty from
-another (no whole observation in it, say), a fit takes the penalty that is best for the other sessions, and where there is none, the one that is
-best in cross-validation inside the training part; `notes` says so.
+`fit` chooses the penalty on validation, then fits again on train and validation together. Validation can fail to separate the penalties, for example
+if it has no whole observation. Then a fit takes the penalty that is best for the other sessions. If there is none, it takes the best one in
+cross-validation inside the training part. `notes` reports both cases.
 """
 
 from typing import ClassVar
@@ -16,10 +16,10 @@ from .checks import check_keys
 from .interface import Forecaster
 from .naive import HINT, Naive
 
-PENALTIES = np.logspace(-3, 4, 15)  # of features scaled so that the context, as a block, has total variance 1, like the one-hot of the conditions
+PENALTIES = np.logspace(-3, 4, 15)  # for features scaled so that the context, as a block, has total variance 1, like the one-hot of the conditions
 FOLDS = 5  # of the cross-validation: stretches of consecutive training trials
 MOST_ONE_HOT = 200  # more conditions than this (sparse noise has 9,000, each shown once) are coded by their stimulus category
-SOLVED = ("mean_x", "mean_y", "v", "weights")  # what is kept of a group of neurons; see `_solved`
+SOLVED = ("mean_x", "mean_y", "v", "weights")  # names of the arrays of a group of neurons; see `_solved`
 MOST_BINS = 8  # time bins of each neuron's context in the population ridge: 60 neurons x 90 frames would be 5,400 features for 400 trials
 
 
@@ -27,7 +27,7 @@ _CODED = {"by_condition": schema.flag(), "columns": schema.KEYS}
 
 
 class _Ridge(Naive, Forecaster):
-    """What the two ridges share: how conditions become features, and how a penalty is chosen."""
+    """The base of the two ridges: it turns conditions into features."""
 
     def _code_conditions(self, split):
         trials = split.fitting
@@ -36,14 +36,15 @@ class _Ridge(Naive, Forecaster):
         self.columns = {k: i for i, k in enumerate(keys)}
 
     def _coded(self):
-        """How conditions become features, as JSON holds it."""
+        """The coding of the conditions, as a dict that JSON can hold."""
         return {"by_condition": self.by_condition, "columns": list(self.columns)}
 
     def _restore_coded(self, note):
         self.by_condition, self.columns = note["by_condition"], {k: i for i, k in enumerate(note["columns"])}
 
     def _one_hot(self, conditions):
-        """(trial, column); a condition that was not in training is spread over those of its category, or over all."""
+        """One-hot features, float64 (trial, column). The 1 of a condition that was not in training is spread over the columns of its category, or over
+        all columns if the category is new, too."""
         out = np.zeros((len(conditions), len(self.columns)))
         for i, condition in enumerate(conditions):
             key = condition if self.by_condition else category_of(condition)
@@ -54,12 +55,12 @@ class _Ridge(Naive, Forecaster):
 
 
 def _tells(errors, of_mean):
-    """Whether the errors (penalty,) differ by more than rounding, against the error `of_mean` of the mean alone."""
+    """Whether the errors (penalty,) differ by more than rounding, measured against `of_mean`, the error of forecasting the mean."""
     return bool(of_mean > 0 and np.ptp(errors) > 1e-9 * of_mean)
 
 
 def _best(errors):
-    """The penalty of least error; of errors that tell nothing, which come as None, the strongest: the mean of the condition and little more."""
+    """The penalty of least error. If the errors are None, the strongest penalty, which leaves little more than the mean of the condition."""
     return float(PENALTIES[-1 if errors is None else int(np.argmin(errors))])
 
 
@@ -69,11 +70,22 @@ def _folds(n):
 
 
 class RidgeOwn(_Ridge):
-    """Ridge regression of a neuron's response on its own baseline, frame by frame, and the one-hot of the condition; a regression a neuron.
+    """Ridge regression of a neuron's response on its own baseline, frame by frame, and on the one-hot of the condition; one regression per neuron.
 
-    One penalty for all neurons, the best by squared error on validation (15 % of the trials are too few to choose one a neuron). Where no session has
-    a whole observation there, the best in cross-validation inside the training part (5 stretches of each session's trials, each held out once).
-    Solved from the neurons' normal equations, which add up over sessions where cells are matched.
+    All neurons share one penalty, the best by squared error on validation; 15 % of the trials are too few to choose one per neuron. If validation can't
+    separate the penalties, the best one in cross-validation inside the training part is taken (5 stretches of each session's trials, each held out
+    once). `fit` solves the neurons' normal equations, whose sums add up over sessions with matched cells.
+
+    Attributes
+    ----------
+    penalty : float
+    errors : float64 array, shape (penalty,), or None
+        Squared errors of `PENALTIES` in the last `fit`, minus those of the mean; None if they could not be measured.
+    scale : float64 array, shape (neuron, feature)
+        Features are multiplied by it before the weights.
+    weights : float64 array, shape (neuron, feature, time)
+    intercept : float64 array, shape (neuron, time)
+        In units of the window's signal.
     """
 
     kind = "ridge_own"
@@ -84,7 +96,7 @@ class RidgeOwn(_Ridge):
         self._code_conditions(split)
         self.neurons = {n: i for i, n in enumerate(split.fitting.neurons)}
         self._allocate()
-        subjects = sorted(split.fitting.table["subject"].unique())  # a cell is in sessions of one of them: the sums of one at a time are enough
+        subjects = sorted(split.fitting.table["subject"].unique())  # a cell belongs to one subject, so memory holds the sums of one subject at a time
         found = [self._errors(*self._of_subject(split, subject)[1:]) for subject in subjects]
         self.errors, of_mean = np.sum([e for e, _ in found], 0), sum(m for _, m in found)
         if not _tells(self.errors, of_mean):
@@ -104,7 +116,7 @@ class RidgeOwn(_Ridge):
         self.scale, self.weights, self.intercept = np.ones((n, p)), np.zeros((n, p, t)), np.zeros((n, t))
 
     def _of_subject(self, split, subject):
-        """Places of a subject's neurons, and the sums of its training and validation part over them, scaled."""
+        """Positions of a subject's neurons, and the scaled sums of its training part and of its validation part over these neurons."""
         parts = [part.subset((part.table["subject"] == subject).to_numpy()) for part in (split.train, split.validation)]
         names = list(dict.fromkeys(n for part in parts for n in part.neurons))
         train, validation = (self._sums(part, names) for part in parts)
@@ -113,12 +125,13 @@ class RidgeOwn(_Ridge):
         return at, *(self._rescale(sums, at) for sums in (train, validation))
 
     def _errors(self, train, validation):
-        """Squared errors on validation, a penalty each, less those of the training mean; and the training mean's own, both over all neurons."""
+        """The squared error of each penalty on validation minus that of the training mean, (penalty,), and the training mean's own, a float; both are
+        summed over all neurons."""
         x, y, xx, xy = _centred(train)
         values, vectors = np.linalg.eigh(xx)
         turned = vectors.transpose(0, 2, 1)
         target = turned @ xy
-        # the validation part's sums about the training means, in the eigenvectors' coordinates: a penalty then costs next to nothing
+        # the validation part's sums about the training means, in the eigenvectors' coordinates: each further penalty then costs next to nothing
         n = validation["n"][:, None, None]
         cross = validation["x"][:, :, None] * x[:, None]
         xx = turned @ (validation["xx"] - cross - cross.transpose(0, 2, 1) + n * x[:, :, None] * x[:, None]) @ vectors
@@ -130,7 +143,7 @@ class RidgeOwn(_Ridge):
         return errors, float((validation["yy"] - 2 * validation["y"] * y + n[..., 0] * y**2).sum())
 
     def _cross_validated(self, split, subject):
-        """What `_errors` gives for each fold of the training part of a subject."""
+        """Yield the result of `_errors` for each fold of a subject's training part."""
         at, whole, _ = self._of_subject(split, subject)
         mine = split.train.subset((split.train.table["subject"] == subject).to_numpy())
         names = np.array(list(self.neurons), dtype=object)[at]
@@ -139,7 +152,7 @@ class RidgeOwn(_Ridge):
             yield self._errors({k: whole[k] - held_out[k] for k in whole}, held_out)
 
     def _rescale(self, sums, at):
-        """The sums of the scaled features of the neurons `at`; in place, too."""
+        """Scale the features in the sums of the neurons `at`; changes `sums` in place and returns it."""
         scale = self.scale[at]
         sums["x"] *= scale
         sums["xy"] *= scale[..., None]
@@ -200,7 +213,7 @@ class RidgeOwn(_Ridge):
 
 
 def _by_session(trials):
-    """The folds of `_folds`, cut in each session: a list of bool arrays (trial,), empty ones left out."""
+    """The folds of `_folds`, cut within each session: a list of bool arrays (trial,) without empty folds."""
     out = np.zeros((FOLDS, len(trials)), bool)
     for session in trials.sessions:
         here = np.flatnonzero((trials.table["session"] == session).to_numpy())
@@ -210,20 +223,25 @@ def _by_session(trials):
 
 
 def _centred(sums):
-    """Means of x and y, and the sums of products about them."""
+    """The means of x and y, and the sums of products about these means."""
     n = np.maximum(sums["n"], 1)[:, None]
     x, y = sums["x"] / n, sums["y"] / n
     return x, y, sums["xx"] - n[..., None] * x[:, :, None] * x[:, None], sums["xy"] - n[..., None] * x[:, :, None] * y[:, None]
 
 
 class RidgePopulation(_Ridge):
-    """Ridge regression of each neuron's response on the baseline of the whole population and the one-hot of the condition; one a session.
+    """Ridge regression of each neuron's response on the baseline of the whole population and the one-hot of the condition; one regression per population.
 
-    The baseline of every neuron is averaged into at most 8 time bins. Sessions with the same neurons are pooled. A neuron whose baseline is
-    missing in a trial counts as 0 there. One penalty a population, the best by squared error on validation. A population without a whole observation
-    there takes the penalty that is best for the others: of least error relative to that of the training mean, summed over them, so that a loud
-    recording counts no more than a calm one. Where none has any, cross-validation inside the training part (5 stretches of trials, each held out
-    once) stands in for validation. Solved by one SVD for all penalties.
+    The neurons of a session are a population; sessions with the same neurons are pooled. The baseline of every neuron is averaged into at most 8 time
+    bins. A value that is missing in a baseline counts as 0. Each population has one penalty, the best by squared error on validation. If validation
+    can't separate the penalties of a population, it takes the penalty that is best for the other populations. Each of their errors is divided by that
+    of the training mean and then summed, so that a loud recording counts no more than a calm one. If validation can't separate the penalties of any
+    population, cross-validation inside the training part (5 stretches of trials, each held out once) replaces validation. One SVD serves all penalties.
+
+    Attributes
+    ----------
+    populations : dict
+        {tuple of neuron keys: {"scale": float, "penalty": float, "errors": array (penalty,) or None, "solved": see `_solved`}}.
     """
 
     kind = "ridge_population"
@@ -243,7 +261,7 @@ class RidgePopulation(_Ridge):
 
     def _learn(self, split):
         self._code_conditions(split)
-        sessions = {}  # those of each population, by its neurons; one population at a time is in memory
+        sessions = {}  # {neurons of a population: its sessions}; memory holds the data of one population at a time
         for session in split.fitting.sessions:
             sessions.setdefault(tuple(split.fitting.neurons_of(session)), []).append(session)
         by = "validation"
@@ -255,16 +273,18 @@ class RidgePopulation(_Ridge):
         told = [e / of_mean for e, of_mean in filter(None, errors.values())]
         self.populations = {}
         for neurons, of in sessions.items():
-            found = errors[neurons][0] if errors[neurons] else np.sum(told, 0) if told else None
+            own = errors[neurons]
+            found = own[0] if own else np.sum(told, 0) if told else None
             penalty = _best(found)
-            if not errors[neurons]:
+            if not own:
                 source = "the best for the other sessions" if told else "the strongest there is"
                 self.notes.append(f"{by} holds too little of {', '.join(of)} to choose a penalty by; it has {penalty:g}, {source}.")
             d = self._data(split, of)
             self.populations[neurons] = {"scale": d["scale"], "penalty": penalty, "errors": found, "solved": _solved(d, penalty)}
 
     def _data(self, split, sessions):
-        """Of one population: features x, responses y, kept (trial, neuron), train (trial), scale of the bins, groups of neurons."""
+        """The data of one population: features x (trial, feature), responses y (trial, neuron, time), kept (trial, neuron), train (trial,), the scale of
+        the bins, and the groups of neurons."""
         parts = []
         for is_train, trials in ((True, split.train), (False, split.validation)):
             mine = trials.subset(trials.table["session"].isin(sessions).to_numpy())
@@ -273,7 +293,7 @@ class RidgePopulation(_Ridge):
         bins, one_hot, y, kept, train = (np.concatenate(a) for a in zip(*parts, strict=True))
         total = (bins[train] if train.any() else bins).var(0).sum()
         scale = 1 / np.sqrt(total) if total > 1e-12 else 1.0
-        # neurons that miss the same trials share a design matrix: nearly always all of them
+        # neurons that miss the same trials share a design matrix; nearly always all neurons do
         group = np.unique(kept, axis=1, return_inverse=True)[1].ravel()
         groups = [np.flatnonzero(group == g) for g in np.unique(group)]
         return {"x": np.concatenate([bins * scale, one_hot], 1), "y": y, "kept": kept, "train": train, "scale": scale, "groups": groups}
@@ -294,7 +314,7 @@ class RidgePopulation(_Ridge):
         x = np.concatenate([self._bins(asked.context) * population["scale"], self._one_hot(asked.conditions)], 1)
         out = np.zeros((*asked.context.shape[:2], self.n_response), np.float32)
         for members, mean_x, mean_y, v, weights in population["solved"]:
-            scores = ((x - mean_x) @ v.T).astype(weights.dtype)  # else the weights, far larger, are converted at each call
+            scores = ((x - mean_x) @ v.T).astype(weights.dtype)  # otherwise each call would convert the weights, which are far larger
             out[:, members] = (scores @ weights + mean_y).reshape(len(x), len(members), -1)
         return out
 
@@ -337,7 +357,8 @@ def _n_bins(n_context):
 
 
 def _held_out(d, fit, held_out):
-    """Squared errors in the trials `held_out` after learning from the trials `fit`, a penalty each, and that of the mean; None where they tell nothing."""
+    """Learn from the trials `fit` and measure in the trials `held_out`: the squared error of each penalty, (penalty,), and that of the mean, a float.
+    None if the errors don't separate the penalties."""
     errors, of_mean = np.zeros(len(PENALTIES)), 0.0
     (x, y, kept), (test_x, test_y, test_kept) = ([d[k][rows] for k in ("x", "y", "kept")] for rows in (fit, held_out))
     for members in d["groups"]:
@@ -354,12 +375,12 @@ def _held_out(d, fit, held_out):
 
 
 def _validated(d):
-    """What `_held_out` gives for the validation part."""
+    """The result of `_held_out` for the validation part."""
     return _held_out(d, d["train"], ~d["train"])
 
 
 def _cross_validated(d):
-    """As `_held_out`, summed over the folds of the training part."""
+    """The results of `_held_out`, summed over the folds of the training part; None if no fold has one."""
     train = np.flatnonzero(d["train"])
     parts = [_held_out(d, train[~fold], train[fold]) for fold in _folds(len(train))]
     found = [part for part in parts if part is not None]
@@ -367,19 +388,19 @@ def _cross_validated(d):
 
 
 def _solved(d, penalty):
-    """Weights from all trials, by group of neurons: their places, the means of x and y, and the weights as two factors."""
+    """Solve for the weights from all trials: one tuple per group of neurons, of their positions, the means of x and y, and the weights' two factors."""
     solved = []
     for members in d["groups"]:
         found = _svd(d["x"], d["y"], d["kept"], members)
         if found is not None:
-            # as factors they are far smaller where features outnumber trials
+            # if features outnumber trials, the two factors are far smaller than their product
             weights = (found["s"] / (found["s"] ** 2 + penalty))[:, None] * found["uy"]
             solved.append((members, found["x"], found["y"], found["v"].astype(np.float32), weights.astype(np.float32)))
     return solved
 
 
 def _svd(x, y, kept, members):
-    """SVD of the centred features in the trials that these neurons keep, and their responses in its coordinates; None without a trial."""
+    """The SVD of the centred features in the trials that these neurons keep, and their responses in its coordinates; None if they keep no trial."""
     rows = kept[:, members[0]]
     if not rows.any():
         return None

@@ -12,8 +12,22 @@ def naive_forecasters():
 
 
 def naive_classifiers(shrinkage=2.0):
-    """The three naive rows of activation, not yet fitted; `shrinkage` is that of the frequencies.
+    """The three naive rows of activation, not yet fitted.
 
-    Each has, beside `fit(split)`, `fit_on(trials)`: its threshold is chosen on the validation part after learning from the training part alone.
+    Besides `fit(split)` each has `fit_on(trials)`. A caller who chooses the threshold on the validation part fits with it on the training part only.
+
+    Parameters
+    ----------
+    shrinkage : float
+        In trials; see `FrequencyClassifier` and `FrequencyOverF0`.
+
+    Returns
+    -------
+    list of NaiveClassifier
+
+    Raises
+    ------
+    QfError
+        If `shrinkage` is no finite number above 0.
     """
     return [FrequencyClassifier(shrinkage), LevelOverF0(), FrequencyOverF0(shrinkage)]

@@ -1,8 +1,8 @@
 """Saved models: a folder of config.json and model.safetensors, never pickle.
 
-Whatever kills a save, the folder holds the model that was there before or the new one. New weights wait beside the old ones as
-`model-HASH.safetensors`; config.json, which names the hash of its weights, is replaced in one step, and from then on the folder is the new model;
-last, the weights take their usual name. A reader takes the file whose hash config.json names.
+If a save is killed at any moment, the folder holds either the previous model or the new one. `write_model` first writes the new weights beside the old
+ones as `model-HASH.safetensors`. It then replaces config.json, which names the hash of its weights, in one step: from then on the folder holds the new
+model. Last, it gives the weights their usual name. `read_model` reads the file whose hash config.json names.
 """
 
 import hashlib
@@ -23,20 +23,22 @@ WEIGHTS = "model.safetensors"
 
 
 def write_model(folder, kind, config, tensors):
-    """Write a model over what is in `folder`.
+    """Write a model into `folder`, over the model that is there.
 
     Parameters
     ----------
     folder : str or Path
     kind : str
+        A key of `registry.KINDS`.
     config : dict
-        What JSON holds.
-    tensors : dict of tensors
+        Values that JSON can hold.
+    tensors : dict
+        {name: tensor}.
 
     Raises
     ------
     QfError
-        If the folder can't be written. The model that was there before stays.
+        If the folder can't be written. The previous model stays.
     """
     folder = check_folder(folder)
     # safetensors refuses tensors that share memory
@@ -50,30 +52,38 @@ def write_model(folder, kind, config, tensors):
     write_text(file, json.dumps(note, indent=1))
     try:
         os.replace(waiting, folder / WEIGHTS)
-        for other in folder.glob("model-*.safetensors"):  # of a save that was killed
+        for other in folder.glob("model-*.safetensors"):  # left by a save that was killed
             other.unlink()
     except OSError as e:
         raise QfError(f"could not write {folder / WEIGHTS}: {e.strerror or e}. The model is whole all the same; save it again.") from e
 
 
 def read_model(folder, kind, check, gaps=()):
-    """(config, tensors) of a saved model.
+    """Read a saved model.
 
     Parameters
     ----------
     folder : str or Path
     kind : str
+        The kind that the caller expects, a key of `registry.KINDS`.
     check : callable
-        Of `schema`: what its config.json holds beside `schema.ABOUT`.
+        A check of `schema`, for all keys of config.json except those of `schema.ABOUT`.
     gaps : sequence of str
         Names, or ends of names, of tensors that may hold NaN.
+
+    Returns
+    -------
+    config : dict
+        The content of config.json.
+    tensors : dict
+        {name: tensor}, on the CPU.
 
     Raises
     ------
     QfError
-        If it is no saved model, of another kind or of another version of the toolkit.
+        If the folder holds no saved model, a model of another kind, or one of another version of the toolkit.
     DamagedFileError
-        If a file is cut short or altered, or the two don't belong together.
+        If a file is cut short or altered, or config.json and the weights don't belong together.
     """
     folder, note = check_folder(folder), read_note(folder)
     if note["kind"] != kind:
@@ -103,16 +113,21 @@ def _tensors(path, data, gaps):
 
 
 def check_sizes(folder, tensors, where, config):
-    """Refuse an auto-encoder's config whose sizes are not those of its weights, before anything of these sizes is made.
+    """Refuse an auto-encoder's config whose sizes are not those of its weights, before memory is taken for these sizes.
 
     Parameters
     ----------
     folder : str or Path
-    tensors : dict of tensors
-        Of a QuantFormer.
+    tensors : dict
+        {name: tensor}, the weights of a QuantFormer.
     where : str
-        Of the config in config.json.
+        Key of the config in config.json.
     config : QuantFormerConfig
+
+    Raises
+    ------
+    DamagedFileError
+        Names the first size that differs.
     """
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     book, patch, place = (shapes.get(n, ()) for n in ("quantizer.codebook", "to_patch.weight", "decoder_position"))
@@ -127,7 +142,7 @@ def check_sizes(folder, tensors, where, config):
 
 
 def check_shapes(folder, module, tensors):
-    """Raise QfError where tensors are not those of a module, by name, shape and dtype."""
+    """Raise QfError if tensors differ from those of a module in name, shape or dtype."""
     wanted, found = ({k: (tuple(v.shape), v.dtype) for k, v in d.items()} for d in (module.state_dict(), tensors))
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
@@ -144,7 +159,7 @@ def fill(folder, module, tensors):
     Raises
     ------
     QfError
-        If they are not those of such a module.
+        If the tensors differ from the module's in name, shape or dtype.
     """
     check_shapes(folder, module, tensors)
     module.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""What config.json of a saved model may hold: each check takes a value and where it stands, and raises `Unfit` where they don't go together."""
+"""Checks of config.json of a saved model. Each check takes a value and its key, and raises `Unfit` if the value is not allowed there."""
 
 import re
 from dataclasses import fields
@@ -11,7 +11,7 @@ HUGE = 1e30  # float32 ends at 3.4e38; no number that decides a forecast comes n
 
 
 class Unfit(Exception):
-    """Where a file doesn't hold what it should: "key: expected X, found Y", and whether another version may have written it so."""
+    """Raised if a file holds a wrong value: "key: expected X, found Y". `version` is True if another version of qf_toolkit may have written it."""
 
     def __init__(self, where, expected, found, version=False):
         super().__init__(f"{where}: expected {expected}, found {found}")
@@ -39,7 +39,7 @@ def choice(*known, optional=False):
 
 
 def within(allowed):
-    """What a Range allows."""
+    """A value that a Range allows."""
 
     def check(value, where):
         try:
@@ -51,7 +51,7 @@ def within(allowed):
 
 
 def text(pattern=None, what="a text"):
-    """A text, of a pattern where one is named."""
+    """A text; if a pattern is given, one that matches it."""
 
     def check(value, where):
         if not isinstance(value, str) or (pattern and not re.fullmatch(pattern, value)):
@@ -61,12 +61,12 @@ def text(pattern=None, what="a text"):
 
 
 def maybe(check):
-    """None, or what `check` takes."""
+    """None, or a value that `check` accepts."""
     return lambda value, where: None if value is None else check(value, where)
 
 
 def listing(check, unique=False, size=None):
-    """A list of what `check` takes."""
+    """A list of values that `check` accepts."""
 
     def checked(value, where):
         if not isinstance(value, list) or (size is not None and len(value) != size):
@@ -80,7 +80,7 @@ def listing(check, unique=False, size=None):
 
 
 def mapping(check):
-    """A dict of anything to what `check` takes."""
+    """A dict with any keys, whose values `check` accepts."""
 
     def checked(value, where):
         if not isinstance(value, dict):
@@ -112,7 +112,7 @@ def record(required, optional=None):
 
 
 def options(*kinds, required=()):
-    """A record of dataclasses whose fields are made with `option`; those that are not `required` may be missing."""
+    """A record with the fields of dataclasses that `option` made; fields that are not `required` may be missing."""
     checks = {f.name: within(f.metadata["range"]) for kind in kinds for f in fields(kind)}
     return record({n: c for n, c in checks.items() if n in required}, {n: c for n, c in checks.items() if n not in required})
 
@@ -124,7 +124,7 @@ def _interval(value, where):
 
 
 def scaling(value, where):
-    """{session: {neuron: [mean, sd]}}, or {neuron: [mean, sd]} of models saved before sessions had scales of their own."""
+    """{session: {neuron: [mean, sd]}}, or {neuron: [mean, sd]} in older saved models, whose sessions share their z-scores."""
     pair = listing(number(), size=2)
 
     def mean_sd(value, where):
@@ -150,14 +150,14 @@ REFERENCE = record({"epoch": whole(), "epochs": whole(), **{n: number() for n in
 
 
 def plain(value, where):
-    """None, a number, a text, True or False, or a list of those."""
+    """None, a number, a text, True or False, or a list of such values."""
     if isinstance(value, list):
         listing(plain)(value, where)
     elif value is not None and not isinstance(value, bool | str):
         number()(value, where)
 
 
-# the options of the command line that a model was trained with: what it was trained on, and the training's own
+# the options of the command line that a model was trained with: `settings` chose the data, `options` the training
 RUN = record(
     {"qf_toolkit": text(), "settings": options(*SETTINGS)},
     {"command": choice("pretrain", "fit"), "options": mapping(plain)},
@@ -169,5 +169,5 @@ def history(value, where):
     listing(record({"epoch": whole(), "loss": number(), "score": number()}, numbers))(value, where)
 
 
-# what every saved model holds beside its own: `write_model` adds it
+# the keys that `write_model` adds to every saved model
 ABOUT = {"format": whole(least=1), "kind": text(), "weights": text("[0-9a-f]{24}", "a hash"), "torch": text()}

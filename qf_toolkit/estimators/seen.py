@@ -8,11 +8,15 @@ from ..errors import LeakageError
 def seen_frames(*parts):
     """The frames inside the windows of some Trials, as merged intervals.
 
+    Parameters
+    ----------
+    *parts : Trials
+
     Returns
     -------
     dict
-        {key: {"fingerprint": str, "intervals": [[first, one past last], ...]}}. The key is that of the session; of another recording under the
-        same name it is followed by # and a number, and "session" in the entry is the name.
+        {key: {"fingerprint": str, "intervals": [[first, one past last], ...]}}, in frames. The key is the session's. A second recording under the
+        same name gets the name, # and a number as its key, and its entry holds the name under "session".
     """
     return join_seen(
         *({s: {"fingerprint": _fingerprint(trials, s), "intervals": trials.intervals(s).tolist()}} for trials in parts for s in trials.sessions)
@@ -20,7 +24,7 @@ def seen_frames(*parts):
 
 
 def join_seen(*maps):
-    """Several maps of seen frames as one. Only intervals of the same name and fingerprint are merged: they are of one recording for certain."""
+    """Join several maps of seen frames. Only intervals of the same name and fingerprint are merged: only they certainly belong to one recording."""
     found = {}
     for seen in maps:
         for key, entry in seen.items():
@@ -50,7 +54,7 @@ def _merge(intervals):
 
 
 def _is_of(entry, key, session, fingerprint):
-    """Whether an entry of seen frames is of this recording."""
+    """Whether an entry of seen frames belongs to this recording."""
     if fingerprint and entry["fingerprint"]:
         return entry["fingerprint"] == fingerprint
     return entry.get("session", key) == session
@@ -59,12 +63,19 @@ def _is_of(entry, key, session, fingerprint):
 def seen_trials(seen, trials):
     """Which windows of `trials` share a frame with `seen`.
 
-    A recording is known by its fingerprint, under whatever name; by its name only where it, or what was seen, has no fingerprint.
+    A recording is recognised by its fingerprint, whatever its name is. Its name decides only if the recording or the entry in `seen` has no
+    fingerprint.
+
+    Parameters
+    ----------
+    seen : dict
+        See `seen_frames`.
+    trials : Trials
 
     Returns
     -------
     dict
-        {session: bool array (trial,)}, of the sessions that `seen` has something of.
+        {session: bool array (trial,)}, only for sessions of which `seen` holds frames.
     """
     found = {}
     for session in trials.sessions:
@@ -73,14 +84,14 @@ def seen_trials(seen, trials):
         if not len(used):
             continue
         windows = trials.intervals(session)
-        # the merged intervals are disjoint and sorted: the last one that starts before a window's end is the one to look at
+        # the merged intervals are disjoint and sorted, so only the last one that starts before a window's end can overlap it
         at = np.searchsorted(used[:, 0], windows[:, 1], side="left") - 1
         found[session] = (at >= 0) & (used[np.clip(at, 0, None), 1] > windows[:, 0])
     return found
 
 
 def check_unseen(seen, trials, name):
-    """Raise LeakageError where a window of `trials` shares a frame with `seen`, also if the recording was renamed."""
+    """Raise LeakageError if a window of `trials` shares a frame with `seen`, even if the recording was renamed."""
     for session, overlap in seen_trials(seen, trials).items():
         if overlap.any():
             raise LeakageError(

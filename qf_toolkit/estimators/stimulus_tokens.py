@@ -11,30 +11,33 @@ from ..models.config import STIM_TOKENS
 from ..recordings.conditions import category_of, parse_condition
 from .checks import check_keys
 
-MIN_REPEATS = 2  # trials a condition (the median) from which "auto" gives each condition of a category a token of its own
-MOST_TEXTS = 200  # a text with more values than this names its condition rather than describes it
-IDENTITIES = ("image", "frame", "scene", "movie_frame", "id", "index")  # numbers that name and have no order, as those of *_id and *_index
-PERIODS = {"orientation": (360.0,), "direction": (360.0,), "phase": (1.0, 2 * np.pi, 360.0)}  # the first that holds all values, else the last
-WAVES = {"phase": ("sin1", "cos1")}  # of the angle; elsewhere also of twice the angle: a cell tuned to the axis of a grating has two peaks a turn
+MIN_REPEATS = 2  # if the median condition of a category has at least so many trials, "auto" gives each of its conditions a token
+MOST_TEXTS = 200  # a text feature with more values than this names its condition rather than describes it
+IDENTITIES = ("image", "frame", "scene", "movie_frame", "id", "index")  # numbers that name and have no order, like those of *_id and *_index
+PERIODS = {"orientation": (360.0,), "direction": (360.0,), "phase": (1.0, 2 * np.pi, 360.0)}  # the first period that holds all values, else the last
+WAVES = {"phase": ("sin1", "cos1")}  # other circles also get twice the angle: a cell tuned to the axis of a grating has two peaks per turn
 LOGARITHMIC = ("temporal_frequency", "spatial_frequency")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
 class Feature:
-    """How one feature becomes numbers, as the training conditions decided.
+    """How one feature of a condition becomes numbers. The training conditions decide it.
 
     Attributes
     ----------
     name : str
     scale : {"circle", "log2", "linear", "text", "none"}
-        `waves`; a z-score, of the logarithm or of the value itself; one number for each of `values`; nothing but the flag.
+        "circle": the `waves`; "log2" and "linear": a z-score of the logarithm or of the value; "text": one number for each of `values`; "none": only
+        the flag.
     period, mean, sd : float
+        The period of a circle in the feature's units; mean and standard deviation of a z-score.
     values : tuple of str
+        The values of a text that were seen in training.
     flag : bool
-        Whether a last number says that the condition has the feature (1) or lacks it (0, as are the numbers before it).
+        Whether a last number is added: 1 if the condition has the feature, 0 if it lacks it. If it lacks it, the numbers before are 0, too.
     waves : tuple of str
-        Of a circle: sin and cos of the angle (sin1, cos1: all that models saved before there were more have) and of twice the angle (sin2, cos2).
+        For a circle: sin and cos of the angle (sin1, cos1) and of twice the angle (sin2, cos2). The default is for older saved models, which lack it.
     """
 
     name: str
@@ -48,7 +51,18 @@ class Feature:
 
     @classmethod
     def learnt(cls, name, texts):
-        """The Feature of training conditions, or None where they tell nothing of it; `texts` has one a condition, None where it lacks the feature."""
+        """The Feature that training conditions decide, or None if nothing can be learnt about it.
+
+        Parameters
+        ----------
+        name : str
+        texts : list of str or None
+            The value of each condition; None if the condition lacks the feature.
+
+        Returns
+        -------
+        Feature or None
+        """
         plain = name.lower().rstrip("_")
         if plain in IDENTITIES or plain.endswith(("_id", "_index")):
             return None
@@ -61,7 +75,7 @@ class Feature:
         if plain in PERIODS:
             period = next((p for p in PERIODS[plain] if np.abs(x).max() <= 1.00001 * p), PERIODS[plain][-1])
             x = x % period
-            # a wave that is the same for all (sin of 0 and 180) has taught no weight
+            # the weight of a wave that is the same for all conditions (sin of 0 and 180) learns nothing
             waves = tuple(w for w in WAVES.get(plain, ("sin1", "cos1", "sin2", "cos2")) if np.ptp(_wave(w, 2 * np.pi * x / period)) > 1e-6)
             own = {"scale": "circle", "period": period, "waves": waves}
         else:
@@ -70,11 +84,11 @@ class Feature:
             own |= {"mean": float(x.mean()), "sd": float(x.std()) or 1.0}
         if x.min() < x.max():
             return cls(name, **own, flag=flag)
-        # one value alone has taught no weight: another one at prediction must not meet a random weight
+        # the weight of a single value learns nothing, and another value at prediction must not meet a random weight
         return cls(name, "none", flag=True) if flag else None
 
     def encode(self, text):
-        """The numbers of a value, given as text, or of a condition that lacks the feature, given as None."""
+        """The numbers of a value, a list of float. `text` is the value, or None for a condition that lacks the feature."""
         if self.scale == "text":
             return [float(text == v) for v in self.values]
         x = None if text is None else _number(text)
@@ -91,19 +105,19 @@ class Feature:
 
 
 def _wave(name, turn):
-    """sin1, cos1, sin2... of angles in radians."""
+    """The wave of a name (sin1, cos1, sin2...) at angles in radians."""
     return getattr(np, name[:3])(int(name[3:]) * turn)
 
 
 def _features(conditions):
-    """The features that these training conditions tell something of."""
+    """The Features that can be learnt from these training conditions."""
     parsed = [parse_condition(c)[1] for c in conditions]
     found = [Feature.learnt(n, [p.get(n) for p in parsed]) for n in sorted({n for p in parsed for n in p})]
     return [f for f in found if f]
 
 
 def _number(text):
-    """The finite number that a text is, or None."""
+    """The finite number that a text holds, or None."""
     x = float(text) if _NUMBER.fullmatch(text) else np.inf
     return x if np.isfinite(x) else None
 
@@ -114,26 +128,31 @@ class StimulusTokens:
     Parameters
     ----------
     kind : {"auto", "condition", "category", "features"}
-        - "condition", "category": a learned token for each of the training part.
-        - "auto": per stimulus category, a token for each condition where these are repeated in training (2 trials a condition and subject or
-          more, as the median; blanks don't count), else one for the category. Sparse noise shows 9,000 conditions once each: nothing can be
-          learnt of any of them, and those of the test part would have no token.
-        - "features": a learned linear map of the condition's features, plus a learned embedding of its category (released code: a map of four
-          features), which says something of conditions never seen, too. Features are read from the condition's key. orientation and direction
-          (degrees) and phase (cycles; radians or degrees where values exceed 1) become sin and cos, the first two also of twice the angle, other
-          numbers z-scores (temporal_frequency and spatial_frequency of their log2), texts a one-hot of those seen in training; a feature of one
-          value in training is left out. Numbers that name rather than measure (image, frame, scene, movie_frame, ..._id, ..._index) and texts of
-          more than 200 values are left out as well: a stimulus that has no other feature, natural scenes say, then has one token for all its
-          conditions, as under "category".
+        - "condition", "category": each condition or category of the training part has a learned token.
+        - "auto" decides for each stimulus category. If its conditions are repeated in training (the median condition and subject has at least 2
+          trials; blanks don't count), each condition has a token. Otherwise the category has one. Sparse noise shows 9,000 conditions once each:
+          nothing can be learnt about any of them, and those of the test part would have no token.
+        - "features": the token is a learned linear map of the condition's features, plus a learned embedding of its category (released code: a
+          map of four features). A condition that was never seen has a token, too. The features come from the condition's key. orientation and
+          direction (degrees) and phase (cycles; radians or degrees if values exceed 1) become sin and cos of the angle, the first two also of twice
+          the angle. Other numbers become z-scores (temporal_frequency and spatial_frequency after log2). Texts become a one-hot of the values seen
+          in training. A feature with one value in training is left out. Numbers that name rather than measure (image, frame, scene, movie_frame,
+          ..._id, ..._index) and texts of more than 200 values are left out as well. A stimulus without any other feature, for example natural
+          scenes, then has one token for all its conditions, as under "category".
     keys : list of str
-        What has a token of its own: conditions, or categories (without a slash), or under "auto" both; under "features" the categories.
+        The keys that have a token: conditions, or categories (without a slash), or both under "auto"; under "features" the categories.
     features : sequence of Feature
         Only under "features".
 
     Attributes
     ----------
     ids : dict
-        {key: position}; under "features" of the conditions described so far.
+        {key: position}; under "features" {condition: position} of the conditions described so far.
+
+    Raises
+    ------
+    QfError
+        If `kind` is unknown.
     """
 
     def __init__(self, kind, keys, features=()):
@@ -143,13 +162,30 @@ class StimulusTokens:
 
     @classmethod
     def learnt(cls, kind, table):
-        """Of the trial table of a training part (columns stimulus, condition, subject)."""
+        """The StimulusTokens of a training part.
+
+        Parameters
+        ----------
+        kind : str
+        table : pandas.DataFrame
+            The training part's trial table, with the columns stimulus, condition and subject.
+
+        Returns
+        -------
+        StimulusTokens
+
+        Raises
+        ------
+        QfError
+            If `kind` is unknown.
+        """
         check_kind(kind)
         conditions, categories = (sorted(table[c].unique()) for c in ("condition", "stimulus"))
         if kind == "features":
             return cls(kind, categories, _features(conditions))
         if kind == "auto":
-            # per subject: noise that ten mice have seen once each is repeated to none of them; the median: a few frequent ones say nothing of the rest
+            # per subject, because noise that ten mice saw once each is repeated to none of them; the median, because a few frequent conditions prove
+            # nothing about the rest
             shown = table[table["condition"] != table["stimulus"] + "/blank"].groupby(["stimulus", "subject", "condition"]).size()
             shown = shown.groupby("stimulus").median()
             once = set(shown.index[shown < MIN_REPEATS])
@@ -167,38 +203,44 @@ class StimulusTokens:
 
     @property
     def size(self):
-        """Number of tokens; under "features" the numbers of categories and of encoded features."""
+        """The number of tokens; under "features" a tuple of the numbers of categories and of encoded features."""
         return (len(self.keys), len(self.encode({}))) if self.kind == "features" else len(self.keys)
 
     def encode(self, features):
-        """The numbers of {feature: text}, all features one after the other."""
+        """The numbers of a condition's features, {name: text}, as one list of float, feature after feature."""
         return [v for f in self.features for v in f.encode(features.get(f.name))]
 
     def describe(self, conditions):
-        """Give those of `conditions` that have no position yet the next ones; only under "features".
+        """Give new conditions the next positions; only under "features".
+
+        Parameters
+        ----------
+        conditions : sequence of str
+            Those that have a position already, or whose category has no embedding, are skipped.
 
         Returns
         -------
         category : int64 array, shape (n,)
-            Positions of their categories.
+            Positions of the new conditions' categories.
         features : float32 array, shape (n, F)
+            Their encoded features.
         """
         new = [c for c in sorted(set(conditions) - self.ids.keys()) if category_of(c) in self.keys]
         self.ids |= {c: len(self.ids) + i for i, c in enumerate(new)}
         return self.numbers_of(new)
 
     def numbers_of(self, conditions):
-        """What a token under "features" is made of: positions of the conditions' categories, int64 (n,), and their features, float32 (n, F)."""
+        """The inputs of tokens under "features": positions of the conditions' categories, int64 (n,), and their encoded features, float32 (n, F)."""
         parsed = [parse_condition(c) for c in conditions]
         category = np.array([self.keys.index(k) for k, _ in parsed], np.int64)
         return category, np.array([self.encode(f) for _, f in parsed], np.float32).reshape(len(parsed), self.size[1])
 
     def lacking(self, conditions):
-        """Those of `conditions` without a token, each once."""
+        """The conditions that have no token, each once."""
         return [c for c in dict.fromkeys(conditions) if c not in self._known and category_of(c) not in self._known]
 
     def check(self, conditions):
-        """Raise UnknownKeyError naming a condition without a token, or under "category" and "features" its category."""
+        """Raise UnknownKeyError if a condition has no token; it names the condition, or under "category" and "features" the category."""
         lacking, hint = self.lacking(conditions), "Train with trials of it, or choose other trials."
         if self.kind in ("category", "features"):
             check_keys("stimulus", map(category_of, lacking), self.keys, hint)
@@ -207,18 +249,18 @@ class StimulusTokens:
         check_keys("condition", lacking, self.keys, hint)
 
     def note(self):
-        """What goes into config.json."""
+        """The dict for config.json."""
         return {"stim_token": self.kind, "stimuli": self.keys, "features": [asdict(f) for f in self.features]}
 
     @classmethod
     def from_note(cls, note, default):
-        """From what `note` gave; `default` is the kind of models saved before it was theirs to choose."""
+        """The StimulusTokens of a dict that `note` returned; `default` is the kind for older saved models, whose notes lack it."""
         features = [Feature(**{k: tuple(v) if isinstance(v, list) else v for k, v in f.items()}) for f in note.get("features", ())]
         return cls(note.get("stim_token", default), note["stimuli"], features)
 
 
 def check_kind(kind):
-    """Raise QfError where `kind` is none of STIM_TOKENS; returns it."""
+    """Return `kind`, or raise QfError if it is none of STIM_TOKENS."""
     if kind not in STIM_TOKENS:
         raise QfError(f"stim_token: expected one of {STIM_TOKENS}, found {kind!r}.")
     return kind

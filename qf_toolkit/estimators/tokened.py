@@ -1,4 +1,4 @@
-"""What estimators share that have learnt a token for each neuron and for each condition or stimulus."""
+"""The base of estimators that learn a token for each neuron and for each condition or stimulus category."""
 
 from contextlib import contextmanager
 from typing import Any
@@ -13,21 +13,29 @@ from .stimulus_tokens import StimulusTokens
 
 
 class Tokened(Estimator):
-    """Keys of neurons and conditions become positions of tokens, and a context what a module takes.
+    """Turns keys of neurons and conditions into positions of tokens, and contexts into the tensors that a module takes.
 
-    Subclasses have a `module` whose `neurons` and `stimuli` are the tables of `models.tokens`, `tokens` (StimulusTokens) and `_scale`, the divisor of
-    each neuron.
+    A subclass sets `module`, `tokens` and `_scale`, which holds each neuron's divisor in units of the signal.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Its `neurons` and `stimuli` are token tables of `models.tokens`.
+    tokens : StimulusTokens
+        Which stimulus token a condition has.
+    hint : str
+        The end of the error message if a neuron has no token.
     """
 
     has_tokens = True
-    hint = "Fit on trials of it, or choose neurons=... in trials()."  # for one that has no token
+    hint = "Fit on trials of it, or choose neurons=... in trials()."
     module: Any
     tokens: StimulusTokens
     _scale: dict[str, float]
 
     @property
     def neurons(self):
-        """Keys of the neurons that have a token."""
+        """Keys of the neurons that have a token, list of str in the order of the token table."""
         return list(self._places)
 
     @neurons.setter
@@ -36,27 +44,43 @@ class Tokened(Estimator):
 
     @property
     def stim_token(self):
-        """What has a stimulus token; see `StimulusTokens`."""
+        """The kind of stimulus tokens: "auto", "condition", "category" or "features"; see `StimulusTokens`."""
         return self.tokens.kind
 
     @property
     def stimuli(self):
-        """Keys of the conditions and categories that have a token, or under "features" an embedding."""
+        """Keys of the conditions and categories that have a token, list of str; under "features" those of the categories that have an embedding."""
         return self.tokens.keys
 
     def bank(self, trials, traces=None):
-        """The observations of `trials` with this model's tokens and scales; `traces` that hold theirs may be shared."""
+        """The observations of `trials`, with this model's tokens and divisors.
+
+        Parameters
+        ----------
+        trials : Trials
+        traces : Traces, optional
+            Traces that hold these trials' sessions; several banks may share them. If None, the bank reads traces of its own.
+
+        Returns
+        -------
+        Bank
+
+        Raises
+        ------
+        QfError
+            If no observation is usable.
+        """
         return Bank(trials, self._places, self._stimulus_ids(trials.conditions), self.device, self._scale, traces)
 
     def _stimulus_ids(self, conditions):
-        """{key of the stimulus token: position}, for a bank; under "features" the module is told what conditions not met before are."""
+        """{key of the stimulus token: position}, for a bank. Under "features" the module first gets the features of conditions that are new to it."""
         if self.has_tokens and self.stim_token == "features":
             self.module.stimuli.describe(*map(torch.from_numpy, self.tokens.describe(conditions)))
         return self.tokens.ids
 
     @contextmanager
     def inputs(self, asked):
-        """What the module takes, for as long as the context lasts, of all that is asked.
+        """A context that gives the module's inputs for `asked`. They are valid only inside the context.
 
         Parameters
         ----------
@@ -64,11 +88,12 @@ class Tokened(Estimator):
 
         Yields
         ------
-        x : float tensor, shape (trial x neuron, time)
-            The context, divided by each neuron's divisor.
+        x : float32 tensor, shape (trial x neuron, time)
+            The baselines, divided by each neuron's divisor.
         neuron, stimulus : long tensors, shape (trial x neuron,)
             Positions of the tokens.
         divisor : float32 array, shape (neuron,)
+            In units of the signal.
 
         Raises
         ------
@@ -88,7 +113,8 @@ class Tokened(Estimator):
 
     @contextmanager
     def _described(self, conditions):
-        """Positions of the stimulus tokens of conditions; under "features" tokens are made of them for as long as the context lasts, none is kept."""
+        """A context that gives the positions of the conditions' stimulus tokens, a list of int. Under "features" the module makes the tokens from the
+        conditions and drops them when the context ends."""
         if not self.has_tokens:
             yield [0] * len(conditions)
             return
@@ -100,6 +126,12 @@ class Tokened(Estimator):
             yield [places[c] for c in conditions]
 
     def token_table(self):
-        """Learned tokens of the neurons in the order of `neurons`, and what each began as: float32 arrays (neuron, width); NaN where not known."""
+        """The neurons' learned tokens and their random starts.
+
+        Returns
+        -------
+        tokens, start : float32 arrays, shape (neuron, width)
+            In the order of `neurons`. A start is NaN if the saved model did not keep it.
+        """
         table = self.module.neurons
         return tuple(t.detach().cpu().numpy().copy() for t in (table.table.weight, table.start))

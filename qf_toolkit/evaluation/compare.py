@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from ..errors import QfError
 from ..estimators.interface import origin
 from . import scores as metrics
 from .options import EvaluateOptions
@@ -40,6 +41,10 @@ def per_neuron_scores(forecasters, trials=None):
         out = pd.DataFrame({(metric, name): found[metric] for metric in ("mse", "r") for name, found in of_rows.items()})
         out.attrs = {n: forecasters.facts[n] for n in ("data", "simulated", "models", "seeds")}
         return out
+    if trials is None:
+        raise QfError("trials: expected Trials to score forecasters on, found nothing. Pass split.test.")
+    if trials is None:
+        raise QfError("trials: expected Trials to score forecasters on, found nothing. Pass split.test.")
     rows = named(forecasters)
     for forecaster in rows.values():
         forecaster.check_unseen(trials)

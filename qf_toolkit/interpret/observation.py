@@ -68,7 +68,7 @@ class Observer:
         self._kept = OrderedDict()
         self._seen = [(m.name, seen_trials(m.seen, self.trials)) for m in models if m.seen]
         # a code means something else in each codebook: only codes of the shown auto-encoder are shown
-        same = self.autoencoder.digest() if coded else None
+        same = self.autoencoder.digest() if coded and self.autoencoder is not None else None
         self._coded = {m.name for m in models if m.task == "forecast" and m.has_codes and m.autoencoder.digest() == same}
         self._origin = {}
 
@@ -174,7 +174,7 @@ class Observer:
         if self.classifiers:
             found["probability"] = ("classifier", list(probabilities.values()))
             coords["classifier"] = np.array(list(probabilities), dtype=object)
-        if codes is not None:
+        if codes is not None and self.autoencoder is not None:
             c = self.autoencoder.config
             rows = [f.get("code", np.full(c.patches, -1)) for f in forecasts.values()]
             found["reconstruction"], found["code"] = ("time", codes[1][0, 0]), ("patch", codes[0][0, 0])

@@ -1,4 +1,4 @@
-"""What every model takes: a batch of observations of one recording rate, and the sizes that it is built for."""
+"""The input of every model, a batch of observations of one recording rate, and the sizes that a model is built for."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,18 +7,20 @@ import torch
 
 
 class Batch(NamedTuple):
-    """Tensors of B trials x N neurons; a per-neuron model folds B and N, a population model does not.
+    """Tensors of B trials x N neurons. A per-neuron model folds B and N; a population model does not.
 
     Attributes
     ----------
-    x : float tensor, shape (B, N, T)
-        Windows, 0 where `valid` is False.
+    x : float32 tensor, shape (B, N, T)
+        Windows, divided by each neuron's divisor; 0 where `valid` is False.
     valid : bool tensor, shape (B, N, T)
+        True where x was measured.
     neuron : long tensor, shape (B, N)
-        Positions in the model's table of neurons.
+        Positions in the model's table of neuron tokens.
     condition : long tensor, shape (B,)
         Positions in the model's table of stimulus tokens.
     session : long tensor, shape (B,)
+        Positions of the sessions.
     """
 
     x: torch.Tensor
@@ -28,21 +30,21 @@ class Batch(NamedTuple):
     session: torch.Tensor
 
     def folded(self):
-        """(x (B N, T), valid (B N, T), neuron (B N), condition (B N)): one observation a row."""
+        """x (B N, T), valid (B N, T), neuron (B N,) and condition (B N,), with one row per observation."""
         n = self.x.shape[1]
         return self.x.flatten(0, 1), self.valid.flatten(0, 1), self.neuron.flatten(), self.condition.repeat_interleave(n)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a module is built for, beside its own options.
+    """The sizes of a module's input and output.
 
     Attributes
     ----------
     n_context : int
-        Frames that it reads.
+        Frames that the module reads.
     n_out : int
-        Numbers that it gives for each observation: the frames of the response, or 1 for the label.
+        Numbers that it returns per observation: the frames of the response, or 1 for the label.
     """
 
     n_context: int

@@ -1,4 +1,4 @@
-"""Sizes and constants of QuantFormer. Without torch, so that the command line knows them at once."""
+"""Sizes and constants of QuantFormer. Does not import torch, so that the command line starts fast."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ MOST_PATCHES = 4096
 
 @dataclass(frozen=True)
 class QuantFormerConfig(Options):
-    """Sizes and constants; the defaults are the paper's (4.2), or the released code's where it is silent, but for what `models.quantformer` lists.
+    """Sizes and constants. The defaults are the paper's (4.2), or the released code's where the paper is silent; `models.quantformer` lists the exceptions.
 
     Raises
     ------
     QfError
-        If a value is out of range, or they don't fit together.
+        If a value is out of range, or values don't fit together.
 
     Examples
     --------
@@ -90,5 +90,5 @@ class QuantFormerConfig(Options):
 
     @property
     def patch_starts(self):
-        """Seconds from the onset at which each patch begins, one a patch; the onset is the edge of a patch."""
+        """The start of each patch in seconds from the onset, a list of float. The onset lies on the edge between two patches."""
         return [(p - self.baseline_patches) * self.patch_frames / self.rate_hz for p in range(self.patches)]

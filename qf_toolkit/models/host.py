@@ -1,4 +1,4 @@
-"""Whether a training step may look at its own tensors."""
+"""Whether a training step may read values of its own tensors."""
 
 import torch
 
@@ -6,8 +6,8 @@ import torch
 def may_ask(device) -> bool:
     """Whether a step on `device` may branch on values that it has computed.
 
-    On the CPU they are at hand. Elsewhere the host would wait until the device has done all that is queued, so that steps there take
-    ways of a fixed shape, which have the same distribution but other random numbers.
+    On the CPU the values are at hand. On another device the host would have to wait until the device has finished all its queued work. Steps there use
+    code of fixed shapes instead, which has the same distribution but draws other random numbers.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Options as fields of dataclasses: each states its default, its range and its help once, for Python, the command line and saved files alike."""
+"""Options as fields of dataclasses. Each field states its default, its range and its help once, for Python, the command line and saved files."""
 
 import math
 import numbers
@@ -8,32 +8,35 @@ from typing import Any
 
 from ..errors import QfError, did_you_mean
 
+KINDS = ("number", "whole", "text", "flag", "path")
+
 
 @dataclass(frozen=True)
 class Range:
-    """What an option may be.
+    """The values that an option allows.
 
     Attributes
     ----------
     kind : {"number", "whole", "text", "flag", "path"}
-        A finite number; an integer; a text, one of `known` where that is given; True or False; a file or folder.
+        A finite number; an integer; a text, or one of `known` if that is given; True or False; a file or folder.
     least, most : number, optional
-        Bounds that are allowed.
+        Bounds that are allowed themselves.
     above, below : number, optional
-        Bounds that are not.
+        Bounds that are not allowed themselves.
     known : tuple of str
+        The texts that are allowed; empty allows any.
     optional : bool
         Whether None is allowed, too.
     several : bool
-        Whether it takes one value or a list of them; they are kept as a tuple.
+        Whether the option takes one value or a list of values; `checked` returns them as a tuple.
     words : tuple of str
-        Texts that are allowed beside numbers.
+        Texts that are allowed besides numbers.
     texts : bool
-        Whether any text is allowed beside numbers, the name of something that holds them.
+        Whether any text is allowed besides numbers, as the name of something that holds numbers.
     noun : str
-        What a value is called, with its unit: "seconds", "a share"...
+        The name of a value in messages, with its unit: "seconds", "a share"...
     hint : str
-        How to mend a wrong value, in a sentence.
+        A sentence that advises how to correct a wrong value.
     """
 
     kind: str
@@ -48,6 +51,10 @@ class Range:
     texts: bool = False
     noun: str = ""
     hint: str = ""
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: expected one of {KINDS}, found {self.kind!r}")
 
     def __str__(self):
         if self.kind == "flag":
@@ -66,8 +73,8 @@ class Range:
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{word} {bound:.15g}" for word, bound in bounds.items() if bound is not None)
 
-    def checked(self, name, value):
-        """`value` as a plain int, float, str or bool, or a tuple of them.
+    def checked(self, name: str, value: Any) -> Any:
+        """`value` as a plain int, float, str or bool, or a tuple of such values; None stays None if it is allowed.
 
         Raises
         ------
@@ -81,13 +88,13 @@ class Range:
         values = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
         return tuple(self._one(name, v) for v in values)
 
-    def read(self, name, text):
-        """The value that a text of the command line stands for, checked; errors as of `checked`."""
+    def read(self, name: str, text: str) -> Any:
+        """The checked value of a text from the command line; errors as of `checked`."""
         value = text
         if self.kind in ("number", "whole") and text not in self.words:
             try:
                 value = (int if self.kind == "whole" else float)(text)
-            except ValueError:  # of a text that is no number, and of one of thousands of digits
+            except ValueError:  # the text is no number, or a number of thousands of digits
                 value = text
         return self._one(name, value)
 
@@ -101,7 +108,7 @@ class Range:
 
     def _plain(self, value):
         if self.kind == "flag":
-            return bool(value) if type(value).__name__ == "bool" else None  # numpy's, too
+            return bool(value) if type(value).__name__ == "bool" else None  # also numpy's bool
         if isinstance(value, str) and (self.kind == "text" or self.texts or value in self.words):
             return str(value)
         if self.kind == "path":
@@ -121,7 +128,7 @@ class Range:
 
 
 def shown(value):
-    """A value in at most 60 characters, for a message."""
+    """The repr of a value in at most 60 characters, for messages."""
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
@@ -139,23 +146,23 @@ def option(default, kind="number", *, help, flag=None, off=None, bare=None, plac
     Parameters
     ----------
     default : object
-        `REQUIRED` where there is none.
+        `REQUIRED` if there is no default.
     kind : str
-        Of its `Range`.
+        The `kind` of its `Range`.
     help : str
-        What it is, with its unit.
+        A description with the unit.
     flag : str, optional
-        Its name on the command line where that is not its own, without its unit.
+        Its name on the command line, without its unit; None takes the field's name.
     off : str, optional
         A flag of the command line that sets it to False.
     bare : str, optional
-        Its value where the command line gives its name alone.
+        Its value if the command line has only its name, without a value.
     place : str, optional
-        What it is called in the usage of a command that takes it by its place, not by its name.
+        Its name in the usage of a command that takes it by its place, not by its name.
     task : str, optional
-        The task of a fit that it belongs to, where it belongs to one alone.
+        The task of a fit, if the option belongs to one task only.
     **allowed
-        Of its `Range`.
+        Other attributes of its `Range`.
 
     Returns
     -------
@@ -166,29 +173,30 @@ def option(default, kind="number", *, help, flag=None, off=None, bare=None, plac
 
 
 def check_options(kind, given):
-    """The values of some options of a dataclass, each as a plain int, float, str or bool.
+    """Check the values of some options of a dataclass.
 
     Parameters
     ----------
     kind : type
-        A dataclass whose fields are made with `option`.
+        A dataclass whose fields `option` made.
     given : dict
-        {name: value}; those that `kind` has no field of are left out.
+        {name: value}; names that `kind` has no field for are left out.
 
     Returns
     -------
     dict
+        {name: value}, with values as `Range.checked` returns them.
 
     Raises
     ------
     QfError
-        If one is of a wrong type or out of range.
+        If a value has a wrong type or is out of range.
     """
     return {f.name: f.metadata["range"].checked(f.name, given[f.name]) for f in fields(kind) if f.name in given}
 
 
 class Options:
-    """What dataclasses of options share: every value is checked when one is made."""
+    """The base of all dataclasses of options. It checks every value when an instance is made, and raises QfError if one is not allowed."""
 
     def __post_init__(self):
         for name, value in check_options(type(self), vars(self)).items():
@@ -196,12 +204,12 @@ class Options:
 
 
 def defaults(kind):
-    """{name: default} of a dataclass."""
+    """The defaults of a dataclass, {name: default}; fields without a default are left out."""
     return {f.name: f.default for f in fields(kind) if f.default is not MISSING}
 
 
 def refuse_unknown(call, given, known):
-    """Raise QfError where `call` is given an option that it does not know."""
+    """Raise QfError if a name in `given` is not in `known`; `call` is the name of the function in the message."""
     for name in given:
         if name not in known:
             raise QfError(f"{name}: no option of {call}; {did_you_mean(name, known)} Known: {', '.join(known)}.")

@@ -1,26 +1,28 @@
 """QuantFormer: a vector-quantised masked auto-encoder, an activation classifier and a response forecaster.
 
-Source: the QuantFormer paper, sections 3.2 to 3.4, equations 1 to 4. Shapes: B observations (trial x neuron), T frames, P patches of
-L frames, D model width, K codes, S tokens.
+Source: the QuantFormer paper, sections 3.2 to 3.4, equations 1 to 4. Shapes: B observations (trial x neuron), T frames (T_b of the baseline, T_f of the
+response), P patches of L frames (P_b of the baseline, M of the response), D model width, K codes, S tokens, H heads. Signals are float32, divided by each
+neuron's divisor.
 
-Deviations from the paper, each an option (`QuantFormerConfig` where no other call is named); the defaults are ours:
-- `mean_weight`: the weights 1 + a beta of eq. 2 are divided by their mean over the batch, so that lr means the same at every beta; False is
-  the paper;
-- `beta_most`: beta is at most 100, else a recording with hardly an active observation would be learnt from those alone; 1e9 is the paper;
-- `redraw_masks`: a mask that hides nothing is drawn again, else eq. 2 has no masked term; False is the paper's Bernoulli;
-- `decode` of `fit_forecaster`: "auto", the way of decoding of least validation error; "argmax" is the paper, and throws the distribution away;
-- `stim_token`: "auto", a token for each condition where conditions repeat, else one for their category; "condition" is the paper, "features"
-  near the released code, see `FeatureTokens`.
-Those of the training stand at the head of `estimators.quantformer.options`.
+Deviations from the paper. Each is an option of `QuantFormerConfig`, unless another call is named; the defaults are ours:
+- `mean_weight` divides the weights 1 + a beta of eq. 2 by their mean over the batch, so that lr means the same at every beta. The paper does not: False.
+- `beta_most` caps beta at 100. Without a cap, a model of a recording with hardly any active observation would learn only from those. The paper has no
+  cap: 1e9.
+- `redraw_masks` draws a mask again if it hides nothing, because eq. 2 would have no masked term. The paper's plain Bernoulli masks: False.
+- `decode` of `fit_forecaster` is "auto", the decoding of least validation error. The paper's "argmax" throws the distribution away.
+- `stim_token` is "auto": each condition has a token if conditions repeat, else their category has one. "condition" is the paper, "features" is near the
+  released code; see `FeatureTokens`.
+The head of `estimators.quantformer.options` lists the deviations of the training.
 
 Choices where the paper is silent:
-- padding: zeros before the baseline and after the response, so that the onset falls on the edge of a patch; padding enters no loss;
-- the patches of a forecast's input are coded from the baseline alone, the response being [MASK]ed;
-- post-norm LayerNorm, GELU, d_ff = 4 d (`norm`), and the quantiser's constants (`quantizer_beta`, `affine_lr`, `sync`, `replace_every`,
-  `replace_below`): the released code's. Its attention scores added from layer to layer are `residual_attention`, off as in the paper.
+- Padding: zeros before the baseline and after the response, so that the onset falls on the edge of a patch. Padding enters no loss.
+- The input codes of a forecast come from the baseline only, with the response replaced by [MASK].
+- Post-norm LayerNorm, GELU and d_ff = 4 d (`norm`) and the quantiser's constants (`quantizer_beta`, `affine_lr`, `sync`, `replace_every`,
+  `replace_below`) are the released code's. The released code also adds attention scores from layer to layer; `residual_attention` does so and is off, as
+  in the paper.
 
-Additions, off by default: `expectation_weight` adds the squared error of the soft decoding to eq. 4; with `gain_weight` the classifier also
-learns which of some levels the response's gain passes, the label being one of them; `hide` and `dropout` [MASK] and drop at random in training.
+Additions, off by default: `expectation_weight` adds the squared error of the soft decoding to eq. 4. With `gain_weight` the classifier also learns which
+of several levels the response's gain passes, beside the label's. In training, `hide` replaces random patches by [MASK], and `dropout` drops at random.
 """
 
 import math
@@ -48,9 +50,9 @@ def _stack(config):
 
 
 def _with_a_first(mask, ratio):
-    """Bernoulli masks (n, P) made such that each hides a patch, as if those that hide none were drawn again until they do.
+    """Change Bernoulli masks, bool (n, P), so that each hides a patch, with the distribution of masks that are drawn again until they do.
 
-    Of masks that hide a patch, the first one hidden has the geometric distribution, cut off at P; the patches after it are as they were.
+    In such masks the position of the first hidden patch has the geometric distribution, cut off at P. The patches after it keep their draws.
     """
     n, patches = mask.shape
     shown = math.log1p(-ratio)  # log of the probability that a patch is shown
@@ -60,7 +62,7 @@ def _with_a_first(mask, ratio):
 
 
 class Encoder(nn.Module):
-    """Patches -> tokens -> transformer, with room for learned tokens in front."""
+    """Turns patches into tokens and runs the transformer on them; learned tokens may stand in front."""
 
     def __init__(self, config: QuantFormerConfig):
         super().__init__()
@@ -71,21 +73,24 @@ class Encoder(nn.Module):
         self.stack = _stack(config)
 
     def forward(self, patches, mask=None, prompts=None, need_maps=False):
-        """Encode.
+        """Encode patches.
 
         Parameters
         ----------
-        patches : tensor, shape (B, P', L)
-            All P patches, or those of the baseline alone.
+        patches : float tensor, shape (B, P', L)
+            All P patches, or only those of the baseline.
         mask : bool tensor, shape (B, P'), optional
-            Places taken by [MASK] (eq. 3).
-        prompts : tensor, shape (B, S', D), optional
-            Learned tokens in front.
+            The patches that [MASK] replaces (eq. 3).
+        prompts : float tensor, shape (B, S', D), optional
+            Learned tokens that stand in front.
         need_maps : bool
+            Whether to return the attention maps, too.
 
         Returns
         -------
-        tensor, shape (B, S' + P', D); with `need_maps` also the maps (B, layers, H, S, S)
+        tokens : float tensor, shape (B, S' + P', D)
+        maps : float tensor, shape (B, layers, H, S, S)
+            Only with `need_maps`; S = S' + P'.
         """
         tokens = self.project(patches)
         if mask is not None:
@@ -112,19 +117,19 @@ class QuantFormer(nn.Module):
         self.to_patch = nn.Linear(config.width, config.patch_frames)
 
     def patchify(self, x):
-        """(B, T) -> (B, P, L): whole windows, or baselines alone."""
+        """Cut windows (B, T) into patches (B, P, L), or baselines (B, T_b) into patches (B, P_b, L), with padding."""
         c = self.config
         x = F.pad(x, (c.baseline_patches * c.patch_frames - c.n_baseline, 0))
         return F.pad(x, (0, -x.shape[1] % c.patch_frames)).unflatten(1, (-1, c.patch_frames))
 
     def unpatchify(self, patches):
-        """(B, P, L) -> (B, T), padding removed."""
+        """Join patches (B, P, L) to windows (B, T), without the padding."""
         c = self.config
         start = c.baseline_patches * c.patch_frames - c.n_baseline
         return patches.flatten(1)[:, start : start + c.n_baseline + c.n_response]
 
     def draw_mask(self, n, device):
-        """Bernoulli masks (n, P) of eq. 3; under `redraw_masks` each hides at least one patch."""
+        """Bernoulli masks of eq. 3, bool (n, P); under `redraw_masks` each hides at least one patch."""
         shape, ratio = (n, self.config.patches), self.config.mask_ratio
         mask = torch.rand(shape, device=device) < ratio
         if self.config.redraw_masks and not may_ask(device):
@@ -134,42 +139,57 @@ class QuantFormer(nn.Module):
         return mask
 
     def codes(self, x):
-        """Codes (B, P) of whole windows (B, T), unmasked."""
+        """Codes, long (B, P), of whole unmasked windows (B, T)."""
         return self.quantizer.nearest(self.encoder(self.patchify(x)))
 
     def baseline_codes(self, x):
-        """Codes (B, P_b) of baselines (B, T_b), the response hidden."""
+        """Codes, long (B, P_b), of the baselines of `x` (B, T_b or longer). [MASK] replaces the response, so later frames have no influence."""
         c = self.config
         patches = F.pad(self.patchify(x[:, : c.n_baseline]), (0, 0, 0, c.response_patches))
         mask = (torch.arange(c.patches, device=x.device) >= c.baseline_patches).expand(len(x), -1)
         return self.quantizer.nearest(self.encoder(patches, mask)[:, : c.baseline_patches])
 
     def decode_vectors(self, vectors):
-        """Code vectors (B, P, D), exact or expected ones, -> windows (B, T)."""
+        """Decode code vectors (B, P, D), exact or expected ones, to windows (B, T)."""
         return self.unpatchify(self.to_patch(self.decoder(vectors + self.decoder_position)))
 
     def decode(self, codes):
-        """Codes (B, P) -> windows (B, T); `decode(codes(x)) == forward(x)[0]` bit for bit in eval."""
+        """Decode codes (B, P) to windows (B, T). In eval, `decode(codes(x)) == forward(x)[0]` bit for bit."""
         return self.decode_vectors(self.quantizer.vectors[codes])
 
     def forward(self, x, mask=None):
-        """Reconstruct: windows (B, T) -> (reconstruction (B, T), codes (B, P), quantiser loss)."""
+        """Reconstruct windows.
+
+        Parameters
+        ----------
+        x : float tensor, shape (B, T)
+        mask : bool tensor, shape (B, P), optional
+            The patches that [MASK] replaces.
+
+        Returns
+        -------
+        reconstruction : float tensor, shape (B, T)
+        codes : long tensor, shape (B, P)
+        loss : float tensor, scalar
+            The quantiser's loss; 0 in eval.
+        """
         vectors, codes, loss = self.quantizer(self.encoder(self.patchify(x), mask))
         return self.decode_vectors(vectors), codes, loss
 
     def loss(self, batch: Batch, active, beta):
-        """Equation 2 plus the quantiser's losses.
+        """Equation 2 plus the quantiser's loss.
 
         Parameters
         ----------
         batch : Batch
         active : float tensor, shape (B N,)
+            The label, 1 or 0.
         beta : float
-            inactive / active of the training part; 0 under balance="sample".
+            The number of inactive observations over that of active ones in the training part; 0 under balance="sample".
 
         Returns
         -------
-        tensor, scalar
+        float tensor, scalar
         """
         x, valid, _, _ = batch.folded()
         mask = self.draw_mask(len(x), x.device)
@@ -177,7 +197,7 @@ class QuantFormer(nn.Module):
         return self.reconstruction_loss(out, x, valid, mask, active, beta) + quantizer_loss
 
     def reconstruction_loss(self, out, x, valid, mask, active, beta):
-        """Equation 2 of any reconstruction `out` (B, T) of the windows `x` (B, T), under a mask (B, P)."""
+        """Equation 2, a scalar tensor, of any reconstruction `out` (B, T) of the windows `x` (B, T); `valid` is bool (B, T), `mask` bool (B, P)."""
         hidden = self.unpatchify(mask[..., None].expand(-1, -1, self.config.patch_frames)) & valid
         shown = valid & ~hidden
         error = (out.float() - x).square()
@@ -189,11 +209,11 @@ class QuantFormer(nn.Module):
         return (weight * (self.config.alpha * masked + unmasked)).mean()
 
 
-GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # times the label's own, beside which they stand
+GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # levels of the gain besides the label's, as multiples of it
 
 
 def _encoder_of(autoencoder, dropout):
-    """A copy of the pre-trained encoder, with a dropout of its own."""
+    """A copy of the pre-trained encoder, with this dropout, or the auto-encoder's if None."""
     config = autoencoder.config
     encoder = Encoder(config if dropout is None else replace(config, dropout=dropout))
     encoder.load_state_dict(autoencoder.encoder.state_dict())
@@ -201,16 +221,18 @@ def _encoder_of(autoencoder, dropout):
 
 
 class ActivationClassifier(nn.Module):
-    """[CLS] [NEURON]_n [STIM]_s and the baseline's patches -> active or not (paper 3.4.1). Never sees the response.
+    """Classifies an observation as active or not, from [CLS] [NEURON]_n [STIM]_s and the baseline's patches (paper 3.4.1). It never sees the response.
 
     Parameters
     ----------
     autoencoder : QuantFormer
+        The pre-trained model, whose encoder is copied.
     n_neurons : int
+        Number of neuron tokens.
     n_stimuli : int or (int, int)
         Number of stimulus tokens, or the numbers of categories and features of `FeatureTokens`.
     dropout : float, optional
-        Of the encoder; the auto-encoder's where left out.
+        Dropout of the encoder in training; None takes the auto-encoder's.
     """
 
     def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None):
@@ -223,12 +245,12 @@ class ActivationClassifier(nn.Module):
         self.patchify = autoencoder.patchify
 
     def forward(self, x, neuron, stimulus, need_maps=False):
-        """(B, T_b), (B,), (B,) -> logits (B, 2); with `need_maps` also the maps."""
+        """Map baselines (B, T_b) and positions of tokens, both long (B,), to logits (B, 2) of inactive and active; with `need_maps` also to the maps."""
         h = self.summary(x, neuron, stimulus, need_maps=need_maps)
         return (self.head(h[0]), h[1]) if need_maps else self.head(h)
 
     def summary(self, x, neuron, stimulus, hidden=None, need_maps=False):
-        """What the encoder makes of [CLS], (B, D); `hidden` (B, P_b) bool names the patches taken by [MASK]."""
+        """The encoder's output for [CLS], (B, D); with `need_maps` also the maps. [MASK] replaces the patches of `hidden`, bool (B, P_b)."""
         cls = self.cls.expand(len(x), 1, -1)
         prompts = torch.cat([cls, self.neurons(neuron), self.stimuli(stimulus)], 1)
         h = self.encoder(self.patchify(x[:, : self.config.n_baseline]), hidden, prompts, need_maps)
@@ -236,9 +258,9 @@ class ActivationClassifier(nn.Module):
 
 
 class ResponseForecaster(nn.Module):
-    """[NEURON]_n [STIM]_s, the baseline's patches and M [MASK]s -> distributions over codes -> the frozen decoder (paper 3.4.2).
+    """Forecasts distributions over the response's codes, which the frozen decoder turns into frames (paper 3.4.2).
 
-    Parameters as those of `ActivationClassifier`.
+    The encoder reads [NEURON]_n [STIM]_s, the baseline's patches and M times [MASK]. Parameters are those of `ActivationClassifier`.
     """
 
     def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None):
@@ -250,15 +272,15 @@ class ResponseForecaster(nn.Module):
         self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, config.codes))
 
     def train(self, mode=True):
-        """The auto-encoder stays in eval: its codebook and decoder are frozen."""
+        """As `nn.Module.train`, but the auto-encoder stays in eval, because its codebook and decoder are frozen."""
         super().train(mode)
         self.autoencoder.eval()
         return self
 
     def forward(self, x, neuron, stimulus, hidden=None, need_maps=False):
-        """(B, T_b), (B,), (B,) -> logits (B, M, K) of the response's codes; with `need_maps` also the maps.
+        """Map baselines (B, T_b) and positions of tokens, both long (B,), to logits (B, M, K) of the response's codes; with `need_maps` also to the maps.
 
-        `hidden` (B, P_b) bool names the patches of the baseline taken by [MASK].
+        [MASK] replaces the baseline's patches of `hidden`, bool (B, P_b).
         """
         c = self.config
         patches = F.pad(self.autoencoder.patchify(x[:, : c.n_baseline]), (0, 0, 0, c.response_patches))
@@ -272,21 +294,29 @@ class ResponseForecaster(nn.Module):
         return (logits, maps) if need_maps else logits
 
     def decode(self, baseline_codes, logits, how="argmax", temperature=1.0, uniforms=None):
-        """Forecasts from a distribution over codes.
+        """Decode distributions over codes to forecasts.
 
         Parameters
         ----------
         baseline_codes : long tensor, shape (B, P_b)
-        logits : tensor, shape (B, M, K)
+        logits : float tensor, shape (B, M, K)
         how : {"argmax", "soft", "sample"}
-            The likeliest codes (paper), the expected code vector of each place, or one draw of each place.
+            Decode the likeliest codes (paper), the expected code vector of each patch, or a code drawn for each patch.
         temperature : float
-        uniforms : tensor, broadcast to (B, M), optional
-            In [0, 1): what is drawn under "sample"; the same ones for all make a draw independent of what else is in the batch.
+            Divides the logits.
+        uniforms : float tensor, broadcast to (B, M), optional
+            Numbers in [0, 1) that decide the draws under "sample". If all observations share them, a draw does not depend on the rest of the batch.
+            If None, they are drawn at random.
 
         Returns
         -------
-        tensor, shape (B, T_f)
+        float tensor, shape (B, T_f)
+            Divided by each neuron's divisor, like the input.
+
+        Raises
+        ------
+        QfError
+            If `how` is unknown.
         """
         if how not in DECODINGS:
             raise QfError(f"decode: expected one of {DECODINGS}, found {how!r}.")

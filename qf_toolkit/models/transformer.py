@@ -1,8 +1,8 @@
-"""A transformer block whose attention maps are a first-class output.
+"""A transformer that can return its attention maps.
 
-The paper says "transformer" (3.3); where it is silent the released code's choices are the defaults: post-norm LayerNorm, GELU, d_ff = 4 d.
-Two paths give the same numbers to 1e-5: scaled_dot_product_attention, and an explicit one that returns the maps. The released code's
-residual attention (the scores of one layer added to the next layer's) is a switch and takes the explicit path.
+The paper names only a "transformer" (3.3). Where it is silent, the released code's choices are the defaults: post-norm LayerNorm, GELU, d_ff = 4 d.
+Attention has two paths, which agree to 1e-5: scaled_dot_product_attention, and an explicit one that returns the maps. The released code's residual
+attention, which adds the scores of one layer to the next layer's, is a switch and takes the explicit path.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over tokens (B, S, D)."""
+    """Multi-head self-attention over tokens (B, S, D); H heads."""
 
     def __init__(self, *, width, heads, dropout=0.0):
         super().__init__()
@@ -20,21 +20,23 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x, scores=None, explicit=False):
-        """Attend.
+        """Let every token attend to all tokens.
 
         Parameters
         ----------
-        x : tensor, shape (B, S, D)
-        scores : tensor, shape (B, H, S, S), optional
-            Scores of the layer before, added to these (residual attention).
+        x : float tensor, shape (B, S, D)
+        scores : float tensor, shape (B, H, S, S), optional
+            Scores of the previous layer, which are added to this layer's (residual attention). Only the explicit path uses them.
         explicit : bool
-            Compute scores and maps, and return them.
+            Take the explicit path, and return maps and scores.
 
         Returns
         -------
-        y : tensor, shape (B, S, D)
-        maps, scores : tensors, shape (B, H, S, S), or None
-            Rows of `maps` sum to 1: how much token i takes from token j.
+        y : float tensor, shape (B, S, D)
+        maps : float tensor, shape (B, H, S, S), or None
+            Entry (i, j) is the share that token i takes from token j; rows sum to 1. None unless `explicit`.
+        scores : float tensor, shape (B, H, S, S), or None
+            The scores before the softmax; unless `explicit`, the argument `scores`.
         """
         B, S, D = x.shape
         q, k, v = self.qkv(x).view(B, S, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, S, D/H)
@@ -51,7 +53,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a GELU feed-forward, each with a residual; `norm` is "post" (released code) or "pre"."""
+    """Attention and a GELU feed-forward, each with a residual connection; `norm` is "post" (released code) or "pre"."""
 
     def __init__(self, *, width, heads, dropout=0.0, norm="post"):
         super().__init__()
@@ -62,7 +64,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x, scores=None, explicit=False):
-        """(B, S, D) -> (B, S, D), maps, scores; see `Attention`."""
+        """Map tokens (B, S, D) to tokens (B, S, D), maps and scores; see `Attention.forward`."""
         pre = self.norm == "pre"
         y, maps, scores = self.attention(self.norm1(x) if pre else x, scores, explicit)
         x = x + self.drop(y)
@@ -72,7 +74,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks."""
+    """A stack of blocks; with `norm="pre"` a LayerNorm follows the last one."""
 
     def __init__(self, *, width, heads, layers, dropout=0.0, norm="post", residual_attention=False):
         super().__init__()
@@ -85,12 +87,15 @@ class Transformer(nn.Module):
 
         Parameters
         ----------
-        x : tensor, shape (B, S, D)
+        x : float tensor, shape (B, S, D)
         need_maps : bool
+            Whether to return the attention maps, too.
 
         Returns
         -------
-        tensor, shape (B, S, D); with `need_maps` also the maps, shape (B, layers, H, S, S)
+        x : float tensor, shape (B, S, D)
+        maps : float tensor, shape (B, layers, H, S, S)
+            Only with `need_maps`.
         """
         maps, scores = [], None
         for block in self.blocks:

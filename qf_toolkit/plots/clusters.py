@@ -59,7 +59,7 @@ def figure_code_contexts(swaps, codebook=None):
         grid.ax_heatmap.tick_params(labelsize=6, length=2)
         grid.ax_heatmap.tick_params(axis="y", rotation=0)
         grid.figure.subplots_adjust(top=0.96, right=0.81)  # room for the colour bar, which moves back with it
-        grid.ax_cbar.set_position(BAR)
+        grid.ax_cbar.set_position(BAR)  # pyright: ignore[reportOptionalMemberAccess]
         grid.figure.set_layout_engine(PlaceHolderLayoutEngine(True, True))  # else saving would apply the style's layout
     credit(grid.figure, swaps, *([] if codebook is None else [codebook]))
     return grid.figure

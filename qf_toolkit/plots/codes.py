@@ -309,7 +309,7 @@ def figure_context(swaps, code, *, contexts=None, place=None, n=6):
     rows = -(-len(contexts) // columns)
     with style():
         fig = plt.figure(figsize=(1.65 * columns + 4.4, max(3.4, 1.55 * rows + 0.6)))
-        left, right = fig.subfigures(1, 2, width_ratios=(1.65 * columns + 0.5, 3.9))
+        left, right = np.ravel(fig.subfigures(1, 2, width_ratios=(1.65 * columns + 0.5, 3.9)))
         axes = left.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         own, time = here["decoded"].sel(context=code).values, swaps["time"].values
         for ax, context in zip(axes.flat, contexts, strict=False):

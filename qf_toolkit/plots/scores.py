@@ -205,7 +205,7 @@ def plot_score_by_statistic(scores, statistic, forecaster, metric="r", *, ax=Non
     unit = statistic.attrs.get("units", "")
     name = str(statistic.name or "statistic").replace("_", " ")
     ax.set(xlabel=name + (f" ({unit})" if unit else ""), ylabel=f"{metric}, {forecaster}")
-    varies = min(both["x"].nunique(), both["y"].nunique()) > 1
+    varies = bool(min(both["x"].nunique(), both["y"].nunique()) > 1)
     rank = f", rank correlation {spearmanr(both['x'], both['y']).statistic:.2f}" if varies else ""
     ax.set_title(f"{_neurons(len(both))}{rank}", loc="left")
     credit(ax, scores, statistic)

@@ -1,7 +1,7 @@
-"""Behaviour beside the traces: running speed, pupil, licks... each on a clock of its own in a Session, aligned to the frames on use.
+"""Behaviour beside the traces: running speed, pupil, licks... A Session keeps each on a clock of its own and aligns it to the frames on use.
 
-In a Session a behaviour is a variable `NAME (NAME_time)` float32 with the coord `NAME_time` in seconds, on the clock of `frame_time`; its attrs are
-`units` where they are known, and `kind="events"` where it happened at points in time (licks, rewards) and was not sampled.
+In a Session a behaviour is a variable `NAME (NAME_time)` float32 with the coord `NAME_time` in seconds, on the clock of `frame_time`. The attr
+`units` is there if the units are known. The attr `kind="events"` marks events (licks, rewards), which happen at points in time and are not sampled.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ..errors import SessionError, UnknownKeyError, did_you_mean
 from .clock import JUMP, frames_at
 from .schema import RESERVED, check_variable_name
 
-_DIMS = {"running_speed": "running_time"}  # of Visual Coding; any other NAME is on NAME_time
+_DIMS = {"running_speed": "running_time"}  # as in Visual Coding; any other NAME has the dim NAME_time
 _OTHER_DIMS = ("neuron", "frame", "trial", "epoch")
 
 
@@ -24,13 +24,13 @@ class Behaviour(NamedTuple):
     Attributes
     ----------
     values : array, shape (sample,), or None
-        Samples, NaN where missing; of events how much each counts, None for 1 each.
+        Samples, NaN if missing. For events, the weight of each event; None gives each the weight 1.
     seconds : array, shape (sample,), or None
-        When, on the clock of `frame_time`, increasing; None for one value a frame.
+        Times of the samples on the clock of `frame_time`, increasing. None means one value per frame.
     units : str
-        "" where they are not known.
+        "" if unknown.
     events : bool
-        Whether these are events; always so where `values` is None.
+        Whether these are events. If `values` is None, they always are.
     """
 
     values: np.ndarray | None
@@ -40,23 +40,25 @@ class Behaviour(NamedTuple):
 
 
 def with_behaviour(ds, behaviour):
-    """A Session with behaviour beside its traces.
+    """Add behaviour to a Session.
 
     Parameters
     ----------
     ds : xarray.Dataset
         A Session.
     behaviour : mapping of str to array, tuple or Behaviour
-        By name: values (frame,); or (values, seconds) and further fields of `Behaviour`; events are (None, seconds).
+        Each name maps to an array of values (frame,), or to a tuple with the first fields of `Behaviour`: (values, seconds, ...). Events are
+        (None, seconds).
 
     Returns
     -------
     xarray.Dataset
+        A copy of `ds` with one variable for each behaviour, float32, and its times, float64 seconds.
 
     Raises
     ------
     SessionError
-        If a name is taken, or values and seconds are no numbers that go together.
+        If a name is taken, values or seconds are not numbers, their lengths differ, or the seconds do not increase.
     """
     if not isinstance(behaviour, Mapping):
         raise SessionError(f"behaviour: expected a mapping of names to arrays, found {type(behaviour).__name__}. Pass a dict.")
@@ -72,7 +74,7 @@ def with_behaviour(ds, behaviour):
 
 
 def _checked(name, given, frame_time):
-    """What was given as a Behaviour with values as float32 and seconds as float64, or SessionError."""
+    """Convert one given behaviour to a Behaviour with float32 values and float64 seconds; raise SessionError if it does not fit."""
     try:
         given = Behaviour(*given) if isinstance(given, tuple) else Behaviour(given)
         if given.values is None and given.seconds is None:
@@ -94,36 +96,37 @@ def _checked(name, given, frame_time):
 
 
 def behaviour_of(ds):
-    """Names of the behaviour that a Session holds, sorted."""
+    """Names of the behaviours in a Session, a sorted list of str."""
     one_dim = {str(name): variable.dims[0] for name, variable in ds.data_vars.items() if len(variable.dims) == 1}
     return sorted(name for name, dim in one_dim.items() if dim not in _OTHER_DIMS and dim in ds.coords)
 
 
 def aligned(ds, wanted=True):
-    """Behaviour at the frames of a Session.
+    """Align the behaviour of a Session to its frames.
 
-    Samples are interpolated linearly to `frame_time`; where two of them are further apart than 1.5 of their usual steps, and than 1.5 frames,
-    nothing was recorded between them. Events are counted in the first frame at or after them, as onsets are; those in a jump of `frame_time` are
-    in none.
+    Samples are interpolated linearly to `frame_time`. If two samples are more than 1.5 of their median steps and more than 1.5 frames apart, the
+    behaviour counts as not recorded between them. An event counts in the first frame at or after it, like the onset of a trial. An event in a jump
+    of `frame_time` counts in no frame.
 
     Parameters
     ----------
     ds : xarray.Dataset
         A Session.
     wanted : str, sequence of str or bool
-        Names; True for all that there is.
+        Names of behaviours; True takes all, False none.
 
     Returns
     -------
     dict of str to xarray.Variable
-        float32 (frame), with the attrs `units` and `kind`; NaN where it was not recorded, before its first sample and after its last one, too.
+        float32 (frame), with the attrs `units` and `kind`. NaN in frames where the behaviour was not recorded, also before its first and after
+        its last sample.
 
     Raises
     ------
     UnknownKeyError
-        If the Session lacks one; the line names what there is.
+        If the Session lacks a wanted behaviour; the message lists those that it has.
     SessionError
-        If the times of one do not increase.
+        If the times of a sampled behaviour do not increase.
     """
     known = behaviour_of(ds)
     names = (known if wanted else []) if isinstance(wanted, bool) else [wanted] if isinstance(wanted, str) else list(wanted)

@@ -1,6 +1,6 @@
-"""The clock of a recording: which frame a time falls in, and where the frames' times jump.
+"""The clock of a recording: the frame that a time falls in, and the jumps of the frames' times.
 
-A recording may pause, or come as sweeps (cut trials): then `frame_time` jumps, and no window crosses the jump.
+A recording may pause, or come as sweeps (cut trials). Then `frame_time` jumps, and no window crosses the jump.
 """
 
 import warnings
@@ -10,12 +10,24 @@ import numpy as np
 from ..errors import SessionError
 from .schema import is_number
 
-ON_THE_FRAME = 0.01  # of a frame: times written with few decimals still belong to the frame they name
+ON_THE_FRAME = 0.01  # frames: a time this little after a frame still belongs to it, since files round their times
 JUMP = 1.5  # frames: a longer step of frame_time is a jump
 
 
 def rate_of(rate_hz, frame_time=None):
-    """Frames a second: `rate_hz`, or 1 / the median step of `frame_time`, so that jumps don't count.
+    """The frame rate of a recording.
+
+    Parameters
+    ----------
+    rate_hz : float or None
+        Frames a second, if known.
+    frame_time : array, shape (frame,), optional
+        Seconds; used if `rate_hz` is None.
+
+    Returns
+    -------
+    float
+        `rate_hz`, or 1 / the median step of `frame_time`: the median ignores the jumps. Hz.
 
     Raises
     ------
@@ -35,15 +47,21 @@ def frames_at(seconds, rate_hz, frame_time=None):
     Parameters
     ----------
     seconds : array, shape (n,)
+        Times on the clock of `frame_time`.
     rate_hz : float or None
-        Frames a second; may be None where `frame_time` is given.
+        Frames a second; may be None if `frame_time` is given.
     frame_time : array, shape (frame,), optional
-        Seconds.
+        Seconds. If None, frame 0 is at 0 s and the frames are 1 / rate_hz apart.
 
     Returns
     -------
     int64 array, shape (n,)
-        The number of frames, for a time after the last one.
+        Indices of frames. A time after the last frame of `frame_time` gets the number of frames.
+
+    Raises
+    ------
+    SessionError
+        If no rate is known; see `rate_of`.
 
     Examples
     --------
@@ -57,12 +75,12 @@ def frames_at(seconds, rate_hz, frame_time=None):
 
 
 def jumps(frame_time, rate_hz):
-    """Where the times of two neighbouring frames are more than 1.5 frames apart: bool array (frame - 1,)."""
+    """Whether the times of two neighbouring frames are more than 1.5 frames apart: bool array, shape (frame - 1,)."""
     return np.diff(frame_time) > JUMP / rate_hz
 
 
 def stretches(frame_time, rate_hz):
-    """First and one-past-last frame of every stretch without a jump, int array (stretch, 2).
+    """First and one-past-last frame of every stretch without a jump: int array, shape (stretch, 2).
 
     Examples
     --------
@@ -74,16 +92,29 @@ def stretches(frame_time, rate_hz):
 
 
 def recorded_s(frame_time, rate_hz):
-    """Seconds from the first frame to the last one, without the jumps."""
+    """Seconds from the first frame to the last one; a jump counts as one step of 1 / rate_hz."""
     step = np.diff(frame_time)
     return float(frame_time[-1] - frame_time[0] - (step - 1 / rate_hz)[jumps(frame_time, rate_hz)].sum())
 
 
 def outside_jumps(seconds, frame_time, name):
-    """Which times lie in no jump, bool array, shape of `seconds`; a warning counts the others.
+    """Find the times that lie outside every jump of `frame_time`; a warning counts the others.
 
-    A time lies in a jump where the frame that ends the jump comes a frame or more later: it may be minutes later, and shows nothing of what
-    happened then.
+    A time lies in a jump if the jump ends with a frame that comes at least one frame (1 / rate) after it. That frame may come minutes later, so that
+    it does not show the response at the time.
+
+    Parameters
+    ----------
+    seconds : array, shape (n,)
+    frame_time : array, shape (frame,)
+        Seconds.
+    name : str
+        The column or table that holds the times, for the warning.
+
+    Returns
+    -------
+    bool array, shape (n,)
+        True for a time outside every jump.
     """
     frame_time, seconds = np.asarray(frame_time), np.asarray(seconds)
     if len(frame_time) < 2:
@@ -101,12 +132,20 @@ def outside_jumps(seconds, frame_time, name):
 
 
 def check_times(seconds, frame_time, name):
-    """Refuse onsets more than a frame before the first frame, or after the last one.
+    """Refuse onsets that lie a frame or more before the first frame, or after the last one.
+
+    Parameters
+    ----------
+    seconds : float array, shape (n,)
+    frame_time : float array, shape (frame,)
+        Seconds.
+    name : str
+        The column that holds the onsets, for the error.
 
     Raises
     ------
     SessionError
-        Naming how many and the first.
+        If there are such onsets; the message states their number and the first of them.
     """
     period = np.median(np.diff(frame_time))
     first, last = frame_time[0] - period, frame_time[-1] + ON_THE_FRAME * period

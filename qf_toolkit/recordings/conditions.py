@@ -1,4 +1,4 @@
-"""The keys of conditions, `stimulus/feature=value,...`: made of features, and read back."""
+"""The keys of conditions, `stimulus/feature=value,...`: how they are made from features and taken apart again."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ def condition_key(stimulus, features):
     stimulus : str
         Stimulus category.
     features : mapping of str to float or str
-        Features in the order they should be written; NaN and None are left out.
+        Features in the order in which the key lists them; NaN and None are left out.
 
     Returns
     -------
     str
-        `stimulus/feature=value,...`, or `stimulus/blank` where no feature is left.
+        `stimulus/feature=value,...`, or `stimulus/blank` if no feature is left.
 
     Examples
     --------
@@ -28,7 +28,7 @@ def condition_key(stimulus, features):
         if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
             continue
         if isinstance(value, int | float | np.number):
-            # six digits hide the rounding of stored floats, but would make one of two large ids
+            # six digits hide the rounding of stored floats, but they would make two large ids equal: whole numbers keep all digits
             whole = abs(value) < 2**53 and float(value).is_integer()
             text = str(int(value)) if whole else str(value) if isinstance(value, int) and abs(value) >= 2**1000 else f"{value:g}"
         else:
@@ -60,8 +60,8 @@ def parse_condition(condition):
     -------
     category : str
     features : dict
-        {feature: text of its value}. A part without "=" belongs to the value before it; where it is the first, the key names its condition and
-        describes nothing (`stimulus/left`), and that name stands under "".
+        {feature: text of its value}. A part without "=" continues the value before it. If the first part has no "=", the key only names its
+        condition (`stimulus/left`), and that name is the value of the feature "".
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""Opening files that others wrote: what may not be read is told from what is damaged, and no HDF5 file leads to another one."""
+"""Opening files that others wrote.
+
+A file that the system refuses to read and a damaged file raise different errors. An HDF5 file that leads to other files is refused.
+"""
 
 import contextlib
 import errno
@@ -13,20 +16,20 @@ from h5py import h5d, h5g, h5i, h5l, h5o
 
 from ..errors import DamagedFileError, QfError, SessionError
 
-MAX_OBJECTS = 200_000  # a Visual Coding session has some thousand
+MAX_OBJECTS = 200_000  # a Visual Coding session has a few thousand
 MAX_DEPTH = 64
-MAX_PACKED = 1100  # gzip packs a thousand bytes into one at best: a dataset that claims more was never written
-SMALL = 1 << 20  # bytes that any file may claim
+MAX_PACKED = 1100  # gzip compresses a thousand bytes into one at best: a dataset that claims a higher ratio was never written
+SMALL = 1 << 20  # bytes; a dataset up to this size is not checked
 
 
 def readable_file(path, what):
-    """A path to a regular file that can be opened; of its content nothing is known yet.
+    """Check that `path` is a regular file that can be opened. Its content is not checked.
 
     Parameters
     ----------
     path : str or Path
     what : str
-        What is expected there, for the error: "an NWB file".
+        The kind of file that is expected, for the error: "an NWB file".
 
     Returns
     -------
@@ -35,7 +38,7 @@ def readable_file(path, what):
     Raises
     ------
     QfError
-        If there is nothing, a folder, a FIFO or a device, or the system does not let us read it.
+        If there is nothing at `path`, it is a folder, a FIFO, a socket or a device, or the system refuses to read it.
     """
     path = as_path(path, what)
     try:
@@ -56,14 +59,14 @@ def readable_file(path, what):
 
 
 def as_path(path, what):
-    """`path` as a Path; QfError where it can't be one."""
+    """Convert `path` to a Path; raise QfError, which names `what` as expected, if it can't be a path."""
     if not isinstance(path, str | os.PathLike) or not str(path) or "\0" in str(path):
         raise QfError(f"path: expected that of {what}, found {path!r}. Pass a str or a Path.")
     return Path(path)
 
 
 def refused(path, error):
-    """The QfError for an OSError by which the system refused to read `path`: the file itself may well be whole."""
+    """Make a QfError from the OSError with which the system refused to read `path`. The file itself may well be whole."""
     mend = {
         errno.EACCES: "Change its permissions, or ask its owner to",
         errno.EPERM: "Change its permissions, or ask its owner to",
@@ -76,22 +79,23 @@ def refused(path, error):
 
 
 def reason(error):
-    """The first line of an error's text, or its type."""
+    """The first line of an error's text, at most 120 characters; the name of its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 @contextlib.contextmanager
 def open_hdf5(path, damaged, allow_external=False):
-    """Open an HDF5 file for reading, once it is known to lead to no other file.
+    """Open an HDF5 file for reading, after checking that it does not lead to other files.
 
     Parameters
     ----------
     path : Path
-        From `readable_file`.
+        A regular file, checked by `readable_file`.
     damaged : str
-        The error for a file that can't be read, with the mend; `{reason}` in it becomes HDF5's, `{kind}` "one that is cut short" or the like.
+        The message of the error for a damaged file, with the way to mend it. `{reason}` in it is replaced by HDF5's reason, `{kind}` by "one that
+        is cut short" or "one that can't be opened".
     allow_external : bool
-        Follow links and storage into other files.
+        Allow links and storage that lead into other files.
 
     Yields
     ------
@@ -100,11 +104,11 @@ def open_hdf5(path, damaged, allow_external=False):
     Raises
     ------
     QfError
-        If the system refuses to read it, or it does not fit into memory.
+        If the system refuses to read the file, or its data do not fit into memory.
     DamagedFileError
-        If HDF5 can't read it, be it in the block.
+        If HDF5 can't read it, at opening or inside the `with` block.
     SessionError
-        If it leads to other files, or loops.
+        If it leads to other files, a group holds itself, or it holds too many objects.
     """
     try:
         with h5py.File(path, "r") as f:
@@ -120,7 +124,7 @@ def open_hdf5(path, damaged, allow_external=False):
         if e.errno is not None:
             raise refused(path, e) from e
         raise _damaged(path, damaged, e) from e
-    # a file whose bytes were altered lets any of these through h5py
+    # on a file whose bytes were altered, h5py may raise any of these
     except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, OverflowError, IndexError, SystemError) as e:
         raise _damaged(path, damaged, e) from e
 
@@ -131,12 +135,20 @@ def _damaged(path, text, error):
 
 
 def check_inside(f, path, allow_external=False):
-    """Refuse a file that leads out of itself, loops, or holds a horde of objects. No link is followed but hard ones.
+    """Refuse a file that leads to other files, has a group that holds itself, or holds too many objects. Only hard links are followed.
+
+    Parameters
+    ----------
+    f : h5py.File
+    path : Path
+        For the errors.
+    allow_external : bool
+        Allow links and storage that lead into other files.
 
     Raises
     ------
     SessionError
-        Naming the object.
+        The message names the object.
     """
     left, seen = [(h5g.open(f.id, b"/"), "", (h5o.get_info(f.id).addr,))], 0
     while left:
@@ -178,12 +190,20 @@ def _leads_out(path, name, kind):
 
 
 def check_size(found, path, most_packed=MAX_PACKED):
-    """Refuse a dataset (h5py.h5d.DatasetID) that is larger than memory, or claims more numbers than are stored.
+    """Refuse a dataset that is larger than memory, or claims more numbers than its storage can hold.
+
+    Parameters
+    ----------
+    found : h5py.h5d.DatasetID
+    path : Path or str
+        For the errors.
+    most_packed : float
+        Most bytes of numbers per stored byte, beyond the first MB.
 
     Raises
     ------
     SessionError
-        With its size.
+        The message states the size of the dataset.
     """
     size = math.prod(found.shape) * found.dtype.itemsize
     if size <= SMALL:
@@ -201,14 +221,14 @@ def check_size(found, path, most_packed=MAX_PACKED):
 
 
 def whole(data, path):
-    """All of the data of a field, an array; raises as `check_size` where it is a Dataset that can't be read whole."""
+    """Read all data of a field into an array. If it is an h5py.Dataset, `check_size` is called first and may raise SessionError."""
     if isinstance(data, h5py.Dataset):
         check_size(data.id, path)
     return np.asarray(data[:])
 
 
 def _memory():
-    """Bytes of this machine's memory; a great number where the system does not tell."""
+    """Bytes of this machine's memory; 1 TiB if the system does not report them."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Windows that were cut, kept for whoever asks for the same ones again: every row of a table reads the same trials."""
+"""A cache of cut windows. Every row of a results table reads the same trials, so that each needs to be cut only once."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -9,12 +9,12 @@ MOST_MB = 256
 
 
 class Kept:
-    """Datasets by key, as many as fit; those that were asked for least recently go first.
+    """Datasets by key, up to a total size. When they exceed it, the least recently used ones are dropped first.
 
     Parameters
     ----------
     most_mb : float
-        MB (2**20 bytes) that they may take together; what is larger is made at each asking.
+        Most MB (2**20 bytes) of all datasets together. A dataset that is larger on its own is never kept, and made anew each time.
     """
 
     def __init__(self, most_mb: float = MOST_MB):
@@ -22,7 +22,7 @@ class Kept:
         self._of: OrderedDict[Hashable, xr.Dataset] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], xr.Dataset]) -> xr.Dataset:
-        """What stands under `key`, made where it is missing; a shallow copy, whose arrays nobody may change."""
+        """The dataset of `key`, made by `make` if it is missing. It is a shallow copy: callers must not change its arrays."""
         if key not in self._of:
             made = make()
             if made.nbytes > self.most:

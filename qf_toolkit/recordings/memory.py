@@ -1,4 +1,4 @@
-"""Sessions that live in memory, as a source of trials: what `Store` is for those on disk."""
+"""Sessions in memory as a source of trials, as `Store` is for Sessions on disk."""
 
 import pandas as pd
 import xarray as xr
@@ -6,16 +6,16 @@ import xarray as xr
 from ..errors import QfError, SessionError
 from .schema import session_key, trial_table, validate
 
-NO_TRIALS = ["session", "subject", "trial", "stimulus", "condition"]  # columns of the index where there is no trial
+NO_TRIALS = ["session", "subject", "trial", "stimulus", "condition"]  # columns of an index without any trial
 
 
 class Memory:
-    """Sessions in memory by their keys.
+    """Sessions in memory, looked up by their keys.
 
     Parameters
     ----------
     sessions : list of xarray.Dataset
-        Valid Sessions of different keys.
+        Valid Sessions with different keys.
 
     Raises
     ------
@@ -32,21 +32,21 @@ class Memory:
         return self._sessions[key]
 
     def keys(self):
-        """Keys of the Sessions, sorted."""
+        """Keys of the Sessions, `subject/session`, a sorted list of str."""
         return sorted(self._sessions)
 
     def header(self, key):
-        """A Session; see `Store.header`."""
+        """The Session of a key, its traces included; see `Store.header`."""
         return self._sessions[key]
 
     @property
     def index(self):
-        """Every trial of every Session; see `Store.index`."""
+        """A DataFrame with one row per trial of every Session; see `Store.index`."""
         return join_tables([keyed_table(key, self._sessions[key]) for key in self.keys()])
 
 
 def keyed_table(key, ds):
-    """The trial table of a Session, with the columns session and subject before its own."""
+    """The trial table of a Session as a DataFrame, with the columns session and subject first."""
     table = trial_table(ds)
     table.insert(0, "session", key)
     table.insert(1, "subject", ds.attrs["subject"])
@@ -54,18 +54,28 @@ def keyed_table(key, ds):
 
 
 def join_tables(tables):
-    """The trial tables of several Sessions as one."""
+    """Join the trial tables of several Sessions into one DataFrame."""
     tables = [t for t in tables if len(t)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=NO_TRIALS)
 
 
 def as_source(source):
-    """What `cut` and `slide` take as a source of trials: a Store as it is, one or several Sessions as Memory.
+    """Convert what a user passes to `cut` or `slide` to a source of trials.
+
+    Parameters
+    ----------
+    source : Store, xarray.Dataset, or list of xarray.Dataset
+        A store, one Session or several.
+
+    Returns
+    -------
+    Store or Memory
+        A Store is returned as it is; Sessions become a Memory.
 
     Raises
     ------
     QfError
-        If it is neither.
+        If `source` is neither.
     """
     if isinstance(source, xr.Dataset):
         source = [source]

@@ -1,14 +1,15 @@
-"""Options of choosing trials, cutting windows and splitting. Without numpy and xarray, so that the command line knows them at once."""
+"""Options of choosing trials, cutting windows and splitting. This module imports neither numpy nor xarray, so that the command line starts fast."""
 
 import numbers
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import QfError
 from ..models.options import Options, Range, option
 
 TARGETS = ("dff", "zscore")
 ACTIVE_RULES = ("gain", "abs_dff")
-LONGEST_S = 3600  # of a window's parts
+LONGEST_S = 3600  # seconds; the longest part of a window
 A_DAY_S = 86400
 SPLITS = ("blocks", "chronological", "subject", "stimulus")
 INDEX = "See what there is with store.index (qf info)."
@@ -99,11 +100,27 @@ TESTED = {
 }
 
 
-def check_test(split, test):
-    """What is tested under a rule of splitting, as a plain number; QfError where it can't be."""
+def check_test(split: str, test: Any) -> Any:
+    """Check the option `test` of a rule of splitting.
+
+    Parameters
+    ----------
+    split : {"blocks", "chronological"}
+    test : int or float
+        Position of the test block, or share of a session's trials that is tested.
+
+    Returns
+    -------
+    int or float
+
+    Raises
+    ------
+    QfError
+        If `test` is of another kind or out of range.
+    """
     whole = isinstance(test, numbers.Real) and not isinstance(test, numbers.Integral) and float(test).is_integer()
     return TESTED[split].checked("test", int(test) if whole else test)
 
 
 SETTINGS = (Selection, WindowOptions, Windows, SplitOptions)
-"""All that decides which observations are trained and tested on; config.json of a model keeps what was chosen."""
+"""The options that decide which observations a model is trained and tested on; config.json of a model keeps their values."""

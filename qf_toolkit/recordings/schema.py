@@ -5,7 +5,7 @@ dims and variables
     dff          (neuron, frame)  float32, dF/F as a fraction (0.1 = 10 %)
 coords
     neuron     (neuron)  str, key `subject/cell`, or `subject/session/cell` where cells are not matched across sessions
-    flag       (neuron)  str, why `trials()` leaves the neuron out: "" (kept), "nan", "constant", "silent", "tiny_f0"
+    flag       (neuron)  str, the reason for which `trials()` leaves the neuron out: "" (kept), "nan", "constant", "silent", "tiny_f0"
     frame_time (frame)   float64, seconds
     trial      (trial)   int64, 0, 1, 2... in order of onset
     onset_frame, offset_frame (trial)  int64; the stimulus is on in frames onset <= frame < offset
@@ -13,21 +13,22 @@ coords
     condition  (trial)   str, key `stimulus/feature=value,...`; a blank sweep is `stimulus/blank`
     block      (trial)   int64, the sub-session, 0, 1, 2...
     any other coord on `trial` is a feature of the condition (orientation in degrees, temporal_frequency in Hz...)
-where the source tells
+if the source has them
     NAME (NAME_time)              float32, a behaviour (pupil, licks...), NAME_time in seconds on the clock of frame_time, increasing; attrs: units,
-        kind="events" where it was not sampled but happened at those times
-    running_speed (running_time)  the same of the running speed, cm/s
+        and kind="events" for events, which happened at those times and were not sampled
+    running_speed (running_time)  float32, running speed, cm/s; otherwise like any behaviour
     x, y (neuron)                 centre of the ROI, pixels (column, row)
-    epoch_stimulus, epoch_start_frame, epoch_stop_frame, epoch_block (epoch)  stretches of each stimulus, also of those without trials
+    epoch_stimulus, epoch_start_frame, epoch_stop_frame, epoch_block (epoch)  stretches of each stimulus, also of stimuli without trials
         (natural movies, spontaneous activity), in frames start <= frame < stop
 attrs
-    subject, session, rate_hz, signal, indicator, area, source, provenance, fingerprint, f0_floor, schema_version, and what else a source tells
-    sweep_frames   frames of a sweep, where the recording came as cut trials
-    ignored_columns, ignored_behaviour   what the source holds beside: "name (reason), ..."
+    subject, session, rate_hz, signal, indicator, area, source, provenance, fingerprint, f0_floor, schema_version, and further facts of the source
+    sweep_frames   frames of each sweep, if the recording came as cut trials
+    ignored_columns, ignored_behaviour   columns and behaviours of the source that the Session leaves out: "name (reason), ..."
 """
 
 import numbers
 import re
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ SCHEMA_VERSION = 1
 SIGNALS = ("fluorescence", "dff")
 TRIAL_COORDS = ("onset_frame", "offset_frame", "stimulus", "condition", "block")
 EPOCH_COORDS = ("epoch_stimulus", "epoch_start_frame", "epoch_stop_frame", "epoch_block")
-# names that mean something else in a Session, a trial table or a dataset of windows; a feature called so gets an underscore at its end
+# names with a meaning of their own in a Session, a trial table or a dataset of windows; a feature with such a name gets an underscore at its end
 RESERVED = {
     "trial", *TRIAL_COORDS, "neuron", "frame", "time", "frame_time", "flag", "plane", "session", "subject", "sample", "patch", "code",
     *SIGNALS, "zscore", "valid", "n_score", "active", "forecast", "samples", "probability", "reconstruction",
@@ -51,7 +52,7 @@ _HOW = "Build the Session with new_session()."
 
 
 def signal_of(ds):
-    """The name of the traces in a Session: "fluorescence" or "dff"."""
+    """The name of the traces in a Session: "fluorescence" or "dff"; raises SessionError if it holds neither."""
     for name in SIGNALS:
         if name in ds.variables:
             return name
@@ -66,18 +67,21 @@ def session_key(ds):
 
 
 def trial_features(ds):
-    """Names of the coords on `trial` that are features of the condition."""
+    """Names of the coords on `trial` that are features of the condition, a list of str."""
     return [str(n) for n in ds.coords if ds.variables[n].dims == ("trial",) and n not in TRIAL_COORDS and n != "trial"]
 
 
 def trial_table(ds):
-    """The trial table of a Session as a DataFrame, one row a trial, features as columns."""
+    """The trial table of a Session as a DataFrame, with one row per trial and one column per feature."""
     names = ["trial", *TRIAL_COORDS, *trial_features(ds)]
     return pd.DataFrame({n: ds.variables[n].values for n in names})
 
 
 def epoch_table(ds):
-    """The stretches of each stimulus as a DataFrame: stimulus, start_frame, stop_frame (one past the last), block; empty where the source tells none."""
+    """The stretches of each stimulus as a DataFrame, empty if the source has none.
+
+    Its columns are stimulus, start_frame, stop_frame (one past the last frame) and block.
+    """
     return pd.DataFrame({n.removeprefix("epoch_"): ds.variables[n].values if n in ds.coords else [] for n in EPOCH_COORDS})
 
 
@@ -87,6 +91,7 @@ def check_variable_name(name, what="trials"):
     Raises
     ------
     SessionError
+        If the name is not text, is blank or ".", or holds a slash or a control character. The message begins with `what`.
     """
     if not isinstance(name, str) or not name.strip() or name == "." or "/" in name or _UNPRINTABLE.search(name):
         raise SessionError(
@@ -110,7 +115,7 @@ def validate(ds):
     Raises
     ------
     SessionError
-        Naming the dim or field, what was expected, what was found, and the mend.
+        If `ds` breaks the schema; the message names the dim or field, what was expected, what was found, and how to mend it.
     """
     if not isinstance(ds, xr.Dataset):
         raise SessionError(f"session: expected a Session (xarray.Dataset), found {type(ds).__name__}. {_HOW}")
@@ -164,11 +169,12 @@ def _validate_attrs(attrs):
 
 
 def check_key(attr, name):
-    """Refuse the name of a subject or a session that can be no part of a key, nor of a file's name.
+    """Refuse the name of a subject or a session that can't be part of a key or of a file's name.
 
     Raises
     ------
     SessionError
+        If it is not printable text, is "." or "..", begins with a blank, or holds a slash. The message begins with `attr`.
     """
     if not isinstance(name, str) or not _KEY.match(name) or _UNPRINTABLE.search(name) or name in (".", ".."):
         raise SessionError(
@@ -209,13 +215,13 @@ def _check_coord(ds, name, dim, kind):
         raise SessionError(f"{name}: expected {wanted}, found {values.dtype}, for example {example!r}. {_HOW}")
 
 
-def is_number(value):
-    """Whether a value is a real number, and no truth value."""
+def is_number(value) -> TypeGuard[float]:
+    """Whether a value is a real number and not a bool."""
     return isinstance(value, numbers.Real | np.number) and not isinstance(value, bool | np.bool_ | np.complexfloating)
 
 
 def is_text(values):
-    """Whether an array holds text throughout."""
+    """Whether every element of an array is text."""
     return values.dtype.kind == "U" or (values.dtype.kind == "O" and all(isinstance(v, str) for v in values.tolist()))
 
 

@@ -1,4 +1,4 @@
-"""A recording as plain arrays becomes a Session: trial table, odd neurons flagged, fingerprint. What a Session is stands in `schema`."""
+"""Building a Session from plain arrays: the trial table, the flags of odd neurons, the fingerprint. `schema` defines a Session."""
 
 import hashlib
 import numbers
@@ -21,9 +21,9 @@ from .schema import trial_features as trial_features
 from .schema import trial_table as trial_table
 from .schema import validate as validate
 
-MAX_NAN_SHARE = 0.5  # a neuron with more of its frames missing than this is flagged as a whole
+MAX_NAN_SHARE = 0.5  # a neuron that lacks a larger share of its frames is flagged
 MIN_F0_SHARE = 0.01  # F0 below this share of the session's median fluorescence makes dF/F meaningless
-MIN_DFF_DENOMINATOR = 0.05  # 1 + b, b the baseline's dF/F: below it the window's dF/F explodes
+MIN_DFF_DENOMINATOR = 0.05  # least 1 + b, where b is the baseline's dF/F: a smaller divisor makes the window's dF/F explode
 
 
 def new_session(
@@ -56,31 +56,32 @@ def new_session(
     subject, session : str
         Names without a slash; together they are the key of the Session.
     rate_hz : float, optional
-        Frames a second; taken from `frame_time` where left out.
+        Frames a second. If None, it is computed from `frame_time`.
     signal : {"fluorescence", "dff"}
-        What `traces` holds.
+        The kind of signal in `traces`.
     frame_time : array, shape (frame,), optional
-        Seconds, increasing. Where left out, frame / rate_hz.
+        Seconds, increasing. If None, frame / rate_hz.
     trials : pandas.DataFrame, optional
-        A row a trial with onset_frame, and optionally offset_frame (onset_frame + 1 where left out), stimulus, condition, block; every
-        other column is a feature of the condition. None makes a continuous recording. Without `condition` the key is made of the features.
+        One row per trial, with the column onset_frame and optionally offset_frame (default onset_frame + 1), stimulus, condition and block. Every
+        other column is a feature of the condition. Without a column `condition` the key is made from the features. None makes a continuous
+        recording.
     cells : sequence of str, optional
-        Names of the cells, 0, 1, 2... where left out.
+        Names of the cells; default 0, 1, 2...
     matched : bool or bool array, shape (neuron,)
-        Whether a cell of that name is the same cell in every session of the subject; of all cells, or of each.
+        Whether a cell of the same name is the same cell in every session of the subject: one value for all cells, or one per cell.
     neuron_coords : mapping of str to array, shape (neuron,), optional
         More labels of the neurons (plane, x, y...).
     indicator, area, source, provenance : str
         Free text, kept in attrs.
     attrs : mapping of str to str or number, optional
-        What else is known of the recording (cre_line, imaging_depth_um, sex...).
+        Further facts about the recording (cre_line, imaging_depth_um, sex...).
     epochs : pandas.DataFrame, optional
-        stimulus, start_frame, stop_frame, block: the stretches of each stimulus.
+        The stretches of each stimulus, with the columns stimulus, start_frame, stop_frame and block.
     behaviour : mapping of str to array, tuple or Behaviour, optional
-        What was recorded beside the traces, by name: values (frame,), or (values, seconds) on a clock of its own, or (None, seconds) of events
-        (licks, rewards); see `qf_toolkit.recordings.behaviour.with_behaviour`.
+        Behaviours by name: values (frame,), or (values, seconds) for one on a clock of its own, or (None, seconds) for events (licks, rewards);
+        see `qf_toolkit.recordings.behaviour.with_behaviour`.
     fingerprint : str, optional
-        That of the traces, where an importer has made it while it read them; see `Fingerprint`.
+        The fingerprint of the traces, if the importer computed it while reading them; see `Fingerprint`. If None, it is computed here.
 
     Returns
     -------
@@ -152,7 +153,7 @@ def new_session(
 
 
 def _plain_traces(traces):
-    """Traces as float32, NaN where an array is masked."""
+    """Convert traces to float32 (neuron, frame), with NaN in place of masked values."""
     try:
         x = np.ma.asarray(traces) if isinstance(traces, np.ma.MaskedArray) else np.asarray(traces)
     except ValueError as e:  # rows of different lengths
@@ -199,7 +200,13 @@ def _neuron_coords(coords, n):
 
 
 def seconds_in(values, name):
-    """Times as float64; SessionError where they are none."""
+    """Convert times to a float64 array.
+
+    Raises
+    ------
+    SessionError
+        If they are not real numbers.
+    """
     try:
         found = np.asarray(values)
         if found.dtype.kind not in "fiuO":
@@ -210,7 +217,13 @@ def seconds_in(values, name):
 
 
 def numbers_in(column, name):
-    """A column of a table as float64 array; SessionError with the first row that is no finite number."""
+    """Convert a column of a table, a pandas.Series, to a float64 array (row,).
+
+    Raises
+    ------
+    SessionError
+        If a value is not a finite number; the message names the first such row.
+    """
     found = _coerced(column)
     bad = ~np.isfinite(found)
     if bad.any():
@@ -222,7 +235,13 @@ def numbers_in(column, name):
 
 
 def whole_in(column, name):
-    """A column of a table as int64 array; SessionError with the first row that is no whole number."""
+    """Convert a column of a table, a pandas.Series, to an int64 array (row,).
+
+    Raises
+    ------
+    SessionError
+        If a value is not a whole number; the message names the first such row.
+    """
     found = numbers_in(column, name)
     bad = (found != np.round(found)) | (np.abs(found) >= 2**53)
     if bad.any():
@@ -232,12 +251,12 @@ def whole_in(column, name):
 
 
 def check_columns(table):
-    """Refuse what is no table of trials, and columns that share a name or have one that no file can hold.
+    """Refuse a trial table that is not a DataFrame, or whose columns share a name or have a name that no file can hold.
 
     Raises
     ------
     SessionError
-        Naming the column.
+        The message names the column.
     """
     if not isinstance(table, pd.DataFrame):
         raise SessionError(f"trials: expected a pandas.DataFrame with a row a trial, found {type(table).__name__}.")
@@ -249,11 +268,14 @@ def check_columns(table):
 
 
 def _trial_coords(trials, taken=()):
-    """The trial table as coords on `trial`, sorted by onset, condition keys filled in; `taken` are names of other coords."""
+    """Convert a trial table to coords on `trial`, sorted by onset, with the keys of the conditions filled in.
+
+    `taken` holds the names of other coords: a feature with such a name gets an underscore at its end.
+    """
     if trials is None or len(trials) == 0:
         trials = pd.DataFrame({"onset_frame": [], "offset_frame": [], "stimulus": [], "condition": [], "block": []})
     check_columns(trials)
-    # a column of a type of pandas' own may hold what numpy has no word for
+    # a column with a pandas dtype may hold missing values for which numpy has no equivalent
     table = pd.DataFrame(
         {n: c if isinstance(c.dtype, np.dtype) else c.astype(object).where(c.notna(), None) for n, c in trials.reset_index(drop=True).items()}
     )
@@ -261,7 +283,7 @@ def _trial_coords(trials, taken=()):
         raise SessionError(
             f"trials: expected a column onset_frame (frame index), found {list(table.columns)}. Name the column onset_frame, or give onset_s to the importer."
         )
-    if table["onset_frame"].isna().any():
+    if table["onset_frame"].isna().to_numpy().any():
         raise SessionError(f"trials: onset_frame is missing in {int(table['onset_frame'].isna().sum())} of {len(table)} rows. Remove those rows.")
     for name in ("onset_frame", "offset_frame", "block"):
         if name in table:
@@ -291,7 +313,7 @@ def _trial_coords(trials, taken=()):
 
 
 def _feature(values):
-    """A column as float64, or as text where any of it is; an empty cell is NaN or ""."""
+    """Convert a column to float64 with NaN for empty cells; if any value is text, to text with "" for empty cells."""
     if values.dtype.kind == "c":
         raise SessionError(f"trials: expected real numbers or text in {values.name}, found complex numbers. Give their parts in two columns.")
     numeric = _coerced(values)
@@ -302,7 +324,7 @@ def _feature(values):
 
 
 def _coerced(column):
-    """A column as float64 array, NaN for what is no number, or too large for one."""
+    """Convert a column to a float64 array, with NaN for values that are not numbers or are too large for float64."""
     try:
         return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     except OverflowError:  # whole numbers of hundreds of digits
@@ -310,7 +332,7 @@ def _coerced(column):
 
 
 def _epoch_coords(epochs):
-    """The table of epochs as coords on `epoch`, in order of time."""
+    """Convert the table of epochs to coords on `epoch`, sorted by start_frame."""
     if epochs is None or len(epochs) == 0:
         return {}
     names = [n.removeprefix("epoch_") for n in EPOCH_COORDS]
@@ -322,27 +344,41 @@ def _epoch_coords(epochs):
 
 
 def with_running(ds, speed, seconds):
-    """A Session with its running speed on a dim of its own: `speed` in cm/s and `seconds`, float arrays (running_time,)."""
+    """Add the running speed to a Session, on a dim of its own.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A Session.
+    speed, seconds : float arrays, shape (running_time,)
+        Running speed in cm/s, and its times in seconds on the clock of `frame_time`.
+
+    Returns
+    -------
+    xarray.Dataset
+        With `running_speed` (running_time) float32.
+    """
     ds = ds.assign(running_speed=("running_time", np.asarray(speed, np.float32))).assign_coords(running_time=np.asarray(seconds, np.float64))
     ds["running_speed"].attrs["units"] = "cm/s"
     return ds
 
 
 def f0_floor(ds):
-    """The F0 at or below which dF/F is meaningless: 1 % of the session's median fluorescence, or 1 + dF/F = 0.05 where only dF/F exists.
+    """The F0 at or below which dF/F is meaningless, a float.
 
-    Fixed at import and kept in attrs, so that it can't carry later frames into a forecast.
+    It is 1 % of the median of the session's positive fluorescence, or 0.05 on the scale 1 + dF/F if the Session holds only dF/F. It is fixed at
+    import and kept in attrs, so that it can't carry later frames into a forecast.
     """
     if signal_of(ds) == "dff":
         return MIN_DFF_DENOMINATOR
-    # some thousand frames are plenty for a median, and keep a full session (241 x 115,000) fast
+    # a few thousand frames suffice for the median, and keep this fast for a full session (241 x 115,000)
     part = ds["fluorescence"].values[:, :: max(1, ds.sizes["frame"] // 4096)]
     positive = part[np.isfinite(part) & (part > 0)]
     return MIN_F0_SHARE * float(np.median(positive)) if positive.size else 0.0
 
 
 def flag_neurons(ds):
-    """Why each neuron can't be used, "" where it can.
+    """Flag each neuron that can't be used with the reason.
 
     Parameters
     ----------
@@ -352,15 +388,15 @@ def flag_neurons(ds):
     Returns
     -------
     array of str, shape (neuron,)
-        "nan" (more than half of the frames missing), "silent" (zero throughout), "constant" (no change throughout),
-        "tiny_f0" (median fluorescence not positive, or under 1 % of the session's), or "".
+        "" for a usable neuron, else the reason: "nan" (more than half of its frames are missing), "silent" (every frame is zero), "constant" (the
+        trace never changes), or "tiny_f0" (its median fluorescence is not positive, or at most 1 % of the session's).
     """
     name = signal_of(ds)
     x = ds[name].values
     flags = np.full(x.shape[0], "", dtype=object)
     low, high = x.min(1, initial=np.inf), x.max(1, initial=-np.inf)
     few = np.full(len(x), x.shape[1] == 0)
-    for i in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):  # a missing or infinite frame somewhere
+    for i in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):  # neurons with a missing or infinite frame
         finite = x[i][np.isfinite(x[i])]
         few[i] = len(finite) < (1 - MAX_NAN_SHARE) * x.shape[1] or not len(finite)
         low[i], high[i] = finite.min(initial=np.inf), finite.max(initial=-np.inf)
@@ -377,12 +413,12 @@ def flag_neurons(ds):
 
 
 def check_dff_is_fraction(ds):
-    """Refuse dF/F that is in percent (or z-scored): F can't be negative, so a fraction stays above -1.
+    """Refuse dF/F that seems to be in percent or z-scored. As F can't be negative, dF/F as a fraction stays above -1.
 
     Raises
     ------
     SessionError
-        If over 1 % of the values lie below -1.5, or a typical neuron's noise is over 2.
+        If more than 1 % of the values lie below -1.5, or the median over neurons of their noise (1.4826 x median absolute deviation) exceeds 2.
     """
     if signal_of(ds) != "dff" or ds["dff"].size == 0:
         return
@@ -400,13 +436,13 @@ def check_dff_is_fraction(ds):
 
 
 class Fingerprint:
-    """A hash of the traces, by which a renamed copy of a recording is still known as the same."""
+    """A digest of the traces, by which a renamed copy of a recording is recognised."""
 
     def __init__(self):
         self._hash = hashlib.blake2b(digest_size=12)
 
     def add(self, rows):
-        """Go on with more rows of the traces, float32 (neuron, frame); returns self."""
+        """Add the next rows of the traces, a float32 array (neuron, frame), to the digest; returns self."""
         self._hash.update(np.ascontiguousarray(rows).view(np.uint8).data)
         return self
 
@@ -415,11 +451,11 @@ class Fingerprint:
 
 
 def fingerprint_of(ds):
-    """The fingerprint of a Session's traces as they are in memory."""
+    """The fingerprint of a Session, computed from its traces in memory; a str of 24 hexadecimal digits."""
     return Fingerprint().add(ds.variables[signal_of(ds)].values).text()
 
 
 def describe_flags(ds):
-    """Counts of the flagged neurons by reason, for a log line; {} where none is."""
+    """Count the flagged neurons by reason, as {reason: number}; {} if none is flagged."""
     reasons, counts = np.unique(ds["flag"].values.astype(str), return_counts=True)
     return {str(r): int(c) for r, c in zip(reasons, counts, strict=True) if r}

@@ -1,8 +1,8 @@
-"""The netCDF file of a Session: written whole, read by h5py, checked against what was written.
+"""The netCDF file of a Session: it is written whole, read by h5py, and checked against the content that was written.
 
-xarray reads these files, too, but takes ten times as long for a header, and follows whatever a file asks of it. Two hashes in the attributes tell
-an altered file: `fingerprint`, of the traces, checked where those are read; `_digest`, of all else, checked always. Files of earlier versions
-have no digest and are read without that check.
+xarray can read these files, too, but takes ten times as long for a header, and follows links into other files. Two digests in the attributes show
+whether a file was altered: `fingerprint` covers the traces and is checked when they are read; `_digest` covers everything else and is always
+checked. Files of earlier versions have no `_digest` and are read without that check.
 """
 
 import hashlib
@@ -22,19 +22,28 @@ from .session import fingerprint_of
 DAMAGED = "can't be read ({reason}). The file is cut short or no Session. Delete it and import the recording again."
 ALTERED = "The file was altered: bring back a copy of it, or delete it and import the recording again."
 DIGEST = "_digest"
-MANY_COLUMNS = 100  # of a trial table: h5netcdf takes 5 ms for each
-MOST_PACKED = 100  # numbers are stored as they are; of a file that somebody packed, what a gigabyte of memory may come from
+MANY_COLUMNS = 100  # features of a trial table: with more of them h5py writes them, since h5netcdf takes 5 ms for each
+MOST_PACKED = 100  # write_session does not compress; in a file that somebody compressed, most bytes of numbers per stored byte
 _OF_THE_FORMAT = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties", "coordinates"}
 _DECODED = {"units", "calendar", "scale_factor", "add_offset", "dtype", "_FillValue", "missing_value", "_Unsigned"}
 
 
 def write_session(ds, tmp):
-    """Write a valid Session into the temporary file of `atomic_path`, with its digest.
+    """Write a valid Session with its digest into the temporary file of `atomic_path`.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A valid Session.
+    tmp : Path
+        The temporary file.
 
     Raises
     ------
     SessionError
-        If it holds what netCDF can't.
+        If it holds names, labels or attrs that netCDF can't hold.
+    OSError
+        If the disk has no room for it.
     """
     features = trial_features(ds)
     late = features if len(features) > MANY_COLUMNS else []
@@ -62,7 +71,7 @@ def read_session(path, load=True):
     ----------
     path : str or Path
     load : bool
-        Read the traces, too; else they are zeros that take no memory, of their shape and type.
+        Whether to read the traces. If False, zeros of the same shape and dtype, which take no memory, stand in for them.
 
     Returns
     -------
@@ -72,11 +81,11 @@ def read_session(path, load=True):
     Raises
     ------
     QfError
-        If the system refuses to read it, or it does not fit into memory: the file may well be whole.
+        If the system refuses to read the file, or its data do not fit into memory. The file may well be whole.
     DamagedFileError
         If it is cut short, altered, or of another format.
     SessionError
-        If it is no Session, or leads to other files.
+        If it does not hold a Session, or leads to other files.
     """
     path = readable_file(path, "the file of a Session")
     with open_hdf5(path, DAMAGED) as f:
@@ -93,13 +102,13 @@ def read_session(path, load=True):
 
 
 def _dataset(f, path, load):
-    """The Session in an open file, and the digest that is stored with it."""
+    """Read the Session of an open file, and the digest stored with it (None if it has none)."""
     variables, decode = {}, False
     opened = {name: h5o.open(f.id, name.encode()) for name in f}
     for name, found in opened.items():
         if not isinstance(found, h5d.DatasetID):
             raise SessionError(f"{path}: expected variables alone, found the group or type {name}. Is it another kind of file?")
-    # by address: HDF5 would look for the name of a scale among all that there is
+    # scales are looked up by address: to find the name of a scale, HDF5 would search all objects of the file
     scales = {h5o.get_info(found).addr: name for name, found in opened.items() if h5a.exists(found, b"CLASS")}
     for name, found in opened.items():
         told, names = h5py.Dataset(found).attrs, set()
@@ -116,19 +125,20 @@ def _dataset(f, path, load):
     told = f.attrs
     attrs = {k: _attribute(told[k]) for k in told if k not in _OF_THE_FORMAT}
     digest = attrs.pop(DIGEST, None)
-    # a label of one dim is a coord, whatever its name: netCDF lists coords in a text, where a blank in a name divides
+    # every one-dim variable on such a dim is a coord, whatever its name: the netCDF attribute that lists coords separates them by blanks, so that
+    # it can't hold a name with a blank
     coords = {n: v for n, v in variables.items() if len(v.dims) == 1 and (v.dims[0] in ("neuron", "frame", "trial", "epoch") or n == v.dims[0])}
     ds = xr.Dataset({n: v for n, v in variables.items() if n not in coords}, coords, attrs)
     return (xr.decode_cf(ds) if decode else ds), digest
 
 
 def _dims(found, path, name, scales):
-    """Names of the dims of a dataset, from the scales attached to it; `scales` are {address: name}."""
+    """Names of the dims of a dataset, from the scales that are attached to it; `scales` is {address: name}."""
     dims = []
     if found.rank and h5a.exists(found, b"DIMENSION_LIST"):
         attached = h5a.open(found, b"DIMENSION_LIST")
         kind = attached.get_type()
-        # HDF5 crashes the interpreter where this is anything but a list of references for each axis
+        # unless this attribute is a list of references for each axis, HDF5 would crash the interpreter
         if attached.shape == (found.rank,) and isinstance(kind, h5t.TypeVlenID) and isinstance(kind.get_super(), h5t.TypeReferenceID):
             for axis in range(found.rank):
                 h5ds.iterate(found, axis, lambda scale: dims.append(scales[h5o.get_info(scale).addr]))
@@ -138,7 +148,10 @@ def _dims(found, path, name, scales):
 
 
 def _values(found, path, load):
-    """The values of a dataset; zeros that take no memory where they are not to be loaded. h5py's lower layer, three times as fast on small ones."""
+    """Read the values of a dataset, or return zeros that take no memory if `load` is False.
+
+    It uses the lower layer of h5py, which is three times as fast for small datasets.
+    """
     if not load:
         return np.broadcast_to(np.zeros((), found.dtype), found.shape)
     check_size(found, path, MOST_PACKED)
@@ -150,7 +163,7 @@ def _values(found, path, load):
 
 
 def _attribute(value):
-    """An attribute as xarray gives it: text as str, a single number as such, several as array."""
+    """Convert an attribute to the type that xarray gives it: str, a single number, or an array of numbers."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, h5py.Empty):
@@ -161,7 +174,7 @@ def _attribute(value):
 
 
 def _digest(ds):
-    """A hash of all that a Session holds but the values of its traces."""
+    """The digest of everything in a Session except the values of its traces."""
     told, numbers = [sorted(ds.attrs.items())], hashlib.blake2b(digest_size=12)
     for name in sorted(ds.variables):
         v = ds.variables[name]
@@ -170,7 +183,7 @@ def _digest(ds):
             continue
         if v.dtype.kind in "OU":
             told.append(v.values.tolist())
-        else:  # their lengths are in what is told of them
+        else:  # their lengths are known from the shapes in `told`
             numbers.update(np.ascontiguousarray(v.values).view(np.uint8).data if v.size else b"")
     return hashlib.blake2b(json.dumps([told, numbers.hexdigest()], default=_as_list).encode(), digest_size=12).hexdigest()
 
@@ -180,7 +193,7 @@ def _as_list(value):
 
 
 def rows_offset(path, name):
-    """The byte of a Session's file at which the traces `name` (neuron, frame) begin, where they lie there as they do in memory.
+    """The byte at which the traces `name` (neuron, frame) begin in the file of a Session, if the file stores them as memory does.
 
     Parameters
     ----------
@@ -191,12 +204,12 @@ def rows_offset(path, name):
     Returns
     -------
     int or None
-        None where they are packed, cut into chunks, or other than float32, lowest byte first.
+        None if the traces are compressed, split into chunks, or not little-endian float32.
 
     Raises
     ------
-    QfError
-        As `read_session`.
+    QfError, DamagedFileError, SessionError
+        As `read_session`, if the file can't be opened.
     """
     with open_hdf5(readable_file(path, "the file of a Session"), DAMAGED) as f:
         found = h5d.open(f.id, name.encode())

@@ -1,4 +1,4 @@
-"""Sliding windows on continuous recordings: pseudo-onsets at a regular step, in place of a trial table."""
+"""Sliding windows on continuous recordings: pseudo-onsets at a regular step take the place of a trial table."""
 
 import numpy as np
 import pandas as pd
@@ -29,22 +29,25 @@ def slide(
     strict=Selection.strict,
     **window,
 ):
-    """Windows at a regular step on continuous recordings, with or without a trial table. No trace is read yet.
+    """Slide windows over continuous recordings at a regular step. The recordings may have a trial table or none. No trace is read yet.
 
-    Each begins `every_s` after the one before, and again at the first frame after a jump of `frame_time`, so that none crosses a jump. The last
-    `response_s` of a window are its response, what comes before is its baseline; the onset between them is no event in the recording.
+    Each window begins `every_s` after the one before. After a jump of `frame_time` the windows start again at the first frame, so that no window
+    crosses a jump. The last `response_s` of a window are its response, the rest is its baseline. The onset between the two is not an event in the
+    recording.
 
     Parameters
     ----------
     source : Store, Session or list of Sessions
-    length_s, response_s : float
-        Seconds of a window, and of its end that is forecast.
+    length_s : float
+        Seconds of a whole window.
+    response_s : float
+        Seconds at the end of each window that are forecast; less than `length_s`.
     every_s : float, optional
-        Seconds from the beginning of a window to that of the next; `response_s` where left out, so that each frame is forecast once.
+        Seconds from the beginning of a window to the beginning of the next. If None, `response_s`, so that each frame is forecast once.
     subject, session : str or list of str, optional
         Keep only these; `session` is the key `subject/session`.
     epoch : str or list of str, optional
-        Keep only windows inside stretches of these stimuli (`epoch_table`), spontaneous activity for example.
+        Keep only windows inside stretches of these stimuli (`epoch_table`), for example spontaneous activity.
     neurons, strict
         As in `qf_toolkit.recordings.trials.cut`.
     **window
@@ -53,12 +56,13 @@ def slide(
     Returns
     -------
     Trials
-        Their stimulus is "continuous", their condition "continuous/all", their block the number of the stretch without a jump, 0, 1, 2...
+        One for each window. The stimulus is "continuous", the condition "continuous/all", and the block the number of the stretch that the window
+        lies in, 0, 1, 2... in each session.
 
     Raises
     ------
     QfError
-        If no stretch is as long as a window, no neuron is left, a key is unknown, or a length is out of range.
+        If no stretch is as long as a window, no neuron is left, a key or an epoch is unknown, or a length is out of range.
 
     Examples
     --------
@@ -74,7 +78,7 @@ def slide(
     chosen = Selection(subject=subject, session=session, neurons=neurons, strict=strict)
     if not response_s < length_s:
         raise QfError(f"response_s: expected less than length_s = {length_s} s, found {response_s}. Shorten it, or lengthen the window.")
-    made = Window(round(length_s - response_s, 9), response_s, **window)  # 5.1 - 2 is 3.1
+    made = Window(round(length_s - response_s, 9), response_s, **window)  # rounded, so that 5.1 - 2 gives 3.1
     source = as_source(source)
     sessions = pd.DataFrame({"session": source.keys()})
     sessions["subject"] = [key.partition("/")[0] for key in sessions["session"]]
@@ -95,7 +99,7 @@ def slide(
 
 
 def _inside(found, epochs):
-    """The parts of stretches, int array (stretch, 2), that lie in one of the epochs."""
+    """The parts of the stretches `found` that lie inside an epoch; both are int arrays (stretch, 2) of first and one-past-last frames."""
     bounds = epochs[["start_frame", "stop_frame"]].to_numpy(np.int64)
     start = np.maximum(found[:, None, 0], bounds[None, :, 0]).ravel()
     stop = np.minimum(found[:, None, 1], bounds[None, :, 1]).ravel()
@@ -104,7 +108,7 @@ def _inside(found, epochs):
 
 
 def _table(key, ds, found, window, every_s):
-    """The windows of a session in its stretches `found`, int array (stretch, 2), as a table of trials."""
+    """The table of trials with one row per window of a session; `found` holds its stretches, an int array (stretch, 2)."""
     rate = float(ds.attrs["rate_hz"])
     n_baseline, n_response, _ = window.frames(rate)
     step = max(1, round(every_s * rate))

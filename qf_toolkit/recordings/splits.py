@@ -1,4 +1,4 @@
-"""Train, validation and test parts that share no frame: by sub-session, chronological, or leaving one subject or stimulus out."""
+"""Splitting trials into train, validation and test parts that share no frame: by sub-session, by time, or by leaving out one subject or stimulus."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ from .trials import Trials, check_trials
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Three parts of one selection. Models learn on `train`, every choice is made on `validation`, `test` is touched once.
+    """Three parts of one selection. Models learn on `train`, every choice is made on `validation`, and `test` is used once, at the end.
 
     Attributes
     ----------
     train, validation, test : Trials
     rule : str
-        How it was made, in words.
+        How the split was made, in words.
     dropped : int
-        Trials left out because their window comes too near to another part.
+        How many trials are in no part, because their window lies too near to another part.
     """
 
     train: Trials
@@ -39,30 +39,35 @@ class Split:
 
     @property
     def fitting(self):
-        """Train and validation together: what forecasters without a choice to make (naive rows) learn on."""
+        """The trials of train and validation together. Forecasters that make no choice on validation (naive rows) learn on them."""
         table = pd.concat([self.train.table, self.validation.table])
         return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
 
     def keeping(self, kept: Kept | None = None) -> "Split":
-        """The same split, of which windows that were cut are kept for who asks for them again; for as long as it is in use.
+        """Return the same split with a cache of cut windows, which its three parts share.
 
         Parameters
         ----------
         kept : Kept, optional
-            Where; a new one, of at most 256 MB, where left out.
+            The cache. If None, a new one of at most 256 MB.
+
+        Returns
+        -------
+        Split
+            The cache lives as long as this split.
         """
         kept = Kept() if kept is None else kept
         return replace(self, **{part: replace(getattr(self, part), kept=kept) for part in ("train", "validation", "test")})
 
 
 def check_split(split):
-    """Raise QfError where this is no Split."""
+    """Raise QfError if `split` is not a Split."""
     if not isinstance(split, Split):
         raise QfError(f"split: expected a Split, found {type(split).__name__}. Make one of trials, with split_blocks(trials) say.")
 
 
 def split_by(trials, how):
-    """Split by the rule that options name.
+    """Split by the rule that the options name.
 
     Parameters
     ----------
@@ -76,7 +81,7 @@ def split_by(trials, how):
     Raises
     ------
     QfError
-        As of the rule's own function.
+        As the function of the rule: `split_blocks`, `split_chronological` or `leave_one_out`.
     """
     test = {} if how.test is None else {"test": how.test}
     if how.split == "blocks":
@@ -87,26 +92,26 @@ def split_by(trials, how):
 
 
 def split_blocks(trials, test=-1, validation=SplitOptions.validation):
-    """Train on all blocks (sub-sessions) but one, test on that one (paper 4.1).
+    """Test on one block (sub-session) and train on all others (paper 4.1).
 
     Parameters
     ----------
     trials : Trials
     test : int
-        Position of the test block among those of each session; -1 is the last. A warning names the stimuli that are not shown in it.
+        Position of the test block among the blocks of each session; -1 is the last. A warning names the stimuli that the test block does not show.
     validation : float
-        Share of each training block (of each stimulus), its end, that becomes the validation part.
+        Share of the trials at the end of each training block, stimulus by stimulus, that becomes the validation part.
 
     Returns
     -------
     Split
-        No window of one part shares a frame with a window of another; validation keeps a window's length from training. A session too short for
-        both has training trials alone.
+        No window of one part shares a frame with a window of another part. Training and validation windows are at least a window's length apart. A
+        session that is too short for both has only training trials beside its test trials.
 
     Raises
     ------
     QfError
-        If a session has fewer than 2 blocks, a part comes out empty, or an argument is out of range.
+        If a session has fewer than 2 blocks, a part would be empty, or an argument is out of range.
 
     Examples
     --------
@@ -142,11 +147,11 @@ def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, 
     ----------
     trials : Trials
     test : float
-        Share of each session's trials, its end, that is tested.
+        Share of the trials at the end of each session that is tested.
     validation : float
-        Share of the training trials, their end, that becomes the validation part.
+        Share of the trials at the end of each session's training trials that becomes the validation part.
     gap_s : float, optional
-        Least seconds between a window of the training and one of the test part; a window's length where left out.
+        Least seconds between a test window and a window of another part. If None, the length of a window.
 
     Returns
     -------
@@ -155,7 +160,7 @@ def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, 
     Raises
     ------
     QfError
-        If a part comes out empty, or an argument is out of range.
+        If a part would be empty, or an argument is out of range.
 
     Examples
     --------
@@ -175,17 +180,18 @@ def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, 
 
 
 def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOptions.validation):
-    """Test on all trials of one subject or of one stimulus category, train on the others (paper 4.2, Table 4).
+    """Test on all trials of one subject or of one stimulus category, and train on the others (paper 4.2, Table 4).
 
-    A mouse may have been recorded in several containers of the Allen Brain Observatory, which count as several subjects, as in the paper: a
-    warning names those that the one left out shares its mouse with.
+    One mouse may be in several containers of the Allen Brain Observatory. As in the paper, each container counts as a subject. If a training subject
+    is the same mouse as the tested one, a warning names it.
 
     Parameters
     ----------
     trials : Trials
-    subject, stimulus : str
-        Exactly one of the two.
+    subject, stimulus : str, optional
+        The subject or the stimulus that is tested; name exactly one of the two.
     validation : float
+        Share of the trials at the end of each training block, stimulus by stimulus, that becomes the validation part.
 
     Returns
     -------
@@ -194,7 +200,7 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOption
     Raises
     ------
     QfError
-        If not exactly one is named, it is unknown, a part comes out empty, or an argument is out of range.
+        If not exactly one of the two is named, it is unknown (UnknownKeyError), a part would be empty, or an argument is out of range.
 
     Examples
     --------
@@ -229,24 +235,47 @@ def _tell_same_mouse(trials, subject):
 
 
 def block_names(trials):
-    """What a trial's block is called: blocks are numbered anew in each session, and for each stimulus in it."""
+    """A name for each trial's block, a pandas.Series of str: session, stimulus and number, as each stimulus of a session numbers its blocks anew."""
     return trials.table["session"] + "#" + trials.table["stimulus"] + "#" + trials.table["block"].astype(str)
 
 
 def cut_into_parts(trials, is_test, groups, validation, gap_s, rule):
-    """Cut the validation part off the end of each training group, then drop what comes too near."""
+    """Make a Split: cut the validation part off the end of each training group, then drop trials that lie too near to another part.
+
+    Parameters
+    ----------
+    trials : Trials
+    is_test : bool array, shape (trial,)
+    groups : pandas.Series, shape (trial,)
+        The group of each trial.
+    validation : float
+        Share of each group's trials, at its end.
+    gap_s : float
+        Least seconds between a test window and a window of another part.
+    rule : str
+        The rule in words, for `Split.rule`.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    QfError
+        If a part would be empty.
+    """
     table = trials.table
     is_validation = np.zeros(len(table), bool)
     for _, rows in table[~is_test].groupby(groups[~is_test]):
         order = rows["onset_frame"].sort_values(kind="stable").index
-        n = min(max(1, round(validation * len(order))), len(order) - 1)  # a single trial is learnt from
+        n = min(max(1, round(validation * len(order))), len(order) - 1)  # a group of one trial stays in training
         is_validation[order[len(order) - n :]] = n > 0
     window_s = trials.window.baseline_s + trials.window.response_s
-    # test trials are never dropped: what is reported is a whole block; validation gives way to test, training to both
+    # test trials are never dropped, so that results cover a whole block; validation gives way to test, and training gives way to both
     near_test = _near(trials, is_test, gap_s)
     is_validation &= ~near_test
     is_train = ~is_test & ~is_validation & ~near_test & ~_near(trials, is_validation, window_s)
-    # a session too short for both parts is learnt from: what validation says of neurons that no model learns is nothing
+    # a session that is too short for both parts goes to training: validating on neurons that no model has learnt would show nothing
     short = ~table["session"].isin(table["session"][is_train]).to_numpy()
     if is_train.any() and (is_validation & ~short).any():
         is_validation &= ~short
@@ -268,7 +297,7 @@ def cut_into_parts(trials, is_test, groups, validation, gap_s, rule):
 
 
 def _near(trials, mask, gap_s):
-    """Which trials have a window within `gap_s` of a window of the trials in `mask` (sharing a frame counts at any gap)."""
+    """Which trials have a window less than `gap_s` seconds from a window of the trials in `mask`, or share a frame with one: bool array (trial,)."""
     near = np.zeros(len(trials), bool)
     for session in trials.sessions:
         here = trials.positions(session)
@@ -276,9 +305,9 @@ def _near(trials, mask, gap_s):
         others = windows[mask[here]]
         if not len(others):
             continue
-        gap = np.ceil(float(gap_s) * float(trials.source.header(session).attrs["rate_hz"]))  # a float: it may be infinite
+        gap = np.ceil(float(gap_s) * float(trials.source.header(session).attrs["rate_hz"]))  # kept as a float, since it may be infinite
         others = others[np.argsort(others[:, 0])]
-        # all windows of a session are equally long, so the nearest by start is the nearest by distance
+        # all windows of a session are equally long, so that the nearest start belongs to the nearest window
         at = np.searchsorted(others[:, 0], windows[:, 0])
         left, right = others[np.clip(at - 1, 0, None)], others[np.clip(at, None, len(others) - 1)]
         far = np.iinfo(int).max

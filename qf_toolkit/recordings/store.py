@@ -1,4 +1,4 @@
-"""A store: a folder with one netCDF file a Session, and a flat index of the trials of all of them."""
+"""A store: a folder with one netCDF file per Session, and a flat index of the trials of all Sessions."""
 
 import os
 import re
@@ -21,8 +21,8 @@ from .session_file import read_session, write_session
 from .sliding import slide
 from .trials import cut
 
-CACHED_SESSIONS = 4  # a full Visual Coding session is 115 MB
-MAX_NAME = 255  # bytes, of a file's name on most disks
+CACHED_SESSIONS = 4  # a full Visual Coding session takes 115 MB
+MAX_NAME = 255  # bytes; the longest file name that most disks allow
 
 
 class Store:
@@ -33,12 +33,12 @@ class Store:
     path : str or Path
         The folder.
     create : bool
-        Make the folder where it is missing.
+        Make the folder if it is missing.
 
     Raises
     ------
     QfError
-        If the folder is missing and `create` is False.
+        If the folder is missing and `create` is False, it can't be made or read, or `path` is a file.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class Store:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as e:
                 raise QfError(f"store: could not make the folder {self.path}: {e.strerror}. Choose a folder you can write to.") from e
-        # of each file what was read, and which version of it: files come and go under a store that is open
+        # each entry holds the content of a file and the version that was read, since files may change while a store is open
         self._cache, self._headers, self._tables = OrderedDict(), {}, {}
         self._index = None
         self._told = set()
@@ -79,11 +79,11 @@ class Store:
         return f"<Store {self.path}: {len(keys)} sessions, {len(self.index)} trials>"
 
     def keys(self):
-        """Keys of the Sessions, `subject/session`, sorted."""
+        """Keys of the Sessions, `subject/session`, a sorted list of str; raises QfError if the folder can't be read."""
         return sorted(self._files())
 
     def _files(self):
-        """{key: path}; the key is in the file's name, so that listing a store opens nothing. Folders, FIFOs and devices are no Sessions."""
+        """Map each key to its path. The file's name holds the key, so that listing a store opens no file; folders, FIFOs and devices are ignored."""
         found = {}
         try:
             with os.scandir(self.path) as entries:
@@ -109,7 +109,7 @@ class Store:
             If the store holds no such Session.
         """
         if isinstance(key, str) and len(key.split("/")) == 2:
-            path = self.path / file_name(key)  # as `add` calls it: no need to list the folder
+            path = self.path / file_name(key)  # the name that `add` uses: try it before listing the folder
             if path.is_file():
                 return path
         files = self._files()
@@ -118,26 +118,26 @@ class Store:
         return files[key]
 
     def add(self, session, overwrite=False):
-        """Write a Session, all of it or nothing.
+        """Write a Session, either whole or not at all.
 
         Parameters
         ----------
         session : xarray.Dataset
             A valid Session.
         overwrite : bool
-            Replace a Session of the same key; the former file stays beside it as `*.previous`.
+            Replace a Session of the same key. The replaced file is kept beside the new one as `*.previous`.
 
         Returns
         -------
         str
-            The key.
+            The key of the Session.
 
         Raises
         ------
         SessionError
-            If the Session is not valid.
+            If the Session is not valid, its file's name would be too long, or the store holds a key that differs from its own only in case.
         QfError
-            If the key is there already and `overwrite` is False, or the disk is full.
+            If the store holds the key and `overwrite` is False, or the disk is full.
         """
         key = session_key(validate(session))
         path = self._free_path(key)
@@ -148,21 +148,21 @@ class Store:
         try:
             with atomic_path(path, exclusive=not overwrite) as tmp:
                 write_session(session, tmp)
-                # a damaged file does not push out the good version kept before it
+                # a damaged file must not replace the good version that is kept as *.previous
                 if overwrite and path.exists() and not (previous.exists() and _is_damaged(path)):
                     previous.unlink(missing_ok=True)
                     try:
                         os.link(path, previous)
-                    except OSError:  # exFAT and some network drives have no links
+                    except OSError:  # exFAT and some network drives have no hard links
                         shutil.copyfile(path, previous)
-        except FileExistsError as e:  # another process was first
+        except FileExistsError as e:  # another process wrote the key in the meantime
             raise taken from e
         for kept in (self._cache, self._headers, self._tables):
             kept.pop(key, None)
         return key
 
     def _free_path(self, key):
-        """Where a Session of that key is written; refuses what can't be, or could not be on every computer."""
+        """The path to which a Session of that key is written. Refuses a key whose file can't be written here, or not on every computer."""
         path = self.path / file_name(key)
         if len(previous_version(path).name) > MAX_NAME:
             raise SessionError(
@@ -178,14 +178,18 @@ class Store:
         return path
 
     def __getitem__(self, key):
-        """A Session, loaded, validated and compared with what was written; the last few stay in memory.
+        """Load a Session, validate it and check its digests. The last few Sessions stay in memory.
 
         Raises
         ------
         QfError
-            If the system refuses to read it.
-        UnknownKeyError, DamagedFileError, SessionError
-            If it is not there, can't be read or was altered, or is not valid.
+            If the system refuses to read the file.
+        UnknownKeyError
+            If the store does not hold the key.
+        DamagedFileError
+            If the file can't be read or was altered.
+        SessionError
+            If its content is not a valid Session, or a Session of another key.
         """
         version, kept = self._version(key), self._cache.get(key)
         if kept is None or kept[0] != version:
@@ -196,20 +200,20 @@ class Store:
         return self._cache[key][1]
 
     def header(self, key):
-        """A Session without its traces, kept in memory once read: what choosing and splitting trials needs. Raises as `store[key]`."""
+        """A Session without its traces and behaviour. Trials are chosen and split from it. Once read it stays in memory. Raises as `store[key]`."""
         version, kept = self._version(key), self._headers.get(key)
         if kept is None or kept[0] != version:
             ds = self._read(key, load=False)
-            kept = self._headers[key] = version, ds.drop_vars(list(ds.data_vars))  # traces, and what was recorded beside them
+            kept = self._headers[key] = version, ds.drop_vars(list(ds.data_vars))  # the traces and the behaviour
         return kept[1]
 
     def _version(self, key):
-        """What tells the present file of a Session from another one of that name."""
+        """The time of change, size and inode of a Session's file: they differ between two files that had the same name in turn."""
         path = self.file(key)
         try:
             found = os.stat(path)
         except OSError:
-            found = os.stat(readable_file(path, "the file of a Session"))  # which says why not
+            found = os.stat(readable_file(path, "the file of a Session"))  # raises an error that states the reason
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self, key, load):
@@ -220,7 +224,7 @@ class Store:
             previous = previous_version(path)
             if not previous.exists():
                 raise
-            if load and not _is_damaged(path):  # trials are chosen by its header, which another version's traces may not fit
+            if load and not _is_damaged(path):  # its header can be read and trials are chosen by it: the previous version's traces may not fit them
                 raise DamagedFileError(f"{error} The version before is kept as {previous.name}: rename it to {path.name} to use it.") from error
             warnings.warn(f"{error} Using the previous version, {previous.name}, instead.", stacklevel=3)
             ds = read_session(previous, load)
@@ -237,7 +241,12 @@ class Store:
         Returns
         -------
         dict
-            The attrs, and neurons, frames, trials, minutes, flagged.
+            The attrs of the Session, and: neurons, frames and trials (int), minutes (float, jumps not counted), flagged {reason: number of neurons}.
+
+        Raises
+        ------
+        QfError
+            As `store[key]`.
         """
         ds = self.header(key)
         flags = ds.variables["flag"].values
@@ -254,24 +263,27 @@ class Store:
 
     @property
     def index(self):
-        """Every trial of every Session, a row each: session, subject, trial, onset_frame, offset_frame, stimulus, condition, block, features."""
+        """A DataFrame with one row per trial of every Session.
+
+        Its columns are session, subject, trial, onset_frame, offset_frame, stimulus, condition, block and the features of all Sessions.
+        """
         tables = {key: self._table(key) for key in self.keys()}
         self._tell_copies()
         kept = self._index
-        # the same tables, each kept as long as its file is
+        # `_table` returns the same object until the file changes: joining again is needed only if one is another object
         if kept is None or kept[0].keys() != tables.keys() or any(kept[0][key] is not table for key, table in tables.items()):
             kept = self._index = tables, join_tables(list(tables.values()))
         return kept[1].copy()
 
     def _table(self, key):
-        """The trial table of a Session, kept as long as its header is."""
+        """The trial table of a Session, kept in memory together with its header."""
         header, kept = self.header(key), self._tables.get(key)
         if kept is None or kept[0] is not header:
             kept = self._tables[key] = header, keyed_table(key, header)
         return kept[1]
 
     def _tell_copies(self):
-        """Warn, once, of two Sessions with the same traces: a model trained on one of them has seen the other."""
+        """Warn once about two Sessions with the same traces: a model that is trained on one of them has seen the other."""
         first = {}
         for key, (_, header) in sorted(self._headers.items()):
             mark = header.attrs.get("fingerprint")
@@ -285,16 +297,18 @@ class Store:
                 )
 
     def neurons(self, subject=None):
-        """Every neuron of every Session, or of those of a subject, a row each.
+        """List the neurons of all Sessions, or of the Sessions of one subject.
 
         Parameters
         ----------
         subject : str, optional
+            Only this subject. If None, all subjects.
 
         Returns
         -------
         pandas.DataFrame
-            session, subject, neuron (key), flag. A matched cell has a row in each of its sessions.
+            One row per neuron and Session, with the columns session, subject, neuron (key) and flag. A cell that is matched across sessions has
+            one row for each of them.
         """
         tables = [pd.DataFrame(columns=["session", "subject", "neuron", "flag"])]
         for key in self.keys():
@@ -307,16 +321,16 @@ class Store:
         return pd.concat(tables[len(tables) > 1 :], ignore_index=True)
 
     def trials(self, stimulus=None, **options):
-        """Onset-aligned windows; see `qf_toolkit.recordings.trials.cut`, which takes the options."""
+        """Cut windows around the onsets of trials; `options` are those of `qf_toolkit.recordings.trials.cut`. Returns Trials."""
         return cut(self, stimulus=stimulus, **options)
 
     def windows(self, **options):
-        """Windows that slide over the recordings; see `qf_toolkit.recordings.sliding.slide`, which takes the options."""
+        """Slide windows over the recordings; `options` are those of `qf_toolkit.recordings.sliding.slide`. Returns Trials."""
         return slide(self, **options)
 
 
 def open_store(path):
-    """Open the store at `path`; see `Store`.
+    """Open the store in the folder `path`; see `Store`. Raises QfError if the folder is missing.
 
     Examples
     --------
@@ -339,12 +353,12 @@ def _is_damaged(path):
 
 
 def file_name(key):
-    """`subject/session` as a file name: the slash becomes two underscores, odd characters are percent-coded."""
+    """The file name of a key `subject/session`: the slash becomes two underscores, and odd characters are percent-encoded."""
     return "__".join(_quote(p) for p in key.split("/")) + ".nc"
 
 
 def _quote(name):
-    # a single underscore stays readable; two in a row, or one at an end, would be taken for the slash
+    # a single underscore stays as it is; two in a row, or one at an end, could be taken for the slash and are encoded
     text = quote(name, safe=" +-")
     return re.sub(r"(?<=_)_|^_|_$", "%5F", text)
 

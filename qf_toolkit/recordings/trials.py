@@ -1,6 +1,6 @@
-"""Onset-aligned windows, cut from the continuous recording on use: dF/F, validity, active labels.
+"""Onset-aligned windows, cut from the continuous recording on use: dF/F, validity, labels of activity.
 
-A `Trials` is a table of trials and a `Window`; it reads no trace until `dataset()` or a training bank asks for it.
+A `Trials` holds a table of trials and a `Window`. It reads no trace until someone calls `dataset()` or builds a training bank from it.
 Nothing after the onset enters F0 or any other normalisation of the baseline.
 """
 
@@ -49,22 +49,26 @@ def cut(
     stimulus, subject, session, condition : str or list of str, optional
         Keep only these; `session` is the key `subject/session`.
     block : int or list of int, optional
+        Keep only the trials of these blocks.
     neurons : str or list of str, optional
-        Keys of the neurons to keep; flagged ones stay out.
+        Keys of the neurons to keep; flagged neurons are left out in any case.
     baseline_s, response_s : float
         Seconds before and after the onset.
     f0_s : float, optional
-        F0 is the mean of the baseline's last `f0_s` seconds; the lesser of 2 s and the baseline where left out. With drifting gratings
-        3 s apart, a 3 s baseline holds 2 s of the previous grating: `f0_s=1` takes the grey second alone.
+        F0 is the mean of the baseline's last `f0_s` seconds. If None, the shorter of 2 s and the baseline. With drifting gratings 3 s apart, a 3 s
+        baseline holds 2 s of the previous grating: `f0_s=1` takes only the second of grey.
     score_s : float or "paper", optional
-        The part of the response that is labelled and scored, `response_s` where left out. "paper": 2 s for drifting gratings, 0.5 s for static
-        gratings, natural scenes and sparse noise (Table A-1); `response_s` for any other stimulus, of which a warning tells.
+        Seconds of the response, from the onset, that are labelled and scored. If None, `response_s`. "paper" takes 2 s for drifting gratings and
+        0.5 s for static gratings, natural scenes and sparse noise (Table A-1); for any other stimulus it takes `response_s` and warns.
     signal : {"dff", "zscore"}
+        The signal that is forecast: dF/F of the window, or the z-score of the stored trace over the training part.
     active_rule : {"gain", "abs_dff"}
+        An observation is active if the mean dF/F of its scored part is at least `active_gain` (paper 3.2), or if the mean of the absolute value is
+        above it (released code).
     active_gain : float
-        Fraction.
+        Fraction of F0.
     strict : bool
-        Raise where anything would be left out.
+        Raise an error if any neuron or window would be left out.
 
     Returns
     -------
@@ -73,8 +77,8 @@ def cut(
     Raises
     ------
     QfError
-        If no trial or no neuron is left, a key is unknown, `response_s` is shorter than a window of the paper that `score_s` asks for, or, under
-        `strict`, anything is left out.
+        If no trial or no neuron is left, a key is unknown, a length is out of range, `response_s` is shorter than the paper's window of a stimulus
+        under score_s="paper", or anything is left out under `strict`.
 
     Examples
     --------
@@ -98,12 +102,12 @@ def cut(
 
 
 def rows_of(table, chosen, why):
-    """The rows of a table that are all of what was chosen, {column: values, None for any}.
+    """The rows of a table, a DataFrame, that match every choice; `chosen` is {column: values to keep, None for all}.
 
     Raises
     ------
     UnknownKeyError
-        If a value is nowhere in its column; `why` is what the line says of it.
+        If a chosen value does not occur in its column. The message is the value followed by `why` ("has no trial here").
     """
     keep = np.ones(len(table), bool)
     for name, wanted in chosen.items():
@@ -118,13 +122,13 @@ def rows_of(table, chosen, why):
 
 
 def choose(source, table, window, neurons=None, strict=False):
-    """The Trials of a table, without incomplete windows and flagged neurons, of which a warning counts how many there are.
+    """Make the Trials of a table, without incomplete windows and flagged neurons. A warning states how many were left out.
 
     Parameters
     ----------
     source : Store or Memory
     table : pandas.DataFrame
-        A row a trial; see `Trials`.
+        One row per trial; see `Trials`.
     window : Window
     neurons, strict
         See `cut`.
@@ -132,6 +136,13 @@ def choose(source, table, window, neurons=None, strict=False):
     Returns
     -------
     Trials
+
+    Raises
+    ------
+    UnknownKeyError
+        If one of `neurons` is in no session of the table.
+    QfError
+        If no observation is left, anything is left out under `strict`, or `response_s` is too short (see `Window.check_stimuli`).
     """
     window.check_stimuli(list(table["stimulus"].unique()))
     counts = {"trials": 0, "incomplete": 0, "neurons": 0, "flagged": {}}
@@ -169,17 +180,17 @@ def choose(source, table, window, neurons=None, strict=False):
 
 
 def _complete(ds, onsets, window):
-    """Which windows lie inside the recording and span no jump of `frame_time`."""
+    """Which windows lie inside the recording and span no jump of `frame_time`: bool array (trial,)."""
     n_baseline, n_response, _ = window.frames(ds.attrs["rate_hz"])
     start, stop, n = onsets - n_baseline, onsets + n_response, ds.sizes["frame"]
     inside = (start >= 0) & (stop <= n)
     gap = jumps(ds["frame_time"].values, ds.attrs["rate_hz"])
-    before = np.concatenate([[0, 0], np.cumsum(gap)])  # before[f + 1]: gaps between the frames 0..f
+    before = np.concatenate([[0, 0], np.cumsum(gap)])  # before[f + 1] counts the jumps between frames 0 and f
     return inside & (before[np.clip(stop, 0, n)] == before[np.clip(start, 0, n - 1) + 1])
 
 
 def _tell(counts):
-    """The counts of what was left out, in words; "" where nothing was."""
+    """Describe in words how many neurons and windows were left out; "" if none was."""
     parts = [f"{n} of {counts['neurons']} neurons ({flag})" for flag, n in counts["flagged"].items()]
     if counts["incomplete"]:
         parts.append(f"{counts['incomplete']} of {counts['trials']} windows (not whole inside the recording)")
@@ -188,17 +199,23 @@ def _tell(counts):
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """A choice of trials, and the window around their onsets. A view: traces are read on use.
+    """A choice of trials, and the window around their onsets. It is a view: traces are read on use.
 
     Attributes
     ----------
+    source : Store or Memory
+        Where the Sessions are read from.
     table : pandas.DataFrame
-        A row a trial: session, subject, trial, onset_frame, offset_frame, stimulus, condition, block, features.
+        One row per trial, with the columns session, subject, trial, onset_frame, offset_frame, stimulus, condition, block and the features.
     window : Window
+    rows : dict of str to int array, shape (kept neuron,)
+        By session, the rows of the kept neurons in its traces.
     counts : dict
-        What was left out: trials, incomplete, neurons, flagged {reason: n}.
+        How many trials and neurons were chosen from, how many windows were incomplete, and flagged {reason: number of neurons}.
     scaling : dict or None
-        Under signal="zscore": {session: {neuron key: (mean, standard deviation)}} of the stored trace over the training part.
+        Under signal="zscore": {session: {neuron key: (mean, standard deviation)}} of the stored trace over the training part, in its units.
+    kept : Kept or None
+        The cache of datasets that `dataset` looks in first.
     """
 
     source: object
@@ -223,43 +240,43 @@ class Trials:
 
     @cached_property
     def _positions(self):
-        """{session: positions of its trials in the table}, sessions sorted."""
+        """Map each session, in sorted order, to the positions of its trials in the table."""
         return dict(sorted(self.table.groupby("session").indices.items()))
 
     def positions(self, session):
-        """Positions of a session's trials in the table, int array; empty where it has none."""
+        """Positions of a session's trials in the table: int array (trial,), empty if the session has no trial here."""
         return self._positions.get(session, np.zeros(0, np.int64))
 
     def table_of(self, session):
-        """The rows of the table that are trials of a session, a pandas.DataFrame."""
+        """The rows of the table that belong to a session, a pandas.DataFrame."""
         return self.table.iloc[self.positions(session)]
 
     def features_of(self, session):
-        """Names of the columns that are features of the condition in a session."""
+        """Names of the table's columns that are features of the condition in a session, a list of str."""
         return [c for c in trial_features(self.source.header(session)) if c in self.table]
 
     @property
     def sessions(self):
-        """Keys of the sessions that hold a trial, sorted."""
+        """Keys of the sessions that have a trial here, a sorted list of str."""
         return list(self._positions)
 
     @property
     def neurons(self):
-        """Keys of the neurons, session by session, each once."""
+        """Keys of the kept neurons, session by session, each key once; a list of str."""
         return list(dict.fromkeys(n for s in self.sessions for n in self.neurons_of(s)))
 
     @property
     def conditions(self):
-        """Keys of the conditions, sorted."""
+        """Keys of the conditions, a sorted list of str."""
         return sorted(self.table["condition"].unique())
 
     @property
     def rate_hz(self):
-        """Frames a second of the first session."""
+        """The frame rate of the first session, Hz."""
         return float(self.source.header(self.sessions[0]).attrs["rate_hz"])
 
     def neurons_of(self, session):
-        """Keys of the kept neurons of a session, in its order; raises UnknownKeyError where it has no trial here."""
+        """Keys of the kept neurons of a session, a list of str in its order; raises UnknownKeyError if the session has no trial here."""
         if session not in self.rows:
             raise UnknownKeyError(f"session: {session!r} has no trial here; {did_you_mean(session, sorted(self.rows))}")
         return [str(n) for n in self.source.header(session)["neuron"].values[self.rows[session]]]
@@ -270,7 +287,7 @@ class Trials:
         return any(str(self.source.header(s).attrs.get("source", "")) == "simulation" for s in self.sessions)
 
     def digest(self):
-        """A hash of what was recorded, which trials and neurons of it were chosen, and the window."""
+        """A digest, a str, of the recordings' fingerprints, the chosen trials and neurons, the window and, under signal="zscore", the scaling."""
         found = hashlib.blake2b(repr(astuple(self.window)).encode(), digest_size=12)
         for session in self.sessions:
             rows = self.table_of(session)
@@ -282,7 +299,7 @@ class Trials:
         return found.hexdigest()
 
     def subset(self, mask):
-        """The trials where `mask` (trial) is True, or at those positions."""
+        """The Trials where `mask`, a bool array (trial,), is True, or at the positions that an int array holds; raises QfError for any other."""
         mask = np.asarray(mask)
         mask = mask if mask.size else mask.astype(np.int64)
         if mask.ndim != 1 or mask.dtype.kind not in "biu" or (mask.dtype == bool and len(mask) != len(self)):
@@ -293,22 +310,24 @@ class Trials:
         return replace(self, table=table.reset_index(drop=True))
 
     def of_neurons(self, neurons):
-        """The same trials with these of the chosen neurons alone.
+        """Keep only some of the neurons.
 
         Parameters
         ----------
         neurons : str or list of str
-            Keys.
+            Keys of the neurons to keep.
 
         Returns
         -------
         Trials
-            Of the sessions that hold one of them.
+            The trials of the sessions that hold at least one of these neurons.
 
         Raises
         ------
         UnknownKeyError
-            If none of the trials' sessions has one of them.
+            If one of them is not among the kept neurons of any session.
+        QfError
+            If `neurons` is empty.
         """
         wanted = Selection(neurons=neurons).neurons or ()
         names = {s: np.array(self.neurons_of(s)) for s in self.sessions}
@@ -322,17 +341,17 @@ class Trials:
         return replace(self, rows=rows, table=self.table[self.table["session"].isin(list(rows))].reset_index(drop=True))
 
     def by_session(self):
-        """One Trials a session."""
+        """Split into a list of Trials, one per session, in sorted order."""
         return [self.subset(at) for at in self._positions.values()]
 
     def intervals(self, session):
-        """First and one-past-last frame of every window of a session, int array (trial, 2)."""
+        """First and one-past-last frame of every window of a session: int array, shape (trial, 2)."""
         n_baseline, n_response, _ = self.window.frames(self.source.header(session).attrs["rate_hz"])
         onset = self.table["onset_frame"].to_numpy()[self.positions(session)]
         return np.stack([onset - n_baseline, onset + n_response], 1)
 
     def scaled_on(self, trials):
-        """These trials with the z-score of every neuron, in each session, taken from the windows of `trials`."""
+        """These Trials with a new `scaling`: each neuron's mean and standard deviation, session by session, over the windows of `trials`."""
         scaling = {}
         for session in trials.sessions:
             ds = self.source[session]
@@ -342,21 +361,22 @@ class Trials:
             np.add.at(inside, stop, -1)
             frames = np.cumsum(inside[:-1]) > 0
             x = ds[signal_of(ds)].values[trials.rows[session]][:, frames].astype(np.float64)
-            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a neuron without a frame there has no z-score: NaN
+            with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a neuron without a finite frame there gets the mean NaN
                 mean, sd = np.nanmean(x, 1), np.nanstd(x, 1)
             names = trials.neurons_of(session)
             scaling[session] = {n: (float(m), float(s) if s > 0 else 1.0) for n, m, s in zip(names, mean, sd, strict=True)}
         return replace(self, scaling=scaling)
 
     def scale_of(self, session):
-        """(mean, standard deviation) of the kept neurons of a session, float32 arrays (neuron,).
+        """Mean and standard deviation of the kept neurons of a session, two float32 arrays (neuron,) in the units of the stored trace.
 
-        A cell matched across sessions has the scale of each; where the training part lacks this session, the average over those it has.
+        A cell that is matched across sessions has a mean and standard deviation for each session. If the training part lacks this session, they are
+        averaged over the sessions in which the training part has the cell.
 
         Raises
         ------
         QfError
-            If no training part was named yet, or it lacks a neuron.
+            If these trials have no scaling yet, or (as UnknownKeyError) the training part lacks a neuron.
         """
         if self.scaling is None:
             raise QfError('signal="zscore" needs a training part: split the trials first, or use trials.scaled_on(train).')
@@ -370,7 +390,7 @@ class Trials:
         return tuple(np.array([np.mean(found[n], 0) for n in names], np.float32).T)
 
     def _gathered(self, session):
-        """Windows of the stored trace, float32 (trial, neuron, time)."""
+        """Windows of the stored trace: float32 array, shape (trial, neuron, time)."""
         ds = self.source[session]
         n_baseline, n_response, _ = self.window.frames(ds.attrs["rate_hz"])
         return gather(ds[signal_of(ds)].values, self.rows[session], self.intervals(session)[:, 0], n_baseline + n_response)
@@ -385,32 +405,34 @@ class Trials:
         Returns
         -------
         float32 array, shape (trial, neuron, time)
-            F, in the recording's units, or 1 + dF/F where only dF/F exists. NaN where missing.
+            Fluorescence in the recording's units; 1 + dF/F if the Session holds only dF/F. NaN if missing.
         """
         x = self._gathered(session)
         return x + np.float32(1) if signal_of(self.source[session]) == "dff" else x
 
     def dataset(self, session=None, behaviour=False):
-        """The windows of one session, labelled.
+        """Cut the windows of one session as labelled arrays.
 
         Parameters
         ----------
         session : str, optional
-            Which; may be left out where there is only one.
+            Key of the session. It may be None if these trials have only one.
         behaviour : str, sequence of str or bool
-            Names of the behaviour to align to the windows' frames, True for all that the session holds; see `behaviour.aligned`.
+            Names of the behaviours to align to the windows' frames; True takes all of the session, False none. See `behaviour.aligned`.
 
         Returns
         -------
         xarray.Dataset
-            `dff` or `zscore` (trial, neuron, time) float32, NaN where missing; `valid` (trial, neuron, time) bool; `active` (trial, neuron) bool;
-            of each behaviour, by its name, (trial, time) float32 with `units` in its attrs, NaN where it was not recorded;
-            coords neuron, time (seconds from the onset), onset_frame, stimulus, condition, block, n_score (frames that are scored) and the features.
+            `dff` (fraction) or `zscore` (trial, neuron, time) float32, NaN if missing or unusable; `valid` (trial, neuron, time) bool; `active`
+            (trial, neuron) bool; one variable (trial, time) float32 for each behaviour, with `units` in its attrs, NaN in frames where it was not
+            recorded. Its coords are trial, neuron, time (seconds from the onset), onset_frame, offset_frame, stimulus, condition, block, the
+            features, and n_score (how many frames from the onset are scored).
 
         Raises
         ------
         QfError
-            If there are several sessions and none is named, or the session lacks a behaviour: the line names what there is.
+            If there are several sessions and none is named, there is no scaling under signal="zscore", or the session lacks a behaviour (the
+            message lists those that it has).
         """
         if session is None:
             if len(self.sessions) != 1:
@@ -461,7 +483,7 @@ class Trials:
 
 
 def check_trials(trials):
-    """Raise QfError where these are no Trials, or there is none of them."""
+    """Raise QfError if `trials` is not a Trials, or holds no trial."""
     if not isinstance(trials, Trials):
         hint = "Pass one of its parts, split.test say." if hasattr(trials, "test") else "Choose some with store.trials(...)."
         raise QfError(f"trials: expected Trials, found {type(trials).__name__}. {hint}")
@@ -470,5 +492,8 @@ def check_trials(trials):
 
 
 def scaling_by_session(scaling):
-    """`Trials.scaling` as models saved it: those saved before sessions had scales of their own hold {neuron: (mean, sd)}, for any session."""
+    """Convert the scaling of a saved model to `Trials.scaling`.
+
+    Models of early versions hold one {neuron key: (mean, sd)} for all sessions. It is kept under the session "", and `scale_of` finds it there.
+    """
     return scaling if scaling is None or all(isinstance(s, dict) for s in scaling.values()) else {"": scaling}

@@ -1,4 +1,4 @@
-"""The window around an onset: its lengths, and what is computed from one (dF/F, the label of activity).
+"""The window around an onset: its lengths, and the quantities computed from one window (dF/F, the label of activity).
 
 Nothing after the onset enters F0 or any other normalisation of the baseline.
 """
@@ -13,17 +13,17 @@ from .options import WindowOptions
 from .schema import signal_of
 
 SIGNAL_LABELS = {"dff": "dF/F", "zscore": "z-score"}  # on axes
-F0_S = 2.0  # of the baseline's end, where it is that long
+F0_S = 2.0  # seconds of the baseline's end that make F0 by default; a shorter baseline makes F0 as a whole
 PAPER_SCORE_S = {
     "drifting_gratings": 2.0, "static_gratings": 0.5, "natural_scenes": 0.5, "locally_sparse_noise": 0.5, "locally_sparse_noise_4deg": 0.5,
     "locally_sparse_noise_8deg": 0.5,
 }  # fmt: skip
-"""The response window of each stimulus, seconds from the onset on (paper Table A-1)."""
+"""The length of each stimulus' response window, in seconds from the onset (paper Table A-1)."""
 
 
 @dataclass(frozen=True)
 class Window(WindowOptions):
-    """Lengths of an observation, and what is computed from it. Seconds at the surface, frames inside.
+    """Lengths of an observation, and the rules by which its signal and its label are computed. Users give seconds; the code computes in frames.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class Window(WindowOptions):
     Raises
     ------
     QfError
-        If a length is out of range, or they don't fit together.
+        If a length is out of range, `f0_s` exceeds `baseline_s`, or `score_s` exceeds `response_s`.
     """
 
     def __post_init__(self):
@@ -47,21 +47,29 @@ class Window(WindowOptions):
             object.__setattr__(self, "score_s", self.response_s)
         if f0_s > self.baseline_s:
             raise QfError(f"f0_s: expected at most baseline_s = {self.baseline_s} s, found {f0_s}. Shorten f0_s.")
-        if self.score_s != "paper" and self.score_s > self.response_s:
+        if isinstance(self.score_s, int | float) and self.score_s > self.response_s:
             raise QfError(f"score_s: expected at most response_s = {self.response_s} s, found {self.score_s}. Shorten score_s.")
 
     def frames(self, rate_hz):
-        """(baseline, response, f0) in frames, each at least 1."""
+        """The lengths (baseline, response, f0) in frames, three int of at least 1."""
         return tuple(max(1, round(s * rate_hz)) for s in (self.baseline_s, self.response_s, self.f0_s))
 
     def score_frames(self, rate_hz, stimuli):
-        """Frames from the onset on that are labelled and scored, an int array with one for each of `stimuli`; at least 1."""
+        """How many frames from the onset are labelled and scored, for each of `stimuli`: int array, shape (len(stimuli),), each at least 1."""
         if self.score_s != "paper":
             return np.full(len(stimuli), max(1, round(self.score_s * rate_hz)))
         return np.array([max(1, round(PAPER_SCORE_S.get(s, self.response_s) * rate_hz)) for s in stimuli], int)
 
     def check_stimuli(self, stimuli):
-        """Refuse a response shorter than the paper's window of one of `stimuli`; warn of those that the paper has no window of."""
+        """Under score_s="paper", refuse a response that is shorter than the paper's window of a stimulus.
+
+        A warning names the stimuli that have no window in the paper.
+
+        Raises
+        ------
+        QfError
+            If `response_s` is shorter than the paper's window of one of `stimuli`.
+        """
         if self.score_s != "paper":
             return
         short = {s: PAPER_SCORE_S[s] for s in stimuli if PAPER_SCORE_S.get(s, 0) > self.response_s}
@@ -75,12 +83,12 @@ class Window(WindowOptions):
 
 
 def saved_window(note):
-    """The Window that config.json of a model holds; score_s is 2 in models that don't say."""
+    """Rebuild the Window from config.json of a model. A config without score_s gets 2 s."""
     return Window(**{"score_s": 2.0, **note})
 
 
 def gather(traces, neurons, starts, length):
-    """Windows of continuous traces, by indexing alone.
+    """Cut windows from continuous traces in one indexing operation.
 
     Parameters
     ----------
@@ -90,54 +98,68 @@ def gather(traces, neurons, starts, length):
     starts : int array, shape (trial,)
         First frame of each window.
     length : int
-        Frames a window.
+        Frames of each window.
 
     Returns
     -------
-    array, shape (trial, n, length)
+    array, shape (trial, n, length), dtype of `traces`
     """
     frames = np.asarray(starts)[:, None] + np.arange(length)
     return traces[np.asarray(neurons)[None, :, None], frames[:, None, :]]
 
 
 def window_dff(x, n_baseline, n_f0, floor):
-    """dF/F of windows of fluorescence, F0 from the end of their baseline. Takes numpy arrays and torch tensors alike.
+    """Compute dF/F of windows of fluorescence, with F0 from the end of each baseline. Takes numpy arrays and torch tensors alike.
 
     Parameters
     ----------
     x : array or tensor, shape (..., time)
         Fluorescence; time 0 is `n_baseline` frames before the onset.
     n_baseline, n_f0 : int
-        Frames of the baseline, and of its end that makes F0.
+        Frames of the baseline, and how many frames of its end make F0.
     floor : array or tensor, broadcast to x's shape without time
-        F0 at or below it makes the observation unusable.
+        An observation with F0 at or below `floor` is unusable.
 
     Returns
     -------
-    dff : array or tensor, shape of x, fraction
+    dff : array or tensor, shape of x
+        Fraction of F0.
     usable : array or tensor of bool, shape of x without time
-        False where F0 is tiny or missing.
+        False if F0 is at or below `floor`, or NaN.
     """
     f0, usable = window_f0(x, n_baseline, n_f0, floor)
     return (x - f0[..., None]) / f0[..., None], usable
 
 
 def window_f0(x, n_baseline, n_f0, floor):
-    """F0 of windows of fluorescence, 1 where it is tiny, and whether it is usable; both of x's shape without time. Arguments as `window_dff`."""
+    """Compute F0 of windows of fluorescence. Parameters as in `window_dff`.
+
+    Returns
+    -------
+    f0 : array or tensor, shape of x without time
+        1 (or NaN) for an unusable observation.
+    usable : array or tensor of bool, shape of x without time
+    """
     f0 = x[..., n_baseline - n_f0 : n_baseline].mean(-1)
     usable = f0 > floor  # False for a NaN, too
     return f0 * usable + ~usable, usable
 
 
 def as_fluorescence(ds):
-    """Traces of a Session on a scale where (F - F0) / F0 is dF/F, and the least F0 for which that makes sense.
+    """Put the traces of a Session on a scale where (F - F0) / F0 is dF/F.
 
-    Where only dF/F exists, F = 1 + dF/F: then (F - F0) / F0 = (dff - b) / (1 + b), b the baseline's mean.
+    If the Session holds only dF/F, then F = 1 + dF/F, and (F - F0) / F0 = (dff - b) / (1 + b), where b is the mean dF/F of the baseline.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A Session.
 
     Returns
     -------
     traces : float32 array, shape (neuron, frame)
     floor : float32 array, shape (neuron,)
+        An observation with F0 at or below `floor` is unusable.
     """
     x = ds[signal_of(ds)].values
     floor = np.full(len(x), ds.attrs["f0_floor"], np.float32)
@@ -145,19 +167,23 @@ def as_fluorescence(ds):
 
 
 def response_gain(response, n_score, window):
-    """What the label of activity is a threshold on: mean dF/F of the scored part (paper 3.2), or of its absolute value (released code's rule).
+    """Compute the gain, on which the label of activity sets a threshold.
+
+    The gain is the mean dF/F of the scored part (paper 3.2), or the mean of its absolute value (the released code's rule).
 
     Parameters
     ----------
     response : array or tensor, shape (observation, ..., time)
-        dF/F from the onset on.
-    n_score : array or tensor, shape (observation,)
-        Frames that are scored.
+        dF/F from the onset on, fraction.
+    n_score : array or tensor of int, shape (observation,)
+        How many frames from the onset are scored.
     window : Window
+        Its `active_rule` chooses the rule.
 
     Returns
     -------
     array or tensor, shape (observation, ...)
+        Fraction.
     """
     out = None
     for k in dict.fromkeys(n_score.tolist()):  # one or two lengths
@@ -171,5 +197,5 @@ def response_gain(response, n_score, window):
 
 
 def is_active(gain, window):
-    """Which observations are active, from their `response_gain`: bool, shape of `gain`."""
+    """Which observations are active, from their `response_gain`: bool array or tensor, shape of `gain`."""
     return gain >= window.active_gain if window.active_rule == "gain" else gain > window.active_gain

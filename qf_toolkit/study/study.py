@@ -232,7 +232,9 @@ class Study:
             raise QfError(f"stage: expected one of {', '.join(STAGES)}, found {stage!r}.")
         name = quote(stimulus, safe=" +-") if stimulus else ""
         if name in (".", "..") or len(name) > 255:
-            raise QfError(f"stimulus: expected a name of at most 255 letters that a folder can have, found {stimulus[:60]!r}. Rename it at import.")
+            raise QfError(
+                f"stimulus: expected a name of at most 255 letters that a folder can have, found {str(stimulus)[:60]!r}. Rename it at import."
+            )
         return self.folder / stage / name
 
     def settings(self, stage, stimulus=None):

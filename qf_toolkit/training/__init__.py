@@ -1,1 +1,1 @@
-"""The mechanics of training, of no particular model: devices, observations on the device, the loop, checkpoints."""
+"""The mechanics of training, for any model: devices, observations on the device, the loop, checkpoints."""

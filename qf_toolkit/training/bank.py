@@ -1,4 +1,4 @@
-"""Observations on the device: an index into traces that are stored once, windows gathered by it, no worker and no per-item Python."""
+"""Observations on the device. The traces are stored once, and a batch gathers its windows by index: no workers, no Python code per item."""
 
 import hashlib
 import warnings
@@ -13,11 +13,11 @@ from ..recordings.trials import Trials
 from ..recordings.window import is_active, response_gain, window_dff, window_f0
 from .traces import Traces
 
-CHUNK = 8192  # observations looked at together where every window is visited once
+CHUNK = 8192  # observations that are processed together when all windows are visited once
 
 
 def tell_left_out(*banks: "Bank") -> None:
-    """Warn with the count of the observations that these banks had to leave out, where there are any."""
+    """Warn if these banks had to leave out observations; the warning gives their number and the reason."""
     unusable, unknown = sum(b.unusable for b in banks), sum(b.unknown for b in banks)
     total = sum(len(b) for b in banks) + unusable + unknown
     counts = {"values missing in the window, or F0 too small": unusable, "a neuron or stimulus without a token": unknown}
@@ -27,46 +27,52 @@ def tell_left_out(*banks: "Bank") -> None:
 
 
 class Bank:
-    """Every usable observation (trial x neuron) of some Trials, and their trials as a whole.
+    """All usable observations (trial x neuron) of some Trials. It gives batches of single observations, or of whole trials.
 
-    An observation takes 13 bytes: its row, its trial, its label and its gain. All else is looked up in tables of rows and of trials.
+    A row is a neuron of a session. An observation takes 13 bytes: its row, its trial, its label and its gain. All else is looked up in tables of rows
+    and of trials.
 
     Parameters
     ----------
     trials : Trials
     neurons : dict
-        {neuron key: position in the model's table}.
+        {neuron key: position in the model's token table}.
     stimuli : dict
-        {key of the stimulus token, a condition or a category: position}.
+        {key of a stimulus token, a condition or a category: position}.
     device : torch.device or str
     scale : dict, optional
-        {neuron key: divisor of its signal}; 1 where left out.
+        {neuron key: divisor, in units of the signal}. A neuron that it lacks has the divisor 1, and so have all if it is None.
     traces : Traces, optional
-        Those of these trials and of others, shared; of its own where left out.
+        Traces that hold the sessions of these trials; several banks may share them. If None, the bank reads traces of its own.
 
     Attributes
     ----------
     row, trial : int32 tensors, shape (n,)
-        Positions of each observation in `keys` and `conditions`. All observations of a trial stand together, sorted by row.
+        Positions of each observation in `keys` and `conditions`. The observations of a trial follow one another, sorted by row.
     active : bool tensor, shape (n,)
         The label: whether the response's gain passes the window's threshold.
-    gain : float tensor, shape (n,)
-        Mean dF/F of the scored part of the response, or of its absolute value; a fraction.
+    gain : float32 tensor, shape (n,)
+        The mean of dF/F, or of its absolute value, over the scored part of the response; a fraction of F0.
     keys : list of str
-        The neuron of each row, a neuron of a session.
+        The neuron of each row.
     conditions : list of str
         The condition of each trial.
-    divisors : float tensor, shape (row,)
-        What each row's signal is divided by, in units of the signal.
+    divisors : float32 tensor, shape (row,)
+        The divisor of each row, in units of the signal.
+    window : Window
+    device : torch.device
+        The device of all tensors.
+    traces : Traces
     length, n_baseline, n_response, n_f0 : int
-        Frames of a window and of its parts.
+        Frames of a window, of its baseline, of its response, and of F0.
     unusable, unknown : int
-        Observations left out: something missing in the window, or a neuron or stimulus without a token.
+        How many observations were left out because a value is missing in the window or F0 is too small, and how many because the neuron or the
+        stimulus has no token.
 
     Raises
     ------
     QfError
-        If no observation is left, or a session can't be read.
+        If no observation is usable, or a session can't be read.
 
     Examples
     --------
@@ -84,7 +90,7 @@ class Bank:
         self.length = self.n_baseline + self.n_response
         self.traces = Traces([trials], device) if traces is None else traces
         self.keys, self.conditions, self.unknown, self.unusable = [], [], 0, 0
-        self._spans = {}  # the first row of each session, and the one past its last
+        self._spans = {}  # {session: (its first row, one past its last row)}
         rows, shown, index, frames = [], [], [], 0
         for session in trials.sessions:
             header, position = trials.source.header(session), self.traces.sessions.index(session)
@@ -105,14 +111,14 @@ class Bank:
             self.keys += known
             self.conditions += table["condition"].tolist()
         self._of_row, self._of_trial = _joined(rows, self.device), _joined(shown, self.device)
-        self._session_of_trial = self._of_trial["session"].tolist()  # on the host: which rows a batch has must be known there
+        self._session_of_trial = self._of_trial["session"].tolist()  # on the host, which must know the rows of a batch
         self.row, self.trial = _joined(index, self.device).values()
         self.divisors = self._of_row["scale"]
         self._keep_usable()
 
     @staticmethod
     def _rows_of(trials, session, neurons, scale, is_dff):
-        """Keys of a session's neurons that are in the model's table, and what is known of each: {name: array}."""
+        """The keys of a session's neurons that are in the model's table, and the columns of the table of rows for them, {name: array (row,)}."""
         ds, keys = trials.source.header(session), trials.neurons_of(session)
         mean, sd = np.zeros(len(keys), np.float32), np.ones(len(keys), np.float32)
         if trials.window.signal == "zscore":
@@ -129,32 +135,32 @@ class Bank:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the index and of its tables; the traces have their own `nbytes`."""
+        """Bytes of the index and of the tables; the traces have their own `nbytes`."""
         tables = (*self._of_row.values(), *self._of_trial.values())
         return sum(v.nbytes for v in (self.row, self.trial, self.active, self.gain, *tables))
 
     def neuron(self, at: torch.Tensor) -> torch.Tensor:
-        """Positions of the observations' neurons in the model's table, long (b,)."""
+        """Positions of the observations' neurons in the model's token table, long (b,), for `at`, long (b,)."""
         return self._of_row["neuron"][self.row[at].long()]
 
     def condition(self, at: torch.Tensor) -> torch.Tensor:
-        """Positions of the observations' stimulus tokens, long (b,)."""
+        """Positions of the observations' stimulus tokens, long (b,), for `at`, long (b,)."""
         return self._of_trial["condition"][self.trial[at].long()]
 
     def session(self, at: torch.Tensor) -> torch.Tensor:
-        """Positions of the observations' sessions in `traces.sessions`, long (b,)."""
+        """Positions of the observations' sessions in `traces.sessions`, long (b,), for `at`, long (b,)."""
         return self._of_trial["session"][self.trial[at].long()]
 
     def n_score(self, at: torch.Tensor) -> torch.Tensor:
-        """Frames from the onset on that are labelled and scored, long (b,)."""
+        """How many frames from the onset on are labelled and scored, long (b,), for `at`, long (b,)."""
         return self._of_trial["n_score"][self.trial[at].long()]
 
     def divisor(self, at: torch.Tensor) -> torch.Tensor:
-        """What the observations' signals are divided by, float (b,)."""
+        """Divisors of the observations, float32 (b,) in units of the signal, for `at`, long (b,)."""
         return self.divisors[self.row[at].long()]
 
     def digest(self) -> str:
-        """A hash of what is learnt from but the traces themselves: which windows, labels, tokens and scales."""
+        """A hash of the windows' positions, labels, gains, tokens, divisors and z-scores. It leaves out the traces, which sessions' fingerprints cover."""
         found = hashlib.blake2b(digest_size=12)
         each = {
             "first": lambda at: self._of_row["begin"][self.row[at].long()] + self._of_trial["start"][self.trial[at].long()],
@@ -165,7 +171,7 @@ class Bank:
                 found.update(values(at).cpu().numpy().tobytes())
         for name in ("scale", "mean", "sd"):
             found.update(self._of_row[name].cpu().numpy().tobytes())
-        # tokens by key: where features make them, their positions depend on which conditions a model has met before
+        # tokens enter by key: if they are made of features, their positions depend on the conditions that the model has met before
         names = {i: k for k, i in self._stimuli.items()}
         used = self._of_trial["condition"][self.trial.unique().long()].unique()
         keys = [names[i] for i in used.tolist()]
@@ -181,7 +187,7 @@ class Bank:
         self.gain = torch.zeros(n, device=self.device)
         for at in self.chunks():
             windows, row = self._windows(at), self.row[at].long()
-            # the label is a gain in fluorescence, whatever signal is forecast
+            # the label is always a gain of fluorescence, whatever signal is forecast
             dff, has_f0 = window_dff(windows, self.n_baseline, self.n_f0, self._of_row["floor"][row])
             gain = response_gain(dff[:, self.n_baseline :], self.n_score(at), self.window)
             self.active[at] = is_active(gain, self.window) & has_f0
@@ -198,12 +204,13 @@ class Bank:
             )
 
     def _windows(self, at):
-        """Fluorescence (b, T) of the observations `at`."""
+        """Windows of fluorescence, float32 (b, T), of the observations `at`."""
         row, trial = self.row[at].long(), self.trial[at].long()
         return self.traces.gather(self._of_row["session"][row], self._of_row["place"][row], self._of_trial["start"][trial], self.length)
 
     def _signal(self, windows, row):
-        """Fluorescence (..., T) as the window's signal, in its place, and which windows have an F0, bool (...), or None where none is needed."""
+        """Turn fluorescence (..., T) into the window's signal, in place. Returns it and which windows have an F0, bool (...); under z-scores, which need
+        no F0, the latter is None."""
         if self.window.signal == "zscore":
             windows.sub_(self._of_row["mean"][row][..., None]).div_(self._of_row["sd"][row][..., None])
             return windows, None
@@ -211,33 +218,52 @@ class Bank:
         return windows.sub_(f0[..., None]).div_(f0[..., None]), usable
 
     def _valid(self, x, usable):
-        """Which frames of the signal (..., T) count, bool (..., T); none where there is no F0, or, under z-scores, no whole baseline."""
+        """Which frames of the signal (..., T) count, bool (..., T). No frame of a window without F0 counts; under z-scores, none without a whole
+        baseline."""
         finite = torch.isfinite(x)
         return finite & (finite[..., : self.n_baseline].all(-1) if usable is None else usable)[..., None]
 
     def signal(self, at: torch.Tensor) -> torch.Tensor:
-        """Windows (b, T) of the observations `at` in units of the window's signal (dF/F, or z-scores)."""
+        """Windows of the observations `at`, long (b,), as float32 (b, T) in units of the window's signal (dF/F as a fraction, or z-scores)."""
         return self._signal(self._windows(at), self.row[at].long())[0]
 
     def batch(self, at: torch.Tensor) -> Batch:
-        """The observations `at`, long (b,), as a Batch of B = b with N = 1, divided by each neuron's divisor."""
-        x = self.signal(at).div_(self.divisor(at)[:, None])[:, None]
-        return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron(at)[:, None], self.condition(at), self.session(at))
-
-    def population(self, trials: torch.Tensor, most: int = 0) -> Batch:
-        """Trials of one session as a Batch of all its neurons that are in the model's table, divided by each neuron's divisor.
-
-        Parameters
-        ----------
-        trials : long tensor, shape (B,)
-            Positions in `conditions`; on the host, as `trial_batches` and `trial_chunks` give them, so that nothing waits for the device.
-        most : int
-            Draw so many of the neurons at random where there are more; 0 takes all.
+        """The observations `at`, long (b,), as a Batch with B = b and N = 1.
 
         Returns
         -------
         Batch
-            `valid` is False, and x 0, where a value is missing, F0 is too small, or, under signal="zscore", the baseline is not whole.
+            x is float32 (b, 1, T), divided by each neuron's divisor; all frames are valid.
+
+        Raises
+        ------
+        QfError
+            If the traces are read from a file, and the file can't be read or has changed.
+        """
+        x = self.signal(at).div_(self.divisor(at)[:, None])[:, None]
+        return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron(at)[:, None], self.condition(at), self.session(at))
+
+    def population(self, trials: torch.Tensor, most: int = 0) -> Batch:
+        """Trials of one session as a Batch of all its neurons that are in the model's table.
+
+        Parameters
+        ----------
+        trials : long tensor, shape (B,)
+            Positions in `conditions`, all of one session. The tensor lies on the host, as `trial_batches` and `trial_chunks` return it, so that
+            nothing waits for the device.
+        most : int
+            If the session has more neurons than this, draw so many of them at random; 0 takes all.
+
+        Returns
+        -------
+        Batch
+            x is float32 (B, N, T), divided by each neuron's divisor. `valid` is False and x is 0 where a value is missing, where F0 is too small,
+            or, under signal="zscore", where the baseline is not whole.
+
+        Raises
+        ------
+        QfError
+            If the traces are read from a file, and the file can't be read or has changed.
         """
         session = self._session_of_trial[int(trials[0])]
         row = torch.arange(*self._spans[session])
@@ -252,18 +278,23 @@ class Bank:
         return Batch(x, valid, neuron, self._of_trial["condition"][trials], self._of_trial["session"][trials])
 
     def trial_batches(self, size: int) -> list[torch.Tensor]:
-        """An epoch of trials for `population`: all that have a usable observation, `size` of one session at a time, in random order.
+        """One epoch of batches for `population`, in random order. They hold all trials that have a usable observation.
+
+        Parameters
+        ----------
+        size : int
+            Trials per batch; a session's last batch may have fewer.
 
         Returns
         -------
         list of long tensors
-            On the host.
+            Positions in `conditions`, all of one session per tensor; on the host.
         """
         parts = [part for mine in self._trials_by_session() for part in mine[torch.randperm(len(mine))].split(size)]
         return [parts[i] for i in torch.randperm(len(parts)).tolist()]
 
     def trial_chunks(self) -> list[torch.Tensor]:
-        """The same trials in their order, about CHUNK observations of one session at a time: list of long tensors, on the host."""
+        """The trials of `trial_batches` in their order, each tensor with about CHUNK observations of one session: list of long tensors, on the host."""
         by_session = self._trials_by_session()
         widths = (np.subtract(*self._spans[self._session_of_trial[int(mine[0])]][::-1]) for mine in by_session)
         return [part for mine, width in zip(by_session, widths, strict=True) for part in mine.split(max(1, CHUNK // int(width)))]
@@ -274,18 +305,25 @@ class Bank:
         return used.split(counts.tolist())
 
     def chunks(self) -> tuple[torch.Tensor, ...]:
-        """Positions of all observations, CHUNK at a time."""
+        """Positions of all observations, as long tensors of at most CHUNK."""
         return torch.arange(len(self), device=self.device).split(CHUNK)
 
     def beta(self, most: float = 100.0) -> float:
-        """inactive / active (paper 3.3), capped at `most` and finite without actives."""
+        """The number of inactive observations over that of active ones (paper 3.3), at most `most`; finite even if no observation is active."""
         actives = float(self.active.sum())
         return min((len(self) - actives) / max(actives, 1.0), most)
 
     def spread(self) -> tuple[np.ndarray, np.ndarray]:
-        """Standard deviation of each row's signal over its windows, float32 array (row,), 0 where it has none; and how many frames those have.
+        """The spread of each row's signal over its windows.
 
-        Summed in float64, and so on the host: Apple's GPUs have no float64.
+        The sums are float64 and therefore made on the host: Apple's GPUs have no float64.
+
+        Returns
+        -------
+        spread : float32 array, shape (row,)
+            Standard deviation, in units of the signal; 0 for a row without windows.
+        count : float64 array, shape (row,)
+            Number of frames in all windows of the row.
         """
         total, squares, count = (np.zeros(len(self.keys)) for _ in range(3))
         for at in self.chunks():
@@ -298,11 +336,11 @@ class Bank:
 
 
 def token_id(ids: dict, condition: str) -> int | None:
-    """The token of a condition in {key: position}: its own, else its category's, else None."""
+    """The position of a condition's token in `ids`, {key: position}: its own, else that of its category, else None."""
     own = ids.get(condition)
     return ids.get(category_of(condition)) if own is None else own
 
 
 def _joined(parts, device):
-    """Tables {name: array} of several sessions as one, {name: tensor on the device}."""
+    """Join the tables of several sessions, each {name: array}, into one, {name: tensor on the device}."""
     return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])).to(device) for name in parts[0]}

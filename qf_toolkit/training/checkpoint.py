@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped, in one file, and the one before it beside it."""
+"""Checkpoints. One file holds all that a training needs to go on as if it had never stopped; the previous checkpoint lies beside it."""
 
 import hashlib
 import json
@@ -20,22 +20,22 @@ BESIDE = ("hook.", "generator.")
 
 @dataclass
 class State:
-    """Where a training stands.
+    """The state of a training.
 
     Attributes
     ----------
     epoch : int
-        From 0: the one that runs, or at its end the next.
+        The epoch that runs, from 0; at the end of an epoch the next one.
     at : int
-        Steps taken in it.
+        Steps taken in this epoch.
     step : int
-        Steps taken in all.
+        Steps taken since the training began.
     total : float
         Sum of the loss over the observations since the last validation.
     seen : int
-        Number of those.
+        Number of observations since the last validation.
     history : list of dict
-        An entry a validation.
+        One entry per validation; see `loop.run`.
     """
 
     epoch: int = 0
@@ -47,12 +47,12 @@ class State:
 
     @property
     def best(self) -> int:
-        """Position in the history of the best validation, the first one of several; -1 before there is one."""
+        """Position of the best validation in the history, the first one if several are equal; -1 if there is none yet."""
         return min(range(len(self.history)), key=lambda i: self.history[i]["score"], default=-1)
 
 
 def plain(settings):
-    """Settings as JSON holds them."""
+    """Settings in the form in which JSON returns them: dataclasses as dicts, tuples as lists."""
     return json.loads(json.dumps(settings, default=asdict))
 
 
@@ -67,12 +67,12 @@ def save_checkpoint(file, module, best, optimiser, parameters, state, settings, 
         The weights of the best validation.
     optimiser : torch.optim.Adam or torch.optim.AdamW
     parameters : list of nn.Parameter
-        Those that it trains.
+        The parameters that the optimiser trains.
     state : State
     settings : dict
         See `load_checkpoint`.
     beside : dict
-        Further tensors, by names that begin with one of `BESIDE`.
+        {name: tensor}, further tensors whose names begin with one of `BESIDE`.
     """
     tensors = {f"model.{k}": v for k, v in module.state_dict().items()} | {f"best.{k}": v for k, v in best.items()}
     for i, p in enumerate(parameters):
@@ -88,7 +88,7 @@ def save_checkpoint(file, module, best, optimiser, parameters, state, settings, 
 
 
 def load_checkpoint(file, module, optimiser, parameters, settings):
-    """Put the newest checkpoint that can be read into `module` and `optimiser`.
+    """Load the newest whole checkpoint into `module` and `optimiser`.
 
     Parameters
     ----------
@@ -96,21 +96,21 @@ def load_checkpoint(file, module, optimiser, parameters, settings):
     module : nn.Module
     optimiser : torch.optim.Adam or torch.optim.AdamW
     parameters : list of nn.Parameter
-        Those that it trains.
+        The parameters that the optimiser trains.
     settings : dict
-        What decides the result; a value may be a dataclass, whose fields count as at their defaults in a checkpoint that lacks them.
+        All settings that decide the result. A value may be a dataclass; a field that the checkpoint lacks counts as if it had its default there.
 
     Returns
     -------
-    (best, state, beside), or None where there is no checkpoint
-        The weights of the best validation, where the training stood, and the further tensors of `save_checkpoint`.
+    (best, state, beside), or None if there is no checkpoint
+        The weights of the best validation, the State of the training, and the further tensors of `save_checkpoint`.
 
     Raises
     ------
     DamagedFileError
         If no checkpoint there is whole.
     QfError
-        If it belongs to other settings.
+        If the checkpoint belongs to other settings, or can't be read.
     """
     for path in (file, _previous(file)):
         if not path.is_file():
@@ -139,11 +139,11 @@ def load_checkpoint(file, module, optimiser, parameters, settings):
 
 
 class _Damaged(Exception):
-    """What is wrong with a checkpoint, in words."""
+    """Raised if a checkpoint is damaged; its text describes the damage."""
 
 
 def _read(path):
-    """(note, tensors) of a checkpoint."""
+    """Read the note and the tensors of a checkpoint; raises _Damaged if the file is not as `save_checkpoint` wrote it."""
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -162,7 +162,7 @@ def _read(path):
 
 
 def _state(found):
-    """The State of a checkpoint; those written at the end of an epoch by versions that knew no other lack what is 0 there."""
+    """The State of a checkpoint. Older versions wrote checkpoints only at the end of an epoch, and left out the counts that are 0 there."""
     try:
         state = State(**{f.name: found[f.name] for f in fields(State) if f.name in found or f.name in ("epoch", "history")})
         counts = (state.epoch, state.at, state.step, state.seen)
@@ -175,7 +175,7 @@ def _state(found):
 
 
 def _check_settings(path, theirs, settings):
-    for name, value in settings.items():  # an option that came later counts as at its default, with which it changes nothing
+    for name, value in settings.items():  # an option that the checkpoint lacks counts as its default, with which it changes nothing
         if is_dataclass(value) and isinstance(theirs.get(name), dict):
             theirs[name] = {**defaults(type(value)), **theirs[name]}
     ours = plain(settings)
@@ -187,7 +187,7 @@ def _check_settings(path, theirs, settings):
 
 
 def _check_tensors(tensors, module, parameters):
-    """Raise _Damaged where the tensors are not those of a checkpoint of `module`."""
+    """Raise _Damaged if names or shapes of the tensors are not those of a checkpoint of `module`."""
     wanted = {f"{part}.{k}": v.shape for part in ("model", "best") for k, v in module.state_dict().items()}
     for i, p in enumerate(parameters):
         if f"optimiser.{i}.step" in tensors:
@@ -197,10 +197,10 @@ def _check_tensors(tensors, module, parameters):
 
 
 def _restore(optimiser, parameters, tensors):
-    on_device = {id(p) for group in optimiser.param_groups if group["fused"] for p in group["params"]}  # where steps are counted, too
+    on_device = {id(p) for group in optimiser.param_groups if group["fused"] for p in group["params"]}  # the device also counts their steps
     for i, p in enumerate(parameters):
         if f"optimiser.{i}.step" not in tensors:
-            continue  # a weight that no step has used yet, [MASK] in a classifier say
+            continue  # no step has used this weight yet, for example [MASK] in a classifier
         for k in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors[f"optimiser.{i}.{k}"]
             optimiser.state[p][k] = value.to("cpu" if k == "step" and id(p) not in on_device else p.device, copy=True)
@@ -211,7 +211,7 @@ def _previous(file):
 
 
 def digest(tensors, note=None):
-    """A hash of named tensors, and of a note that JSON can hold."""
+    """A hash of named tensors and of a note that JSON can hold, 24 hexadecimal digits."""
     found = hashlib.blake2b(b"" if note is None else json.dumps(note, sort_keys=True).encode(), digest_size=12)
     for name, tensor in sorted(tensors.items()):
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Which device computes, its random generators, and what is said when its memory is full."""
+"""The choice of a device, its random generators, and the error if its memory is full."""
 
 from contextlib import contextmanager
 
@@ -9,12 +9,20 @@ from .options import check_device
 
 
 def pick_device(device="auto"):
-    """`device` as a torch.device; "auto" takes CUDA, then MPS, then the CPU.
+    """`device` as a torch.device; "auto" takes CUDA if there is one, else MPS, else the CPU.
+
+    Parameters
+    ----------
+    device : str or torch.device
+
+    Returns
+    -------
+    torch.device
 
     Raises
     ------
     QfError
-        If nothing can be computed on it here.
+        If `device` is no name of a device, or if this machine can't compute on it.
     """
     check_device(device)
     if str(device) == "auto":
@@ -30,7 +38,7 @@ def pick_device(device="auto"):
 
 
 def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """States of the generators of the CPU and of `device`, uint8 by the type of device."""
+    """The states of the random generators of the CPU and of `device`, {type of device: uint8 tensor}."""
     return {
         "cpu": torch.get_rng_state(),
         **({} if device.type == "cpu" else {device.type: getattr(torch, device.type).get_rng_state(*_which(device))}),
@@ -38,20 +46,20 @@ def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_generator_states(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put back what `generator_states` gave; of a device of another type only the CPU's state is taken."""
+    """Set the random generators to states that `generator_states` returned. If `states` has none for this type of device, only the CPU's is set."""
     torch.set_rng_state(states["cpu"])
     if device.type != "cpu" and device.type in states:
         getattr(torch, device.type).set_rng_state(states[device.type], *_which(device))
 
 
 def _which(device):
-    """What names `device` beside its type: Apple's GPU is always one."""
+    """The arguments that select `device` among those of its type; none for Apple's GPU, of which a machine has one."""
     return () if device.type == "mps" else (device,)
 
 
 @contextmanager
 def forked(device: torch.device):
-    """A context in which what is drawn at random on the CPU and on `device` leaves the caller's generators as they were."""
+    """A context that afterwards resets the random generators of the CPU and of `device`, so that draws inside do not change later draws."""
     states = generator_states(device)
     try:
         yield
@@ -61,16 +69,22 @@ def forked(device: torch.device):
 
 @contextmanager
 def told_memory(device, knob="Take a smaller batch_size (--batch) or a smaller model"):
-    """Tell that the memory of `device` is full as what it is.
+    """A context that turns the errors of torch and numpy for full memory into a QfError.
+
+    Parameters
+    ----------
+    device : torch.device or str
+    knob : str
+        Advice at the end of the message.
 
     Raises
     ------
     QfError
-        In place of the errors of torch and numpy that say so.
+        If the memory of `device` is full.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as e:  # CUDA has an error of its own for it, the CPU and MPS have not
+    except (RuntimeError, MemoryError) as e:  # CUDA has an error of its own for this; the CPU and MPS have none
         if not isinstance(e, MemoryError | torch.OutOfMemoryError) and not any(w in str(e).lower() for w in ("out of memory", "allocate memory")):
             raise
         other = "" if str(device).startswith("cpu") else ', or device="cpu" (--device cpu)'

@@ -1,4 +1,4 @@
-"""The optimiser, and groups of parameters that learn at a speed or with a weight decay of their own."""
+"""The optimiser, and groups of parameters that have a speed or a weight decay of their own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from .options import LoopConfig
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that learn in a way of their own; those in no group learn at lr with the config's weight decay.
+    """Parameters that have a speed or a weight decay of their own. Parameters in no group learn at lr with the config's weight decay.
 
     Attributes
     ----------
     parameters : sequence of nn.Parameter
     speed : float
-        Times lr.
+        The group's learning rate is lr times this.
     weight_decay : float or None
-        The config's where None.
+        None takes the config's.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -29,7 +29,7 @@ class Group:
 
 
 def undecayed(module: nn.Module) -> Group:
-    """Biases, gains of norms and embeddings: what weight decay is commonly kept from.
+    """A group of biases, gains of norms and embeddings, which are commonly kept free of weight decay.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ def undecayed(module: nn.Module) -> Group:
 
 
 def make_optimiser(parameters: Sequence[nn.Parameter], groups: Sequence[Group], config: LoopConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over `parameters`, each group of it with its `speed`.
+    """Adam or AdamW over `parameters`, where each group has its own speed and weight decay.
 
     Parameters
     ----------
     parameters : sequence of nn.Parameter
-        All that learn.
+        All parameters that learn.
     groups : sequence of Group
-        What is in none has speed 1.
+        Parameters in no group have speed 1 and the config's weight decay.
     config : LoopConfig
 
     Returns
@@ -79,7 +79,7 @@ def make_optimiser(parameters: Sequence[nn.Parameter], groups: Sequence[Group], 
     for p in parameters:
         alike.setdefault(own.get(id(p), (1.0, config.weight_decay)), []).append(p)
     made = [{"params": members, "speed": speed, "weight_decay": decay} for (speed, decay), members in alike.items()]
-    # fused: one kernel for all parameters, which also counts its steps on the device
+    # a fused optimiser runs one kernel for all parameters, and counts its steps on the device
     fused = None if may_ask(parameters[0].device) else True
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
     return kind(made, lr=config.lr, weight_decay=config.weight_decay, fused=fused)

@@ -1,4 +1,4 @@
-"""What a training does beside its steps: averaged weights here; temperatures, starts of codebooks and resets of codes in their models' files."""
+"""Hooks, which the loop calls between its steps. Averaged weights are here; a model's own hooks, such as temperatures, are in the model's file."""
 
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from .options import LoopConfig
 
 
 class Moment(NamedTuple):
-    """Where a training stands when it calls a hook.
+    """The state of a training when it calls a hook.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class Moment(NamedTuple):
     config : LoopConfig
         Its `epochs` are those of the whole training.
     epoch : int
-        From 0: the one that begins, runs or has ended.
+        The epoch that begins, runs or has just ended, from 0.
     step : int
         Steps taken since the training began.
     """
@@ -32,10 +32,10 @@ class Moment(NamedTuple):
 
 
 class Hook:
-    """What is called in the course of a training; a hook has those of these methods that it needs.
+    """The base of hooks, whose methods do nothing. A hook overrides the methods that it needs.
 
-    What a hook draws at random comes from the training's generators, so that a run that is gone on with draws the same. After a step
-    nothing may ask the device for a value.
+    A hook draws random numbers from the training's generators, so that a resumed run draws the same numbers. `after_step` must not read a value from
+    the device.
 
     Examples
     --------
@@ -50,30 +50,30 @@ class Hook:
     """
 
     def start(self, now: Moment) -> None:
-        """Before the first epoch of a new training."""
+        """Called before the first epoch of a new training."""
 
     def before_epoch(self, now: Moment) -> None:
-        """Before the first step of an epoch."""
+        """Called before the first step of an epoch."""
 
     def after_step(self, now: Moment) -> None:
-        """After the weights have changed."""
+        """Called after each step, when the weights have changed."""
 
     def after_epoch(self, now: Moment) -> None:
-        """After an epoch and the validation at its end."""
+        """Called after an epoch and the validation at its end."""
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What the hook remembers, for checkpoints; the settings of the training name the options that a hook was made with."""
+        """The tensors that a checkpoint keeps for this hook. Options of the hook belong into the `settings` of the training instead."""
         return {}
 
     def restore(self, now: Moment, state: dict[str, torch.Tensor]) -> None:
-        """Take back what `state` gave, in place of all calls made before that checkpoint; the module has its weights and buffers already.
+        """Called once when a run goes on from a checkpoint, instead of all earlier calls. The module has its weights and buffers already.
 
-        What the hook had set in the module beside those, a temperature for example, it sets anew.
+        The hook takes back the tensors of `state`. It also sets again all else that it had set in the module, for example a temperature.
         """
 
 
 class Ema(Hook):
-    """Averaged weights: after each step `average = decay * average + (1 - decay) * weight`, beginning at the first weights.
+    """Averages the weights: after each step `average = decay * average + (1 - decay) * weight`. The average starts at the first weights.
 
     Buffers are not averaged.
 
@@ -81,7 +81,7 @@ class Ema(Hook):
     ----------
     parameters : list of nn.Parameter
     decay : float
-        A step.
+        Per step, from 0 to 1.
     """
 
     def __init__(self, parameters, decay):

@@ -1,8 +1,8 @@
-"""The training loop, on one screen: seeds, progress, best by validation, early stopping, checkpoints to go on from.
+"""The training loop, on one screen: seeds, progress, the best epoch by validation, early stopping, checkpoints.
 
-Each epoch seeds the generators anew from (seed, epoch) and draws its batches first. A run that goes on from a checkpoint within an epoch
-draws the same batches again, takes the generators' states from the checkpoint, and goes on behind the steps that were taken: it ends at
-the weights of a run that was never interrupted, to the bit on the same machine and versions.
+Each epoch first seeds the generators from (seed, epoch), and then draws its batches. A run that goes on from a checkpoint within an epoch draws the
+same batches again, takes the generators' states from the checkpoint, and skips the steps that were taken. It ends at the weights of a run that was
+never interrupted, to the bit on the same machine and versions.
 """
 
 import math
@@ -40,44 +40,44 @@ def run(
     run_config: RunConfig | None = None,
     label: str = "training",
 ) -> list[dict]:
-    """Train `module` in place and leave it at its best validation.
+    """Train `module` in place, and leave it in eval with the weights of its best validation.
 
     Parameters
     ----------
     module : nn.Module
-        What learns are its parameters that require a gradient.
+        Its parameters that require a gradient learn. The first of them decides the device.
     draw : callable
-        () -> list of long tensors, the batches of an epoch in random order, positions of observations; see `batches`.
+        () -> list of long tensors, each of shape (b,): the batches of an epoch in random order, as positions of observations; see `batches`.
     step : callable
-        (long tensor, shape (b,)) -> loss of those observations, a scalar tensor. On a device it asks for no value of a tensor.
+        (long tensor, shape (b,)) -> mean loss of those observations, a scalar float tensor. On a GPU it must not read a tensor's value on the host.
     validate : callable
-        () -> dict of floats; "score" is what is minimised. What it draws at random does not reach the training.
+        () -> dict of floats. The loop minimises its "score". Its random draws leave the training's generators as they were.
     config : LoopConfig
     settings : dict
-        What else decides the result, dataclasses or what JSON holds; a checkpoint of other settings is refused.
+        All other settings that decide the result; values are dataclasses, or values that JSON can hold. A checkpoint of other settings is refused.
     groups : sequence of Group
         Parameters with a speed or a weight decay of their own; see `training.groups`.
     hooks : sequence of Hook
-        Called in this order, averaged weights first; see `training.hooks`.
+        The loop calls them in this order, after it has averaged the weights; see `training.hooks`.
     checkpoint : str or Path, optional
-        Folder of the checkpoints; None keeps none. One is written at the end of each epoch, and within it every `checkpoint_s` seconds.
+        Folder of the checkpoints; None keeps none. The loop writes one at the end of each epoch, and within an epoch every `checkpoint_s` seconds.
     run_config : RunConfig, optional
-        checkpoint_s, resume and progress are used; its defaults where left out.
+        The loop uses its checkpoint_s, resume and progress; None takes the defaults.
     label : str
-        Begins what is shown and said.
+        Name of the training in the progress bar and in error messages.
 
     Returns
     -------
     list of dict
-        An entry a validation: epoch, loss (mean over the observations since the validation before) and the validation's figures; under
-        `validate_every` also step, the number of steps taken.
+        One entry per validation: epoch (int, from 0), loss (float, the mean over the observations since the previous validation) and the floats of
+        `validate`; under `validate_every` also step (int), the number of steps taken.
 
     Raises
     ------
     QfError
-        If the checkpoint belongs to other settings, or the loss or the validation score is no number any more.
+        If the checkpoint belongs to other settings or can't be read or written, or if the loss or the validation score is not finite.
     DamagedFileError
-        If no checkpoint there is whole.
+        If no checkpoint in the folder is whole.
     """
     run_config = run_config or RunConfig()
     training = _Training(module, draw, step, validate, config, settings, groups, hooks, checkpoint, run_config, label)
@@ -96,7 +96,7 @@ def run(
 
 @dataclass
 class _Training:
-    """What `run` was given, and where the training stands."""
+    """The arguments of `run`, and the state of the training."""
 
     module: nn.Module
     draw: Callable
@@ -128,7 +128,7 @@ class _Training:
         self.total = torch.tensor(self.state.total, device=self.device)
 
     def _lengths(self, config):
-        """The config with the epochs that its steps ask for, and the number of steps."""
+        """The config with the epochs that its steps need, and the number of steps; 0 if nothing depends on that number."""
         if not config.steps and not config.steps_most and config.schedule_by == "epoch":
             return config, 0
         with forked(self.device):
@@ -136,7 +136,7 @@ class _Training:
             return lengths(config, len(self.draw()))
 
     def _go_on(self):
-        """Put the checkpoint in place, if there is one."""
+        """Load the checkpoint, if there is one."""
         found = load_checkpoint(self.file, self.module, self.optimiser, self.parameters, self.settings)
         if not found:
             return
@@ -147,12 +147,12 @@ class _Training:
             hook.restore(self._now(), {k.removeprefix(own): v for k, v in beside.items() if k.startswith(own)})
 
     def finished(self):
-        """Whether all epochs are over, or the score has not become better for `patience` validations."""
+        """Whether all epochs are over, or the score has not improved for `patience` validations."""
         state, patience = self.state, self.config.patience
         return state.epoch >= self.config.epochs or (patience > 0 and len(state.history) - 1 - state.best >= patience)
 
     def epoch(self):
-        """What is left of an epoch."""
+        """Run the steps of an epoch that are left, and its validations."""
         state, config, every = self.state, self.config, self.config.validate_every
         torch.manual_seed(config.seed * 1_000_003 + state.epoch)
         drawn = self.draw()
@@ -164,7 +164,7 @@ class _Training:
         else:
             self._call(*(["start"] if state.epoch == 0 else []), "before_epoch")
         for at in drawn[state.at :]:
-            # held until the next one is there: freed before, it lets the C library give its memory back and fetch it anew at each step
+            # keep each loss until the next one exists: otherwise the C library returns its memory and fetches it again at each step
             kept = self._step(at)  # noqa: F841
             self._call("after_step")
             if every and state.step % every == 0:
@@ -196,7 +196,7 @@ class _Training:
         return loss
 
     def _look(self):
-        """Validate, on the averaged weights where there are any, and keep the best."""
+        """Validate, on the averaged weights if there are any, and keep the best weights."""
         state, at = self.state, {"step": self.state.step} if self.config.validate_every else {}
         loss = self._number("loss", float(self.total) / state.seen)
         self.module.eval()
@@ -211,7 +211,7 @@ class _Training:
         state.seen = 0
 
     def _number(self, name, value):
-        """`value`, where it is a finite number."""
+        """Return `value`, or raise QfError if it is not finite."""
         if not math.isfinite(value):
             raise QfError(
                 f"{self.label}: the {name} is {value} in epoch {self.state.epoch}. Lower lr (now {self.config.lr:g}), "
@@ -220,7 +220,7 @@ class _Training:
         return value
 
     def save(self):
-        """Write a checkpoint."""
+        """Write a checkpoint, if there is a folder for it."""
         if not self.file:
             return
         self.state.total = self._number("loss", float(self.total))
@@ -240,19 +240,20 @@ class _Training:
 
 
 def batches(order: torch.Tensor, config: LoopConfig, trial: torch.Tensor) -> list[torch.Tensor]:
-    """An epoch's observations as batches: of `batch_size` observations, or of all those of `batch_trials` trials.
+    """Split an epoch's observations into batches of `batch_size` observations, or of all observations of `batch_trials` trials.
 
     Parameters
     ----------
     order : long tensor, shape (n,)
-        Observations in random order.
+        Positions of observations in random order.
     config : LoopConfig
-    trial : long tensor
+    trial : integer tensor, shape (number of observations,)
         The trial of every observation of the bank.
 
     Returns
     -------
     list of long tensors
+        Positions of observations, one tensor per batch.
     """
     if not config.batch_trials:
         return list(order.split(config.batch_size))

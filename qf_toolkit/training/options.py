@@ -1,4 +1,4 @@
-"""Options of the loop. Without torch, so that the command line knows them at once."""
+"""Options of the loop. Does not import torch, so that the command line starts fast."""
 
 import re
 from dataclasses import dataclass
@@ -42,12 +42,12 @@ class LoopConfig(Options):
 
 
 FIT_LOOP = {"epochs": 100, "lr": 1e-3}
-"""What a fit to a task takes where it doesn't say (paper 4.2); pre-training takes the defaults of `LoopConfig`."""
+"""The defaults of a fit to a task (paper 4.2); pre-training takes the defaults of `LoopConfig`."""
 
 
 @dataclass(frozen=True)
 class RunConfig(Options):
-    """Where and how a training runs: nothing in it decides what is learnt, so that a checkpoint goes on under any of it."""
+    """Where and how a training runs. None of these options changes what is learnt, so a run may go on from a checkpoint with other values."""
 
     device: str = option("auto", "text", help="auto, cpu, cuda, cuda:1 and so on, or mps")
     memory_mb: float | None = option(None, above=0, most=1e9, optional=True, help="MB that the sessions' traces may take; all of them where left out")
@@ -56,12 +56,12 @@ class RunConfig(Options):
     progress: bool = option(True, "flag", help="show progress bars")
 
     def __post_init__(self):
-        object.__setattr__(self, "device", str(self.device))  # a torch.device, too
+        object.__setattr__(self, "device", str(self.device))  # it may be a torch.device
         super().__post_init__()
         check_device(self.device)
 
 
 def check_device(device):
-    """Raise QfError where `device` is no name of a device that computes; whether there is one here is for `pick_device` to say."""
+    """Raise QfError if `device` is no name of a device. `pick_device` checks whether this machine has it."""
     if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:\d{1,3})?", str(device)):
         raise QfError(f"device: expected auto, cpu, cuda, cuda:1 and so on, or mps, found {shown(str(device))}.")

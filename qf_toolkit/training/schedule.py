@@ -1,4 +1,4 @@
-"""How long a training lasts, and how its learning rate changes on the way."""
+"""The length of a training, and the course of its learning rate."""
 
 import math
 from dataclasses import replace
@@ -7,19 +7,20 @@ from .options import LoopConfig
 
 
 def lengths(config: LoopConfig, an_epoch: int) -> tuple[LoopConfig, int]:
-    """What `epochs`, `steps` and `steps_most` come to where an epoch has `an_epoch` steps.
+    """The epochs and steps of a training, from `epochs`, `steps` and `steps_most` of its config.
 
     Parameters
     ----------
     config : LoopConfig
     an_epoch : int
+        Steps per epoch.
 
     Returns
     -------
     config : LoopConfig
-        With the epochs of the whole training, the last of which `steps_most` may cut short.
+        Its `epochs` are those of the whole training. `steps_most` may cut the last epoch short.
     steps : int
-        Those of the whole training.
+        Steps of the whole training.
 
     Examples
     --------
@@ -38,22 +39,23 @@ def lengths(config: LoopConfig, an_epoch: int) -> tuple[LoopConfig, int]:
 
 
 def factor(config: LoopConfig, epoch: int, step: int, steps: int) -> float:
-    """What lr is multiplied by.
+    """The factor by which lr is multiplied in a step.
 
     Parameters
     ----------
     config : LoopConfig
-        `warmup` is a share of `steps`, in which the factor climbs in a line to 1; the cosine goes from there to `lr_floor` at the end.
+        In the share `warmup` of the steps the factor climbs linearly to 1. The cosine then falls to `lr_floor` at the end.
     epoch : int
-        From 0.
+        The current epoch, from 0.
     step : int
-        Of the whole training, from 0.
+        Steps taken since the training began, from 0.
     steps : int
-        Of the whole training.
+        Steps of the whole training.
 
     Returns
     -------
     float
+        From 0 to 1.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The traces of sessions, from which windows are gathered: held on the device, or read from the sessions' files on use."""
+"""The traces of sessions, from which windows are gathered. They are held on the device, or read from the sessions' files on use."""
 
 import os
 from collections.abc import Sequence
@@ -17,34 +17,35 @@ from .options import RunConfig
 
 
 class Traces:
-    """Fluorescence (or 1 + dF/F where only that exists) of the neurons of some Trials, each session once.
+    """Traces of the neurons of some Trials, each session once: fluorescence, or 1 + dF/F for a session that has only dF/F.
 
     Parameters
     ----------
     parts : sequence of Trials
-        The parts of a split, of one source.
+        The parts of a split, all of one source.
     device : torch.device or str
-        Where windows are wanted.
+        The device on which `gather` returns windows.
     memory_mb : float, optional
-        Traces of more MB (2**20 bytes) are not held on the device: their windows are read on use, with the same results. Of a session of which a
-        file holds the numbers as they are, as a store writes them, single windows are read. One that is packed is taken from the source as a
-        whole: a store keeps the last few of them. None holds all.
+        If the traces take more MB (2**20 bytes) than this, they are not held on the device and windows are read on use, with the same results. If a
+        session's file holds plain numbers, as a store writes them, single windows are read from it. If the file is packed, the source reads the
+        whole session; a store keeps the last few of them. None holds all traces.
 
     Attributes
     ----------
     sessions : list of str
-        Keys; their positions are what `gather` takes.
+        Keys of the sessions; `gather` takes their positions.
     nbytes : int
-        What they take, or would.
+        Bytes of all traces, float32, whether they are held or not.
     held : bool
-        Whether they lie on the device.
+        Whether the device holds the traces.
     is_dff : list of bool
         For each session, whether its traces are 1 + dF/F.
+    device : torch.device
 
     Raises
     ------
     QfError
-        If memory_mb is out of range, or a session can't be read or changes meanwhile.
+        If memory_mb is out of range, or a session can't be read.
 
     Examples
     --------
@@ -81,7 +82,7 @@ class Traces:
             ds, mine = source[session], rows[session]
             traces = torch.from_numpy(np.ascontiguousarray(as_fluorescence(ds)[0][mine]))
             self._flat[end : end + traces.numel()] = traces.flatten().to(self.device)
-            # where each neuron of the session begins; one that isn't held has no place
+            # where each neuron's trace begins; a neuron that isn't held has an impossible position
             begins = np.full(ds.sizes["neuron"], -(2**62))
             begins[mine] = end + np.arange(len(mine)) * traces.shape[1]
             before.append(sum(map(len, first)))
@@ -91,7 +92,7 @@ class Traces:
         self._before, self._first = torch.tensor(before, device=self.device), torch.from_numpy(np.concatenate(first)).to(self.device)
 
     def gather(self, session: int | torch.Tensor, neurons: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
-        """Windows of the traces.
+        """Gather windows of the traces. `session`, `neurons` and `starts` are broadcast together.
 
         Parameters
         ----------
@@ -100,19 +101,19 @@ class Traces:
         neurons : long tensor
             Rows of the sessions, among those that the Trials choose.
         starts : long tensor
-            First frame of each window, which must lie inside the recording; session, neurons and starts are broadcast together.
+            First frame of each window. Each window must lie inside the recording.
         length : int
             Frames of a window.
 
         Returns
         -------
-        float tensor, shape (..., length)
-            On the device, the caller's own.
+        float32 tensor, shape (..., length)
+            A copy on the device, which the caller may change.
 
         Raises
         ------
         QfError
-            If a session is read from its file, and that can't be read or has changed.
+            If a session is read from its file, and the file can't be read or has changed.
         """
         if self.held:
             return self._cut(self._first[self._before[session] + neurons] + starts, length)
@@ -121,7 +122,7 @@ class Traces:
         return read.to(self.device).reshape(*which[0].shape, length)
 
     def _read(self, session, neurons, starts, length):
-        """Windows (n, length) from where the sessions lie, one session after the other."""
+        """Read windows, float32 (n, length), one session after the other."""
         out = np.empty((len(session), length), np.float32)
         order = np.argsort(session, kind="stable")
         found, first = np.unique(session[order], return_index=True)
@@ -130,15 +131,15 @@ class Traces:
         return out
 
     def _cut(self, first, length):
-        """Windows of the flat traces from these positions on."""
-        if self.device.type == "cpu":  # rows of an overlapping view are copied as blocks, ten times as fast as single numbers
+        """Windows of the flat traces that begin at the positions `first`."""
+        if self.device.type == "cpu":  # torch copies rows of an overlapping view as blocks, ten times as fast as single numbers
             windows = self._flat.as_strided((len(self._flat) - length + 1, length), (1, 1))
             return windows.index_select(0, first.flatten()).reshape(*first.shape, length)
         return self._flat[first[..., None] + torch.arange(length, device=self.device)]
 
 
 class _OnUse:
-    """A session whose windows are read when they are wanted: from its file, or else from the source, which keeps the last few sessions."""
+    """A session whose windows are read on use: from its file if that holds plain numbers, else from the source, which keeps the last few sessions."""
 
     def __init__(self, source, session):
         self.source, self.session = source, session
@@ -159,16 +160,16 @@ class _OnUse:
     def _offset(self):
         try:
             return rows_offset(self.path, self.signal)
-        except DamagedFileError:  # the source has warned, and gave the version before it
+        except DamagedFileError:  # the source has warned already, and returned the previous version of the session
             return None
 
     def _equals(self, values):
-        """Whether the file holds these numbers, to the bit."""
+        """Whether the file holds exactly these numbers, to the bit."""
         start = np.zeros(1, int)
         return all(self._from_file(np.array([i]), start, self.frames).tobytes() == row.tobytes() for i, row in enumerate(values))
 
     def read(self, neurons, starts, length):
-        """Windows (n, length) on the scale of `as_fluorescence`."""
+        """Windows, float32 (n, length), on the scale of `as_fluorescence`."""
         if self.offset is not None:
             x = self._from_file(neurons, starts, length)
         else:
@@ -194,7 +195,7 @@ class _OnUse:
         return x
 
     def _check(self, found, whole=True):
-        """Refuse the file where it is another than at first."""
+        """Raise QfError if the file was cut short, or is not the one that was there at the start."""
         if not whole or _version(found) != self.version:
             raise QfError(
                 f"{self.path}: expected the file as it was when the training began, found it changed. Start again, and leave it alone meanwhile."
@@ -202,5 +203,5 @@ class _OnUse:
 
 
 def _version(found):
-    """What tells a file from one that was written later, of its `os.stat`."""
+    """The values of `os.stat` that differ between a file and one that was written later."""
     return found.st_mtime_ns, found.st_size, found.st_ino

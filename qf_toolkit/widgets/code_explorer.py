@@ -66,7 +66,7 @@ class CodeExplorer(Viewer):
         if "usage" in self.book:
             codes.sort(key=lambda k: -float(self.book["usage"].values[k]))
         self.burst = widgets.Dropdown(description="burst of", options=[("", None), *((f"code {k}", k) for k in codes)], value=codes[0], layout=WIDE)
-        self.session = widgets.Dropdown(description="session", options=[] if trials is None else self.trials.sessions, layout=WIDE)
+        self.session = widgets.Dropdown(description="session", options=[] if self.trials is None else self.trials.sessions, layout=WIDE)
         self.neuron = widgets.Dropdown(description="or neuron", layout=WIDE)
         self.trial = widgets.Dropdown(description="in trial", layout=WIDE)
         self.place = widgets.BoundedIntText(description="place", value=c.baseline_patches + 1, min=1, max=c.patches, layout=WIDE)
@@ -132,7 +132,7 @@ class CodeExplorer(Viewer):
         self._begin(burst(self.model, self.burst.value).values)
 
     def _from_observation(self):
-        if self._busy or self.neuron.value is None:
+        if self._busy or self.neuron.value is None or self.trials is None:
             return
         with self._told():
             table = self.trials.table

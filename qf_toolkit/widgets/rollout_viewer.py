@@ -1,5 +1,7 @@
 """Rollout viewer: how much a prediction takes from each token, for one observation or a neuron's trials, layer by layer and head by head."""
 
+from typing import Any
+
 import ipywidgets as widgets
 import numpy as np
 import xarray as xr
@@ -49,7 +51,8 @@ class RolloutViewer(Viewer):
                 f"model: expected a QuantFormer classifier or forecaster, found {name!r}, which has no attention maps. Pass what `fit_classifier` returned."
             )
         self.model, self.observer = model, Observer(trials, [model], n_samples=0)
-        self.simulated, self._looked = trials.simulated, (None, None)
+        self.simulated = trials.simulated
+        self._looked: tuple[Any, Any] = None, None
         config = model.autoencoder.config
         self.session = widgets.Dropdown(description="session", options=self.observer.sessions, layout=WIDE)
         self.neuron = widgets.Dropdown(description="neuron", layout=WIDE)

@@ -222,7 +222,7 @@ class TraceInspector(Viewer):
         }  # fmt: skip
 
     def _strips(self, view, time):
-        if "code" not in view:
+        if "code" not in view or self.levels is None:
             return []
         rows = code_rows(view)
         marks = []

@@ -17,7 +17,7 @@ from .options import FitConfig
 
 
 class QuantFormerClassifier(Downstream, Classifier):
-    """Says whether a neuron will be active after the onset, from its baseline alone."""
+    """Estimates from a neuron's baseline, its token and the stimulus token how probable it is that the neuron will be active after the onset."""
 
     kind = "classifier"
     call = "fit_classifier"
@@ -32,7 +32,7 @@ class QuantFormerClassifier(Downstream, Classifier):
         self.threshold = 0.5
 
     def _objective(self, train, validation):
-        """Cross-entropy of the label, in training beside that of the other levels of the gain; validation looks at the label alone."""
+        """The loss is the cross-entropy of the label. Training adds that of the other levels of the gain; validation uses only the label's."""
         module, n_b = self.module, self.autoencoder.config.n_baseline
         levels = torch.tensor(GAIN_LEVELS, device=self.device) * train.window.active_gain
 
@@ -58,7 +58,7 @@ class QuantFormerClassifier(Downstream, Classifier):
 
     @torch.no_grad()
     def _learnt(self, validation, anew):
-        """Threshold of best balanced accuracy on validation."""
+        """Set the threshold of best balanced accuracy on validation."""
         if not anew:
             return
         n_b, p = self.autoencoder.config.n_baseline, []
@@ -68,29 +68,29 @@ class QuantFormerClassifier(Downstream, Classifier):
         self.threshold = best_threshold(torch.cat(p), validation.active, self.threshold)
 
     def check_labels(self, trials):
-        """Raise QfError where "active" is defined otherwise than in training."""
+        """Raise QfError if the trials define "active" in another way than in training."""
         check_labels(self.window, trials)
 
     def prepare(self, trials):
-        """As every model's; the trials must also be labelled as those of the training."""
+        """As `Downstream.prepare`; also raises QfError if the trials define "active" in another way than in training."""
         self.check_labels(trials)
         return super().prepare(trials)
 
     @torch.no_grad()
     def predict_arrays(self, asked):
-        """Probability of being active, (trial, neuron)."""
+        """The probability that each neuron is active, float32 (trial, neuron)."""
         with self.inputs(asked) as (x, neuron, stimulus, _):
             out = [self.module(x[at], neuron[at], stimulus[at]).float().softmax(-1)[:, 1].cpu()
                    for at in torch.arange(len(x), device=self.device).split(CHUNK)]  # fmt: skip
         return torch.cat(out).numpy().reshape(len(asked.conditions), len(asked.neurons))
 
     def sequence(self):
-        """What the encoder reads: names of the learned tokens in front, and how many patches follow."""
+        """The encoder's input: the names of the learned tokens in front, and the number of patches that follow."""
         return ["[CLS]", "[NEURON]", "[STIM]"], self.autoencoder.config.baseline_patches
 
     @staticmethod
     def evidence(logits):
-        """What speaks for the answer: by how much active is more likely than not, (b,)."""
+        """The evidence for "active", (b,): its logit minus that of "inactive"."""
         return logits[:, 1] - logits[:, 0]
 
 
@@ -111,15 +111,15 @@ def fit_classifier(
     Parameters
     ----------
     gain_weight : float
-        Weight of learning which levels (-0.5, 0, 0.5, 2, 4 and 8 times that of the label) the response's gain passes. A label says one
-        bit of a response; the levels say more of the same, and none of them is a forecast. 0 is the paper.
+        Weight of a second loss: which levels (-0.5, 0, 0.5, 2, 4 and 8 times that of the label) the response's gain passes. A label holds one bit
+        about a response; the levels hold more. They are only used in training. 0 is the paper.
     autoencoder, split, tuning, stim_token, hide, dropout, seed, **options
         As in `fit_forecaster`.
 
     Returns
     -------
     QuantFormerClassifier
-        Its threshold chosen on the validation part; with `reference`, what its validation score is worth.
+        The validation part chooses its threshold. Its `reference` compares the validation score with constant forecasts.
 
     Raises
     ------

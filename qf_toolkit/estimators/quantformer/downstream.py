@@ -1,4 +1,4 @@
-"""What response forecasting (paper 3.4.2) and activation classification (3.4.1) share: tokens, training, saved models, new neurons."""
+"""The base of response forecasting (paper 3.4.2) and activation classification (3.4.1): tokens, training, saved models, new neurons."""
 
 from copy import copy
 from dataclasses import asdict
@@ -30,19 +30,50 @@ from .options import FitConfig
 from .pretrain import Autoencoder
 from .saved import fitted
 
-RUN = ("checkpoint_s", "memory_mb", "resume", "progress")  # of RunConfig: the device is that of the auto-encoder
+RUN = ("checkpoint_s", "memory_mb", "resume", "progress")  # options of RunConfig; the device is that of the auto-encoder
 
 
 class Downstream(Tokened):
-    """What both tasks share: the keys of their tokens, the auto-encoder they started from, saving and adding neurons."""
+    """The base of both tasks: it fine-tunes a copy of a pre-trained encoder with a token for each neuron and stimulus, saves, and adds neurons.
+
+    Parameters
+    ----------
+    autoencoder : Autoencoder
+        The pre-trained model. It stays frozen, so several models may share it.
+    neurons : sequence of str
+        Keys of the neurons that get a token, in the order of the token table.
+    tokens : StimulusTokens
+    dropout : float or None
+        Dropout of the encoder in training, from 0 to below 1; None takes the auto-encoder's.
+    hide : float
+        Largest share of the baseline's patches that a training step hides, from 0 to 1.
+    **weights
+        Weights of `FitConfig` for the task: expectation_weight or gain_weight.
+
+    Attributes
+    ----------
+    module : ResponseForecaster or ActivationClassifier
+        Takes baselines (B, T_b), float32, divided by each neuron's divisor, and positions of the tokens, long (B,).
+    history : list of dict
+        One entry per validation of the last training; see `training.loop.run`.
+    chosen : dict
+        {choice: validation error} of the choices that were made on the validation part; empty if there were none.
+    reference : dict or None
+        The validation score beside those of constant forecasts; see `estimators.reference.told`.
+
+    Raises
+    ------
+    QfError
+        If an option is out of range.
+    """
 
     has_codes = has_attention = True
-    gaps = (".start",)  # tokens saved before their start was kept have none
+    gaps = (".start",)  # the start of a token is NaN if an older saved model lacks it
     hint = "Add it with model.add_neurons(split), or choose neurons=... in trials()."
     call = ""  # the function that fits one
     module_class: type = torch.nn.Module
-    options: tuple = ("dropout", "hide")  # how it is trained, of `FitConfig`, and
-    results: ClassVar[dict] = {}  # what is found after training, each with its check in `schema`; both are saved
+    options: tuple = ("dropout", "hide")  # options of `FitConfig` that are saved
+    results: ClassVar[dict] = {}  # attributes that are set after training and saved: {name: check of `schema`}
 
     def __init__(self, autoencoder, neurons, tokens, *, dropout=FitConfig.dropout, hide=FitConfig.hide, **weights):
         super().__init__()
@@ -58,12 +89,12 @@ class Downstream(Tokened):
 
     @property
     def simulated(self):
-        """Whether it was fitted on simulated recordings, as the auto-encoder was."""
+        """Whether the auto-encoder was trained on simulated recordings, bool or None."""
         return self.autoencoder.simulated
 
     @property
     def patch_frames(self):
-        """Frames of the patches that it looks at."""
+        """Frames of a patch."""
         return self.autoencoder.patch_frames
 
     @property
@@ -71,31 +102,39 @@ class Downstream(Tokened):
         return self.autoencoder.device
 
     def digest(self):
-        """A hash of the weights, those of the auto-encoder included, and of what else decides a forecast."""
+        """A hash of the weights, including those of the auto-encoder, and of all settings that decide an answer."""
         return self._digest(self._both().state_dict(), [self._scale, self.autoencoder.scaling, self._settings(*self.results)])
 
     def _both(self):
         return torch.nn.ModuleDict({"task": self.module, "pretrained": self.autoencoder.module})
 
     def prepare(self, trials):
-        """Check rate, window, neurons and conditions; give the trials this model's z-scores."""
+        """Check rate, window, neurons and conditions, and give the trials this model's z-scores.
+
+        Raises
+        ------
+        QfError
+            If rate, window or signal are not the model's.
+        UnknownKeyError
+            If a neuron or a condition has no token.
+        """
         trials = self.autoencoder.prepare(trials)
         check_keys("neuron", trials.neurons, self._places, self.hint)
         self.tokens.check(trials.conditions)
         return trials
 
     def check_labels(self, trials):
-        """Refuse trials whose labels mean something else than in training, where labels are what is learnt."""
+        """Refuse trials that define "active" in another way than in training. Models that learn no labels accept all trials."""
 
     def add_neurons(self, split, **options):
-        """Add the neurons of `split` that are new, and prompt-tune on it: only the tokens of the new neurons change.
+        """Add the new neurons of `split`, and prompt-tune on it: only the tokens of the new neurons change.
 
         Parameters
         ----------
         split : Split
             Trials with the new neurons.
         **options
-            Of `fit_forecaster` or `fit_classifier` (epochs, lr...).
+            Options of `LoopConfig` (epochs, lr...) and of `RunConfig` (checkpoint_s, memory_mb, resume, progress), and checkpoint.
 
         Returns
         -------
@@ -105,7 +144,7 @@ class Downstream(Tokened):
         Raises
         ------
         QfError
-            If an option is unknown or out of range, or the training fails; the model is then as before.
+            If an option is unknown or out of range, or the training fails. The model is then the same as before the call.
         """
         check_split(split)
         loop, keep, _ = self._options(options)
@@ -120,7 +159,7 @@ class Downstream(Tokened):
         scale = divisors_of(split.train, self.autoencoder.normalise, Traces([split.train], self.device, keep["run_config"].memory_mb))
         self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
         if self.autoencoder.scaling is not None:
-            self.autoencoder = copy(self.autoencoder)  # others may share it
+            self.autoencoder = copy(self.autoencoder)  # other models may share the original
             scaling = dict(self.autoencoder.scaling)
             for session, found in split.train.scaling.items():
                 scaling[session] = {**scaling.get(session, {}), **{n: found[n] for n in new if n in found}}
@@ -131,7 +170,7 @@ class Downstream(Tokened):
         try:
             self._train(split, loop, keep, tuning="new", known=known)
         except BaseException:
-            # as if it had not been called: an untrained token must not forecast
+            # undo all changes: an untrained token must not forecast
             vars(self).update(before[0])
             self.module.neurons.table, self.module.neurons.start = before[1]
             self.module.eval().requires_grad_(False)
@@ -139,7 +178,7 @@ class Downstream(Tokened):
         return new
 
     def _hidden(self, n):
-        """Which patches of the baseline a training step hides, bool (n, P_b), or None: in each observation a share of its own, up to `hide`."""
+        """Which patches of the baseline a training step hides, bool (n, P_b), or None. Each observation has a random share of its own, up to `hide`."""
         if not (self.hide and self.module.training):
             return None
         share = self.hide * torch.rand(n, 1, device=self.device)
@@ -156,12 +195,13 @@ class Downstream(Tokened):
         return None
 
     def _tokens_group(self, loop, tuning):
-        """The neurons' tokens: each learns from its own observations, a few in a batch. Weight decay would move those that shall stay."""
+        """The parameter group of the neurons' tokens. They have a speed of their own, because a token learns only from its neuron's observations, which
+        are few in a batch. Under "new" they have no weight decay, which would move the tokens that must stay."""
         return Group([self.module.neurons.table.weight], speed=loop.token_speed, weight_decay=0.0 if tuning == "new" else None)
 
     @classmethod
     def _options(cls, options, own=()):
-        """The options of a fit as (LoopConfig, where `loop.run` keeps its checkpoints and how it runs, the rest, of `own`)."""
+        """Sort the options of a fit: the LoopConfig, a dict of checkpoint and run_config for `loop.run`, and a dict of the options named in `own`."""
         loop = defaults(LoopConfig)
         refuse_unknown(cls.call, options, sorted({*loop, *RUN, "checkpoint", *own}))
         check_options(FitConfig, options)
@@ -169,7 +209,7 @@ class Downstream(Tokened):
         return LoopConfig(**{**FIT_LOOP, **loop}), {"checkpoint": options.get("checkpoint"), "run_config": RunConfig(**running)}, rest
 
     def _train(self, split, loop, keep, *, tuning=FitConfig.tuning, known=0):
-        """Train with the options of `_options`; "new" tunes the tokens from the position `known` on alone."""
+        """Train with the options of `_options`. The tuning "new" trains only the tokens from the position `known` on."""
         with told_memory(self.device):
             self._run(split, loop, keep, tuning, known)
 
@@ -200,14 +240,31 @@ class Downstream(Tokened):
         self.reference = told(self.kind, self.history, self._constants(train, validation), keep["run_config"].progress)
 
     def fit(self, split, **options):
-        """Go on training on `split`; options as in `fit_forecaster`. Returns self."""
+        """Train further on `split`.
+
+        Parameters
+        ----------
+        split : Split
+        **options
+            tuning, and the options of `add_neurons`.
+
+        Returns
+        -------
+        Downstream
+            Itself.
+
+        Raises
+        ------
+        QfError
+            If an option is unknown or out of range, or the training fails.
+        """
         check_split(split)
         loop, keep, own = self._options(options, ("tuning",))
         self._train(split, loop, keep, **own)
         return self
 
     def note(self):
-        """What goes into config.json."""
+        """The dict for config.json."""
         return {
             "autoencoder": self.autoencoder.note(), "neurons": self.neurons, **self.tokens.note(), "scale": self._scale,
             "window": asdict(self.window), "seen": self.seen, "history": self.history, "chosen": self.chosen, "seed": self.seed,
@@ -215,12 +272,12 @@ class Downstream(Tokened):
         }  # fmt: skip
 
     def tensors(self):
-        """Its own weights (task.*) and, once, those of the auto-encoder (pretrained.*)."""
+        """Its own weights (task.*), and those of the auto-encoder (pretrained.*) once."""
         return {k: v for k, v in self._both().state_dict().items() if not k.startswith("task.autoencoder.")}
 
     @classmethod
     def checks(cls):
-        """What config.json may hold."""
+        """The check for config.json."""
         return fitted(cls.options, cls.results)
 
     @classmethod
@@ -233,7 +290,7 @@ class Downstream(Tokened):
             table = tensors.get(f"task.{name}.table.weight")
             if table is not None and len(table) != len(keys):
                 refuse(folder, name, f"a key for each of the {len(table)} tokens", len(keys))
-            if table is not None:  # saved before the start of tokens was kept
+            if table is not None:  # an older saved model may lack the start of its tokens
                 tensors.setdefault(f"task.{name}.start", torch.full_like(table, float("nan")))
         if missing := [n for n in note["neurons"] if n not in note["scale"]]:
             refuse(folder, f"scale.{missing[0]}", "a divisor", "none")
@@ -257,19 +314,25 @@ class Downstream(Tokened):
         return {n: getattr(self, n) for n in names}
 
     def _objective(self, train, validation):
-        """(step, validate) of `loop.run`."""
+        """The functions (step, validate) for `loop.run`."""
         raise NotImplementedError
 
     def _constants(self, train, validation):
-        """What `constant_scores` makes of the validation score."""
+        """The validation scores of constant forecasts, a dict; see `constant_scores`."""
         raise NotImplementedError
 
     def _learnt(self, validation, anew):
-        """What is found on the validation part after training; not `anew` where only new neurons learnt."""
+        """Set the attributes of `results` from the validation part, after training. `anew` is False if only the tokens of new neurons learnt."""
 
 
 def fit(kind, autoencoder, split, own, *, tuning, stim_token, seed, **options):
-    """Make a Downstream of `kind` with the tokens of the training part and its `own` options, and train it."""
+    """Make a model of the class `kind`, with the tokens of the training part and the options `own`, and train it.
+
+    Raises
+    ------
+    QfError
+        If `autoencoder` is no Autoencoder, an option is unknown or out of range, or the training fails.
+    """
     if not isinstance(autoencoder, Autoencoder):
         raise QfError(f"autoencoder: expected an Autoencoder, found {shown(autoencoder)}. Pass what pretrain gave, or load what it saved.")
     check_split(split)

@@ -1,15 +1,15 @@
-"""Options of QuantFormer's trainings; those of the loop are `training.options.LoopConfig`. Without torch, so that the command line knows them at once.
+"""Options of QuantFormer's trainings; `training.options.LoopConfig` has those of the loop. Does not import torch, so that the command line starts fast.
 
 Deviations from the paper's training (4.2: Adam, batches of 32 trials, 50 epochs at lr 1e-4, then 100 at 1e-3), each an option; the defaults are ours:
-- `batch_size`: a step sees 512 observations (trial x neuron) of any trials; `batch_trials=32` is the paper: all observations of 32 trials;
-- `clip`: the gradient's norm is clipped at 1; 0 is the paper;
-- `bf16`: on CUDA training steps run in bfloat16 where autocast allows; False is the paper's float32.
+- `batch_size`: a step sees 512 observations (trial x neuron) of any trials. The paper takes all observations of 32 trials: `batch_trials=32`.
+- `clip`: the gradient's norm is clipped at 1. The paper does not clip: 0.
+- `bf16`: on CUDA, training steps run in bfloat16 where autocast allows it. The paper uses float32: False.
 
-Choices where the paper is silent: `normalise` divides each neuron's signal by its spread ("none": nothing is divided); what else
-`LoopConfig` holds changes nothing at its defaults; the epoch kept is the best on the validation part, which is cut off the
-training blocks and no test trial enters.
+Choices where the paper is silent: `normalise` divides each neuron's signal by its spread ("none" divides nothing). The other options of `LoopConfig`
+change nothing at their defaults. The loop keeps the epoch that is best on the validation part; that part is cut off the training blocks and holds no
+test trial.
 
-The paper's setting as a whole is `PAPER`, to be passed to `pretrain(split, **PAPER["pretrain"])` and likewise to the fits:
+`PAPER` holds the paper's whole setting. Pass it as `pretrain(split, **PAPER["pretrain"])`, and in the same way to the fits:
 
 =============  ======================================================  =======================================================================
                Python                                                  shell

@@ -1,4 +1,4 @@
-"""Pre-training: the masked auto-encoder over all observations, neuron and stimulus ignored (paper 3.3)."""
+"""Pre-training: the masked auto-encoder learns from all observations and ignores neuron and stimulus (paper 3.3)."""
 
 from dataclasses import asdict
 
@@ -32,30 +32,32 @@ from .saved import AUTOENCODER
 
 
 class Autoencoder(Estimator):
-    """A pre-trained QuantFormer auto-encoder with what it needs to be used again.
+    """A pre-trained QuantFormer auto-encoder, with its window, divisors and z-scores, so that it can be used on other trials.
 
     Attributes
     ----------
     module : QuantFormer
+        Maps windows (B, T), float32, divided by each neuron's divisor, to reconstructions and codes.
     window : Window
-    normalise : str
-        "neuron" or "global": by what each neuron's signal is divided.
+    normalise : {"neuron", "global", "none"}
+        Which divisor a neuron's signal has; see `pretrain`.
     scale : dict
-        {neuron key: divisor}; "" is the pooled one.
+        {neuron key: divisor, in units of the signal}; the key "" holds the pooled divisor.
     seen : dict
-        Frames it was trained or validated on.
+        Frames it was trained or validated on; see `seen.seen_frames`.
     history : list of dict
+        One entry per validation; see `training.loop.run`.
     scaling : dict or None
-        {session: {neuron key: (mean, sd)}} under signal="zscore".
+        {session: {neuron key: (mean, sd)}} under signal="zscore", else None.
     seed : int or None
-        Of the training; None in models saved before it was kept.
+        Seed of the training; None if an older saved model lacks it.
     simulated : bool or None
-        Whether it was trained on simulated recordings; None as above.
+        Whether it was trained on simulated recordings; None if an older saved model lacks it.
     reference : dict or None
-        What its validation score is worth: epoch (the best, from 0), epochs, score, and the same score of the stimulus_mean and the mean of the
-        training part (see `estimators.reference`); None as above.
+        The best epoch (from 0), the number of epochs, the validation score, and the scores of the stimulus mean and of the mean of the training
+        part (see `estimators.reference.told`); None if an older saved model lacks it.
     run : dict or None
-        How the command line trained it (qf_toolkit, settings); None where it was trained from Python.
+        The version of qf_toolkit and the settings with which the command line trained it; None if it was trained from Python.
     """
 
     task = "codes"
@@ -77,7 +79,7 @@ class Autoencoder(Estimator):
 
     @property
     def autoencoder(self):
-        """Itself: its codes are its own."""
+        """Itself, so that callers find the codes of every model in one place."""
         return self
 
     @property
@@ -90,15 +92,15 @@ class Autoencoder(Estimator):
         return next(self.module.parameters()).device
 
     def digest(self):
-        """A hash of the weights and of what else decides a code."""
+        """A hash of the weights, divisors and z-scores, which decide the codes."""
         return self._digest(self.module.state_dict(), [self.scale, self.scaling])
 
     def divisor(self, neuron):
-        """What the signal of a neuron is divided by; the pooled one for a neuron not seen in training."""
+        """The divisor of a neuron's signal, in units of the signal; the pooled divisor for a neuron not seen in training."""
         return self.scale.get(neuron, self.scale[""])
 
     def prepare(self, trials):
-        """Check that trials fit (rate, window, signal) and give them this model's z-scores."""
+        """Check rate, window and signal of trials, and give them this model's z-scores; raises QfError if they differ from the model's."""
         return check_window(self.window, self.config.rate_hz, trials, self.scaling)
 
     def predict(self, trials):
@@ -116,20 +118,39 @@ class Autoencoder(Estimator):
         Returns
         -------
         xarray.Dataset
-            `code` (trial, neuron, patch) int64, -1 where the window isn't whole; `reconstruction` (trial, neuron, time), units of the signal;
-            coord `start_s` (patch), seconds from the onset, the first patch's inside the padding where it has some.
+            `code` (trial, neuron, patch), int64, -1 where the window isn't whole; `reconstruction` (trial, neuron, time), float32 in units of the
+            signal, NaN where the window isn't whole; coord `start_s` (patch), the start of each patch in seconds from the onset. If the first patch
+            has padding, its start lies before the window.
+
+        Raises
+        ------
+        QfError
+            If the trials belong to several sessions, or if rate, window or signal are not the model's.
         """
         ds = self.prepare(trials).dataset()
         codes, reconstruction = self.codes_arrays(ds[self.window.signal].values, [str(n) for n in ds["neuron"].values])
         dims = ("trial", "neuron")
         found = xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), reconstruction)}, ds.coords, ds.attrs)
         found = found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
-        for name in found.data_vars:  # a variable taken alone still says where it comes from
+        for name in found.data_vars:  # so that a variable that is taken out of the Dataset keeps its origin
             found[name].attrs.update(found.attrs)
         return found
 
     def codes_arrays(self, x, neurons):
-        """Codes (trial, neuron, patch) and reconstructions (trial, neuron, time) of whole windows `x` (trial, neuron, time); see `codes`."""
+        """Codes and reconstructions of an array of whole windows; see `codes`.
+
+        Parameters
+        ----------
+        x : array, shape (trial, neuron, time)
+            Windows in units of the signal.
+        neurons : sequence of str
+            Keys, one per neuron of `x`.
+
+        Returns
+        -------
+        codes : int64 array, shape (trial, neuron, patch)
+        reconstruction : float32 array, shape (trial, neuron, time)
+        """
         x = np.asarray(x, np.float32)  # Apple's GPUs have no float64
         whole = np.isfinite(x).all(-1)
         divisor = np.array([self.divisor(n) for n in neurons], np.float32)[:, None]
@@ -144,12 +165,21 @@ class Autoencoder(Estimator):
         return codes, out * divisor
 
     def code_usage(self, trials):
-        """Share of the patches that each code takes.
+        """The share of patches that each code has.
+
+        Parameters
+        ----------
+        trials : Trials
 
         Returns
         -------
-        xarray.DataArray (code,)
-            attrs: perplexity, and codes_used (those with 0.2 % of the patches or more).
+        xarray.DataArray
+            (code,), float64 from 0 to 1; attrs: perplexity, and codes_used, the number of codes with 0.2 % of the patches or more.
+
+        Raises
+        ------
+        QfError
+            If rate, window or signal of the trials are not the model's.
         """
         check_trials(trials)
         counts = np.zeros(self.config.codes)
@@ -163,7 +193,7 @@ class Autoencoder(Estimator):
         )
 
     def note(self):
-        """What goes into config.json of every model that holds this one."""
+        """The dict for config.json, of this model and of every model that holds it."""
         return {
             "model": asdict(self.config), "window": asdict(self.window), "normalise": self.normalise, "scale": self.scale,
             "seen": self.seen, "history": self.history, "scaling": self.scaling, "seed": self.seed,
@@ -171,17 +201,17 @@ class Autoencoder(Estimator):
         }  # fmt: skip
 
     def tensors(self):
-        """The weights."""
+        """The weights, {name: tensor}."""
         return self.module.state_dict()
 
     @classmethod
     def checks(cls):
-        """What config.json may hold."""
+        """The check for config.json."""
         return AUTOENCODER
 
     @classmethod
     def from_note(cls, note, tensors, device, folder, where=""):
-        """Build it from a checked note, which stands at `where` in config.json, and its weights."""
+        """Build it from a checked note and its weights; `where` is the note's place in config.json, for errors."""
         try:
             config, window = QuantFormerConfig(**note["model"]), saved_window(note["window"])
         except QfError as e:
@@ -227,20 +257,22 @@ def pretrain(
     ----------
     split : Split
     config : QuantFormerConfig, optional
-        rate_hz, n_baseline and n_response are always taken from the trials.
+        Sizes and constants; its defaults if None. rate_hz, n_baseline and n_response are always taken from the trials.
     epochs, steps, batch_size, batch_trials, lr, schedule, clip, patience, seed
-        See `LoopConfig`; batch_size in observations. Of epochs and steps the larger counts.
+        See `LoopConfig`. batch_size is in observations. If both epochs and steps are given, the longer training counts.
     balance : {"weight", "sample"}
-        Against the rarity of activations: the loss weight 1 + a beta of eq. 2 (paper), or as many inactive as active observations an
-        epoch (released code).
+        How the loss makes up for rare activations. "weight" uses the weight 1 + a beta of eq. 2 (paper); "sample" draws as many inactive as active
+        observations in each epoch (released code).
     normalise : {"neuron", "global", "none"}
-        Divide each neuron's signal by its own standard deviation over the training part, all by the pooled one, or not at all.
-    device : str
+        Divide each neuron's signal by its own standard deviation over the training part, divide all signals by the pooled one, or divide nothing.
+    device : str or torch.device
     checkpoint : str or Path, optional
-        Folder from which an interrupted run goes on.
+        Folder for checkpoints, from which an interrupted run goes on; None keeps none.
     resume, progress : bool
+        Whether to go on from a checkpoint if there is one, and whether to show progress.
     memory_mb : float, optional
-        Traces that take more MB are read from the sessions' files on use; see `training.traces.Traces`. The results are the same.
+        If the traces take more MB than this, windows are read from the sessions' files on use; see `training.traces.Traces`. The results are the
+        same.
     **overrides
         Other fields of `QuantFormerConfig` (patch_frames, codes, width, layers...), of `LoopConfig` (optimiser, warmup, ema...) and of
         `RunConfig` (checkpoint_s).
@@ -248,13 +280,13 @@ def pretrain(
     Returns
     -------
     Autoencoder
-        With `reference`, what its validation score is worth.
+        Its `reference` compares the validation score with constant forecasts.
 
     Raises
     ------
     QfError
-        If sessions differ in rate, a setting is unknown or out of range, no observation is left, the loss or the validation score is no number
-        any more, or the device's memory is full.
+        If sessions differ in rate, a setting is unknown or out of range, no observation is usable, the loss or the validation score is not finite,
+        or the device's memory is full.
 
     Examples
     --------

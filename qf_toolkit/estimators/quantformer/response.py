@@ -18,7 +18,7 @@ from .downstream import Downstream, fit
 from .options import FitConfig
 
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
-N_DRAWS = 32  # of decode="sample": the forecast is their mean
+N_DRAWS = 32  # under decode="sample" the forecast is the mean of so many draws
 
 
 class QuantFormerForecaster(Downstream, Forecaster):
@@ -27,14 +27,14 @@ class QuantFormerForecaster(Downstream, Forecaster):
     Attributes
     ----------
     decode : {"soft", "argmax", "sample"}
-        The expected code vector decoded, the likeliest codes decoded (paper), or the mean of decoded draws. Chosen on validation by
-        `fit_forecaster`; may be set.
+        How codes become a forecast: decode the expected code vectors, decode the likeliest codes (paper), or average decoded draws.
+        `fit_forecaster` chooses it on validation; users may set it.
     temperature : float
-        Divides the logits of the soft decoding; chosen on validation. Draws are at 1.
+        Divides the logits in the soft decoding; `fit_forecaster` chooses it on validation. Draws use 1.
     chosen : dict
-        Validation MSE (signal / scale) of each decoding.
+        {decoding and temperature: mean squared error on validation, in units of the signal squared}.
     residual : dict
-        {neuron key: standard deviation of what its codes leave out of the response, in units of the signal}, from the validation part.
+        {neuron key: standard deviation of the reconstruction's error in the response, in units of the signal}, measured on the validation part.
     """
 
     kind = "forecaster"
@@ -54,7 +54,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
         self.decode, self.temperature, self.residual = self._decodings[0], 1.0, {}
 
     def _objective(self, train, validation):
-        """Equation 4; the targets (codes of the response) and the baseline's codes are computed once, before the first step."""
+        """The loss is equation 4. The targets (codes of the response) and the baseline's codes are computed once, before the first step."""
         module, n_b = self.module, self.autoencoder.config.n_baseline
         targets, given = self._codes(train)
         val_targets, val_given = self._codes(validation)
@@ -86,7 +86,8 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
     @torch.no_grad()
     def _codes(self, bank):
-        """Codes of the response (n, M) from whole windows, and of the baseline alone (n, P_b), in the fewest bytes that hold a code."""
+        """Codes of the response (n, M), coded from whole windows, and codes of the baseline (n, P_b), coded from the baseline only. The dtype is the
+        smallest integer that holds a code."""
         model, c = self.module.autoencoder.eval(), self.autoencoder.config
         targets, given, small = [], [], torch.uint8 if c.codes <= 256 else torch.int16 if c.codes <= 2**15 else torch.int32
         for at in bank.chunks():
@@ -97,7 +98,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
     @torch.no_grad()
     def _learnt(self, validation, anew):
-        """Decoding and temperature of least validation error, and the residuals."""
+        """Set decoding and temperature to those of least validation error, and measure the residuals."""
         self.residual |= self._residuals(validation)
         if not anew:
             return
@@ -117,7 +118,8 @@ class QuantFormerForecaster(Downstream, Forecaster):
         self.chosen = {f"{how}, temperature {t:g}": v for (how, t), v in totals.items()}
 
     def _residuals(self, bank):
-        """What quantisation leaves out of the response: {neuron key: standard deviation}; the pooled one where a neuron has no window."""
+        """The standard deviation of the reconstruction's error in the response, {neuron key: units of the signal}. A neuron without a window keeps its
+        value, or takes the pooled one if it has none."""
         n_b, n = self.autoencoder.config.n_baseline, len(self.neurons)
         squares, count = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
         for at in bank.chunks():
@@ -132,10 +134,10 @@ class QuantFormerForecaster(Downstream, Forecaster):
     def _decoded(self, given, logits, how, temperature):
         if how != "sample":
             return self.module.decode(given, logits, how, temperature)
-        # the same uniforms for every observation: a forecast must not depend on what else is in the batch
+        # all observations share the uniforms, so that a forecast does not depend on the rest of the batch
         uniforms, n = torch.rand(N_DRAWS, logits.shape[1], generator=torch.Generator().manual_seed(0)).to(self.device), len(given)
         total = 0
-        for part in uniforms.split(max(1, CHUNK // max(n, 1))):  # of few observations many draws are decoded at once
+        for part in uniforms.split(max(1, CHUNK // max(n, 1))):  # if there are few observations, many draws are decoded at once
             k = len(part)
             drawn = self.module.decode(given.repeat(k, 1), logits.repeat(k, 1, 1), "sample", uniforms=part.repeat_interleave(n, 0))
             total = total + drawn.unflatten(0, (k, n)).sum(0)
@@ -143,7 +145,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
     @torch.no_grad()
     def _coded(self, asked):
-        """Codes of the baseline (n, P_b) and logits of the response's (n, M, K), of the observations folded to n = trial x neuron; the divisors."""
+        """Codes of the baseline (n, P_b) and logits of the response's codes (n, M, K), for n = trial x neuron observations, and the divisors (neuron,)."""
         with self.inputs(asked) as (x, neuron, stimulus, divisor):
             parts = [
                 (self.module.autoencoder.baseline_codes(x[at]), self.module(x[at], neuron[at], stimulus[at]))
@@ -156,15 +158,15 @@ class QuantFormerForecaster(Downstream, Forecaster):
         return self.forecast_arrays(asked)["forecast"]
 
     def sample_arrays(self, asked, n_samples=100, seed=0):
-        """Draws of the code sequence, decoded, with white noise of what the codes leave out; see `Forecaster.sample_arrays`."""
+        """Draw sequences of codes, decode them, and add white noise of each neuron's `residual`; see `Forecaster.sample_arrays`."""
         return self.forecast_arrays(asked, ("samples",), n_samples, seed)["samples"]
 
     def codes_arrays(self, asked):
-        """Codes of the baseline and the likeliest ones of the response, int64 (trial, neuron, patch)."""
+        """The codes of the baseline, then the likeliest codes of the response, int64 (trial, neuron, patch)."""
         return self.forecast_arrays(asked, ("codes",))["codes"]
 
     def forecast_arrays(self, asked, wanted=("forecast",), n_samples=100, seed=0):
-        """All that is wanted, from one pass through the encoders; see `Forecaster.forecast_arrays`."""
+        """Compute all wanted results in one pass through the encoders; see `Forecaster.forecast_arrays`."""
         shape, found = (len(asked.conditions), len(asked.neurons)), {}
         if "samples" in wanted:
             check_draws(n_samples, seed, (*shape, self.n_response))
@@ -182,18 +184,18 @@ class QuantFormerForecaster(Downstream, Forecaster):
         return found
 
     def sequence(self):
-        """What the encoder reads: names of the learned tokens in front, and how many patches follow."""
+        """The encoder's input: the names of the learned tokens in front, and the number of patches that follow."""
         return ["[NEURON]", "[STIM]"], self.autoencoder.config.patches
 
     @staticmethod
     def evidence(logits):
-        """What speaks for the answer: the logits of the likeliest codes, (b, M)."""
+        """The evidence for the answer, (b, M): the logits of the likeliest codes."""
         return logits.amax(-1)
 
     def _drawn(self, given, logits, sd, n_samples, seed):
-        """Draws (sample x observation, T_f); `sd` (neuron,) is the noise of each."""
+        """Decoded draws, float32 (sample x observation, T_f), divided by each neuron's divisor; `sd` (neuron,) is the noise in the same units."""
         sd = sd.to(self.device).repeat(len(given) // len(sd))
-        together = max(1, CHUNK // len(given))  # of few observations many draws are decoded at once
+        together = max(1, CHUNK // len(given))  # if there are few observations, many draws are decoded at once
         out = []
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -229,35 +231,35 @@ def fit_forecaster(
     autoencoder : Autoencoder
     split : Split
     tuning : {"fine", "prompt"}
-        Encoder, tokens and head learn, or tokens and head alone; codebook and decoder are always frozen.
+        "fine" trains encoder, tokens and head; "prompt" trains only tokens and head. Codebook and decoder are always frozen.
     stim_token : {"auto", "condition", "category", "features"}, optional
-        What has a stimulus token; the auto-encoder's where left out. "auto": each condition where conditions are repeated in training, else
-        the stimulus category. "condition" is the paper, "features" near the released code; see `estimators.stimulus_tokens.StimulusTokens`.
+        What has a stimulus token; None takes the auto-encoder's setting. "auto": each condition if conditions are repeated in training, else the
+        stimulus category. "condition" is the paper, "features" is near the released code; see `estimators.stimulus_tokens.StimulusTokens`.
     expectation_weight : float
-        Weight of the soft decoding's squared error beside eq. 4; 0 is the paper.
+        Weight of the soft decoding's squared error, which is added to eq. 4; 0 is the paper.
     hide : float
-        In training steps each observation has a random share of its baseline's patches, up to this one, taken by [MASK], so that the
-        tuning to conditions is learnt rather than the noise of a few traces; 0 is the paper.
+        In training steps, [MASK] replaces a random share of each observation's baseline patches, up to this share. The model then learns the tuning
+        to conditions rather than the noise of a few traces. 0 is the paper.
     dropout : float, optional
-        Of the encoder; the auto-encoder's where left out.
+        Dropout of the encoder in training; None takes the auto-encoder's.
     decode : {"auto", "soft", "argmax", "sample"}
         How codes become a forecast; "auto" chooses on the validation part, "argmax" is the paper.
     seed : int
     **options
         epochs (100), steps, batch_size (512 observations), batch_trials, lr (1e-3), schedule, clip, patience, weight_decay, bf16: see
-        `LoopConfig`; checkpoint, resume, progress, checkpoint_s: see `training.loop`; memory_mb: see `training.traces`. token_speed: how many
-        times as fast as the rest the neurons' tokens learn; 1 is the paper, 10 makes of them more than their random start.
+        `LoopConfig`; checkpoint, resume, progress, checkpoint_s: see `training.loop`; memory_mb: see `training.traces`. token_speed: the neurons'
+        tokens learn this many times as fast as the rest; 1 is the paper, 10 moves them clearly away from their random start.
 
     Returns
     -------
     QuantFormerForecaster
-        Its decoding and temperature chosen on the validation part; with `reference`, what its validation score is worth.
+        The validation part chooses its decoding and temperature. Its `reference` compares the validation score with constant forecasts.
 
     Raises
     ------
     QfError
-        If an option is unknown or out of range, no observation is left, the loss or the validation score is no number any more, or the
-        device's memory is full.
+        If an option is unknown or out of range, no observation is usable, the loss or the validation score is not finite, or the device's memory
+        is full.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What config.json of a saved QuantFormer may hold."""
+"""Checks of config.json of a saved QuantFormer."""
 
 from dataclasses import fields
 
@@ -17,14 +17,19 @@ AUTOENCODER = schema.record(
 
 
 def fitted(own, results):
-    """The check of a fitted model.
+    """The check for config.json of a fitted forecaster or classifier.
 
     Parameters
     ----------
     own : sequence of str
-        Its options, of `FitConfig`.
+        The options of `FitConfig` that the model saves.
     results : dict
-        {name of what is found after training: check}.
+        {attribute that is set after training: check}.
+
+    Returns
+    -------
+    callable
+        A check of `schema`.
     """
     kept = {f.name: schema.within(f.metadata["range"]) for f in fields(FitConfig) if f.name in own}
     return schema.record(

@@ -1,1 +1,1 @@
-"""Models to compare with, one a file."""
+"""Models to compare with, one per file."""

@@ -1,7 +1,7 @@
 """LSTM: a recurrent network reads the context frame by frame; a linear map of its last state gives the whole response.
 
-Source: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory"; the QuantFormer paper compares with one (Table 1, Table 2) and gives no sizes, which are
-ours. The response is given at once rather than frame by frame, so that errors of earlier frames do not feed later ones.
+Source: Hochreiter and Schmidhuber 1997, "Long Short-Term Memory". The QuantFormer paper compares with an LSTM (Table 1, Table 2) but gives no sizes; the
+sizes are ours. The map returns the whole response at once, so that errors of earlier frames do not feed later ones.
 """
 
 from dataclasses import dataclass
@@ -41,6 +41,6 @@ class LSTM(nn.Module):
         self.map = nn.Linear(config.width, sizes.n_out)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Contexts x (B, N, n_context) -> (B, N, n_out)."""
+        """Map a Batch with contexts x (B, N, n_context) to (B, N, n_out)."""
         states, _ = self.reader(batch.x.flatten(0, 1)[..., None])
         return self.map(self.drop(states[:, -1])).unflatten(0, batch.x.shape[:2])

@@ -1,7 +1,7 @@
-"""NLinear: one linear map from the context's frames to the response's, about the last frame.
+"""NLinear: one linear map from the context's frames to the response's, relative to the last frame.
 
 Source: Zeng et al. 2023, "Are Transformers Effective for Time Series Forecasting?" (AAAI), section 4: the last value is subtracted before the map and
-added to what it gives. Deviation: the map starts at 1 / n_context, so that an untrained model gives the mean of the context, as in ZAPBench.
+added to its output. Deviation: the map starts at 1 / n_context, so that an untrained model returns the mean of the context, as in ZAPBench.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class NLinear(nn.Module):
         nn.init.zeros_(self.map.bias)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Contexts x (B, N, n_context) -> (B, N, n_out)."""
+        """Map a Batch with contexts x (B, N, n_context) to (B, N, n_out)."""
         if not self.subtract_last:
             return self.map(batch.x)
         last = batch.x[..., -1:]

@@ -1,1 +1,1 @@
-"""Importers: one source of recordings a file, each of which gives Sessions."""
+"""Importers: each file reads one source of recordings and returns Sessions."""

@@ -1,7 +1,7 @@
 """Reading Visual Coding sessions of the Allen Brain Observatory (two-photon, NWB 1.0) through allensdk.
 
-This module alone imports allensdk, on use. Its last version (2.16.2, 2023) was written for libraries of its day; `_cured` gives it, while it is
-imported and inside its own modules, the few names that it misses, and changes nothing outside it. Values are allensdk's own.
+Only this module imports allensdk, and only on use. Its last version (2.16.2, 2023) was written for older libraries. `_cured` supplies the few names
+that it needs from them, during its import and inside its own modules, and changes nothing outside it. All values are allensdk's own.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import types
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -36,7 +37,7 @@ PAPER_CONTAINERS = (
 
 PIPELINE = "processing/brain_observatory_pipeline"
 _LOCK = threading.RLock()
-CHUNK_BYTES = 16 << 20  # of traces read at once: what is made of them on the way (float64) stays in the cache
+CHUNK_BYTES = 16 << 20  # bytes of traces that are read at once: their float64 intermediates stay in the processor's cache
 
 
 def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, allow_external=AllenOptions.allow_external):
@@ -47,28 +48,28 @@ def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, 
     path : str or Path
         The NWB 1.0 file (`{ophys experiment id}.nwb`).
     traces : {"corrected", "raw", "demixed", "dff"}
-        Demixed less r x neuropil (allensdk's get_corrected_fluorescence_traces), as extracted, demixed, or the pipeline's dF/F.
+        Demixed minus r x neuropil (allensdk's get_corrected_fluorescence_traces), as extracted, demixed, or the pipeline's dF/F.
     subject, session : str, optional
-        The container's id, and the letter of the session's type with its experiment id (`A_503109347`), where left out.
+        By default the id of the container, and the letter of the session's type with the experiment's id (`A_503109347`).
     allow_external : bool
-        Read data that the file keeps in other files (external links and storage, virtual datasets): such a file can name any that you may read.
+        Read data that the file keeps in other files (external links and storage, virtual datasets). Such a file can name any file you may read.
 
     Returns
     -------
     xarray.Dataset
-        A Session with `fluorescence` or `dff` (neuron, frame) float32, allensdk's values; `running_speed` (running_time) cm/s where there is any;
-        coords `x`, `y` (neuron), the ROI's centre in pixels; `epoch_*` (epoch), the stretches of every stimulus with natural movies and
-        spontaneous activity. Neurons are `container/cell_specimen_id`, the same in all sessions of the container; a cell that has no such id
-        is `container/session/roi id`. attrs: container, experiment, session_type, cre_line, imaging_depth_um, sex, age_days, specimen...
+        A Session with allensdk's values of `fluorescence` or `dff` (neuron, frame) float32; `running_speed` (running_time) in cm/s, if the file has
+        it; coords `x`, `y` (neuron), the ROI's centre in pixels; `epoch_*` (epoch), the stretches of every stimulus, also of natural movies and
+        spontaneous activity. Neurons are `container/cell_specimen_id`, the same in all sessions of the container; a cell without such an id is
+        `container/session/roi id`. attrs: container, experiment, session_type, cre_line, imaging_depth_um, sex, age_days, specimen...
 
     Raises
     ------
     QfError
-        If allensdk is missing, or there is no such file.
+        If allensdk is missing, there is no such file, or `traces` is unknown.
     DamagedFileError
-        If the file is cut short or no HDF5 file.
+        If the file is cut short or not an HDF5 file.
     SessionError
-        If it is no Visual Coding file, leads to other files, or lacks a stimulus of its session, or the traces.
+        If it is not a Visual Coding file, leads to other files, or lacks the traces or a stimulus of its session.
 
     Examples
     --------
@@ -87,12 +88,12 @@ def read_allen(path, *, traces=AllenOptions.traces, subject=None, session=None, 
 
 
 def need_allensdk():
-    """Raise QfError with the command that installs allensdk, where it is missing or can't be imported."""
+    """Raise QfError with the command that installs allensdk, if it is missing or can't be imported."""
     _dataset_class()
 
 
 def check_file(path, allow_external=False):
-    """Whether a file can be opened and is a Visual Coding session; raises QfError, DamagedFileError or SessionError."""
+    """Check that a file can be opened and is a Visual Coding session; raises QfError, DamagedFileError or SessionError if not."""
     damaged = "expected an NWB file (HDF5), found {kind} ({reason}). Download it again."
     with open_hdf5(path, damaged, allow_external) as f:
         version = f.attrs.get("nwb_version", f["nwb_version"][()] if isinstance(f.get("nwb_version"), h5py.Dataset) else b"")
@@ -160,7 +161,7 @@ def _check_times(time):
 
 
 def _needed(path, data, traces):
-    """Where the chosen traces lie in the file; raises SessionError where they don't."""
+    """Paths of the chosen traces inside the file; raises SessionError if one is missing."""
     light = f"{PIPELINE}/Fluorescence/imaging_plane_1"
     new = data.pipeline_version.major >= 2
     needed = {
@@ -177,7 +178,7 @@ def _needed(path, data, traces):
 
 
 def _traces(path, data, traces, n_cells, n_frames):
-    """The chosen traces (cell, frame) float32, a few cells at a time (allensdk makes float64 of what it corrects), and their fingerprint."""
+    """The chosen traces (cell, frame) float32 and their fingerprint. Few cells are read at a time, as allensdk computes corrected ones in float64."""
     needed = _needed(path, data, traces)
     with h5py.File(path, "r") as f:
         for name in needed:
@@ -185,7 +186,7 @@ def _traces(path, data, traces, n_cells, n_frames):
             if f[name].shape != shape:
                 raise SessionError(f"expected {name} of shape {shape}, found {f[name].shape}. Download the file again.")
             check_size(f[name].id, name)
-        # a stored chunk is decompressed whole: reading fewer cells than it holds would do so several times
+        # HDF5 decompresses a stored chunk as a whole: reading fewer cells than it holds would decompress it several times
         stored = max((f[n].chunks or (1,))[0] for n in needed)
     step = max(1, CHUNK_BYTES // (8 * n_frames))
     step = -(-step // stored) * stored
@@ -200,7 +201,7 @@ def _traces(path, data, traces, n_cells, n_frames):
         out[start : start + step] = read(slice(start, start + step))[1]
         return start
 
-    # arithmetic and hashing leave Python's lock: two cores read, correct and hash side by side
+    # numpy and hashlib release Python's lock: two cores read, correct and hash at the same time
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(1) as hashing:
         for start in pool.map(one, range(0, n_cells, step)):
             hashing.submit(mark.add, out[start : start + step])
@@ -208,9 +209,9 @@ def _traces(path, data, traces, n_cells, n_frames):
 
 
 def _roi_ids(path, data):
-    """ROI ids, and cell_specimen_ids with None where a cell has none."""
+    """ROI ids, and cell_specimen_ids with None for a cell that has none; two lists with one entry per cell."""
     with h5py.File(path, "r") as f:
-        light = f[f"{PIPELINE}/Fluorescence/imaging_plane_1"]
+        light: Any = f[f"{PIPELINE}/Fluorescence/imaging_plane_1"]
         n = next((light[k].shape[0] for k in ("data",) if k in light), None)
         n = f[f"{PIPELINE}/DfOverF/imaging_plane_1/data"].shape[0] if n is None else n
         has = {k: f"{PIPELINE}/ImageSegmentation/{k}" in f for k in ("roi_ids", "cell_specimen_ids")}
@@ -226,7 +227,7 @@ def _roi_ids(path, data):
 
 
 def _whole(value):
-    """An id as a number, None where there is none: NaN, text, empty."""
+    """An id as int; None if it is NaN, empty or text that is not a number."""
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError):
@@ -234,7 +235,7 @@ def _whole(value):
 
 
 def _centres(path, n):
-    """Column and row of each ROI's centre, pixels; {} where the file holds no masks."""
+    """The centre of each ROI in pixels, {"x": columns, "y": rows} as float32 arrays (cell,); {} if the file holds no masks."""
     with h5py.File(path, "r") as f:
         where = f"{PIPELINE}/ImageSegmentation/imaging_plane_1"
         if f"{where}/roi_list" not in f:
@@ -242,7 +243,7 @@ def _centres(path, n):
         rois = f[where]
         centres, mask = np.full((n, 2), np.nan, np.float32), np.empty((0, 0))
         for i, name in enumerate(rois["roi_list"][()][:n]):
-            # one array for all, filled by h5py's lower layer: hundreds of masks, each nearly empty
+            # h5py's lower layer reads all masks into one array, for speed: there are hundreds, each nearly empty
             try:
                 stored = h5py.h5d.open(rois.id, name + b"/img_mask")
             except KeyError:
@@ -258,7 +259,7 @@ def _centres(path, n):
 
 
 def _running(path, data):
-    """Running speed (cm/s) and its seconds, None where there is none."""
+    """Running speed (cm/s) and its times (seconds); None if the file has none, or with a warning if it can't be aligned."""
     where = f"{PIPELINE}/BehavioralTimeSeries/running_speed"
     with h5py.File(path, "r") as f:
         if where not in f or f[f"{where}/data"].size == 0:
@@ -279,7 +280,7 @@ def _running(path, data):
 
 
 def _stimuli(path, data, kind, n_frames):
-    """The trial table, and the table of epochs."""
+    """The trial table (None if no stimulus has trials) and the table of epochs."""
     names = data.list_stimuli()
     missing = [s for s in SHOWN.get(kind, ()) if s not in names]
     if missing:
@@ -296,7 +297,7 @@ def _stimuli(path, data, kind, n_frames):
             odd.append(name)
             warnings.warn(f"{path.name}: the stimulus {name} left out, since allensdk can't read it ({type(e).__name__}).", stacklevel=2)
     for name, table in tables.items():
-        # a NaN becomes the least integer there is
+        # allensdk turns a NaN into the least integer, which is negative
         outside = ((table["start"] < 0) | (table["start"] >= n_frames)).to_numpy()
         if outside.any():
             odd.append(name)
@@ -316,14 +317,14 @@ def _stimuli(path, data, kind, n_frames):
 
 
 def _trials(table, stimulus, epochs):
-    """Trials from allensdk's stimulus table: `start` and `end` are the first and last two-photon frame."""
+    """Trials from allensdk's stimulus table, whose `start` and `end` are the first and last two-photon frames."""
     return trials_of(stimulus, table, table["start"].to_numpy(), table["end"].to_numpy() + 1, epochs)
 
 
 def _epochs(path, data, tables, n_frames, odd):
-    """Stretches of each stimulus: stimulus, start_frame, stop_frame (one past the last), block among those of its stimulus.
+    """Stretches of each stimulus: stimulus, start_frame, stop_frame (one past the last) and block, counted for each stimulus.
 
-    allensdk's own, but where it can't cut them, or where presentations had to be left out: those of `odd` stimuli would move its cuts.
+    allensdk cuts them, unless it can't, or presentations of `odd` stimuli were left out here: those would move its cuts.
     """
     from allensdk.brain_observatory.brain_observatory_exceptions import EpochSeparationException
 
@@ -353,21 +354,21 @@ def _epochs(path, data, tables, n_frames, odd):
 
 
 def _dataset_class():
-    """As `_row_dataset`; the first call imports allensdk, which must not happen twice at once."""
+    """Call `_row_dataset` under a lock: its first call imports allensdk, which two threads must not do at once."""
     with _LOCK:
         return _row_dataset()
 
 
 @functools.cache
 def _row_dataset():
-    """allensdk's BrainObservatoryNwbDataSet, whose cells are chosen by a slice of rows: lists of ids must be sorted for h5py, and not all cells have one."""
+    """allensdk's BrainObservatoryNwbDataSet, with cells chosen by a slice of rows: h5py wants lists of ids sorted, and not all cells have an id."""
     module = _cured("allensdk.core.brain_observatory_nwb_data_set")
 
     class RowDataSet(module.BrainObservatoryNwbDataSet):
         def get_metadata(self):
             try:
                 return super().get_metadata()
-            except OSError as e:  # an age or a device that it can't parse is no reason to lose a recording
+            except OSError as e:  # allensdk fails on an age or a device that it can't parse; the recording is still good
                 if "Could not parse" not in str(e):
                     raise
                 warnings.warn(f"{Path(self.nwb_file).name}: {_reason(e)} Taken as it is written.", stacklevel=2)
@@ -380,7 +381,7 @@ def _row_dataset():
 
 
 def _as_written(path, places):
-    """Metadata as text, under allensdk's names; `places` is {name: path in the file}."""
+    """Metadata as the file writes them, as text under allensdk's names; `places` is {name: path in the file}."""
     meta = {}
     with h5py.File(path, "r") as f:
         for name, where in places.items():
@@ -397,20 +398,20 @@ def _as_written(path, places):
 
 
 def cache_classes():
-    """allensdk's BrainObservatoryCache and BrainObservatoryApi; raises QfError where allensdk is missing."""
+    """allensdk's classes BrainObservatoryCache and BrainObservatoryApi; raises QfError if allensdk is missing."""
     with _LOCK:
         module = _cured("allensdk.core.brain_observatory_cache")
     return module.BrainObservatoryCache, module.BrainObservatoryApi
 
 
 def _cured(name):
-    """Import a module of allensdk beside today's libraries."""
+    """Import a module of allensdk together with current libraries."""
     try:
         with _old_names():
             module = importlib.import_module(name)
     except ImportError as e:
         raise QfError(f"allensdk: needed for Allen files, found none that can be imported ({_reason(e)}). Install it: {INSTALL}") from e
-    except Exception as e:  # an old library meeting new ones fails in many ways
+    except Exception as e:  # an old library can fail in many ways with new ones
         raise QfError(f"allensdk: its import failed ({type(e).__name__}: {_reason(e)}). Install the version this toolkit knows: {INSTALL}") from e
     for part in [m for n, m in sys.modules.items() if n.startswith("allensdk.")]:
         if getattr(part, "np", None) is np:
@@ -418,13 +419,13 @@ def _cured(name):
     log = logging.getLogger("qf_toolkit.allensdk")
     if not log.handlers:
         log.addHandler(logging.NullHandler())
-    # it speaks through the root logger, which would set that up for the whole process
+    # allensdk logs through the root logger, which would set up logging for the whole process
     sys.modules["allensdk.core.brain_observatory_nwb_data_set"].logging = log
     return module
 
 
 class _OldNumpy(types.ModuleType):
-    """numpy as allensdk's modules see it, with the names that numpy 2 dropped."""
+    """The numpy that allensdk's modules see: it also has the names that numpy 2 dropped."""
 
     string_, NaN, unicode_ = np.bytes_, np.nan, np.str_
 
@@ -434,7 +435,7 @@ class _OldNumpy(types.ModuleType):
 
 @contextlib.contextmanager
 def _old_names():
-    """While allensdk is imported: names that numpy, setuptools and statsmodels had when it was written. All are taken back."""
+    """Supply, while allensdk is imported, the names that numpy, setuptools and statsmodels had when it was written; remove them at the end."""
     from packaging.version import parse
 
     stub = types.ModuleType("pkg_resources")
@@ -466,17 +467,17 @@ def _old_names():
 
 @contextlib.contextmanager
 def _speaking(path):
-    """Errors of allensdk and h5py on a file's content as one line that says what to do."""
+    """Turn errors that allensdk and h5py raise on a file's content into a QfError of one line that states what to do."""
     try:
         yield
     except (QfError, KeyboardInterrupt):
         raise
     except MemoryError as e:
         raise QfError(f"{path}: expected data that fit into memory, found more. Use a machine with more memory.") from e
-    except Exception as e:  # allensdk lets anything through, of KeyError and AssertionError up to bare Exception
+    except Exception as e:  # allensdk raises errors of any type, from KeyError and AssertionError to Exception itself
         if isinstance(e, OSError) and e.errno is not None:
             raise refused(path, e) from e
-        if isinstance(e, OSError) and str(e).startswith(("Can't", "Unable")):  # HDF5's, not one that allensdk raises
+        if isinstance(e, OSError) and str(e).startswith(("Can't", "Unable")):  # raised by HDF5, not by allensdk
             raise DamagedFileError(f"{path}: expected a whole file, found data that can't be read ({_reason(e)}). Download it again.") from e
         raise SessionError(
             f"{path}: expected a Visual Coding session as allensdk reads it, found one that it can't read ({type(e).__name__}: {_reason(e)}). "
@@ -486,8 +487,8 @@ def _speaking(path):
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the notes of pandas to the programmers of allensdk."""
-    with _LOCK, warnings.catch_warnings():  # which is for the whole process: two threads would leave each other's behind
+    """Silence the deprecation warnings that allensdk's code causes."""
+    with _LOCK, warnings.catch_warnings():  # filters hold for the whole process: without the lock, two threads could restore each other's
         for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", kind)
         yield

@@ -1,6 +1,6 @@
-"""The Allen Brain Observatory's cache: its tables of containers and sessions, and the session files, downloaded when wanted.
+"""The cache of the Allen Brain Observatory: its tables of containers and sessions, and session files that are downloaded on use.
 
-The folder is allensdk's own (`manifest.json`, `ophys_experiment_data/{id}.nwb`...), so that either program finds what the other has fetched.
+The folder has allensdk's layout (`manifest.json`, `ophys_experiment_data/{id}.nwb`...), so that allensdk and qf_toolkit find each other's downloads.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from ...errors import DamagedFileError, QfError, SessionError, UnknownKeyError, 
 from .allen import cache_classes, check_file
 from .download import believed, fetch
 
-PATIENCE_S = 60.0  # for an answer of the server
+PATIENCE_S = 60.0  # seconds to wait for an answer of the server
 _LOCK = threading.Lock()
 CONTAINERS = ("id", "targeted_structure", "imaging_depth", "cre_line", "reporter_line", "donor_name", "failed")
 SESSIONS = ("id", "experiment_container_id", "session_type", "targeted_structure", "imaging_depth", "cre_line", "acquisition_age_days", "donor_name")
@@ -33,16 +33,16 @@ class AllenCache:
     Parameters
     ----------
     manifest : str or Path
-        The cache's manifest.json; made where missing, unless `offline`.
+        The cache's manifest.json, or its folder. It is made if missing, unless `offline`.
     offline : bool
-        Use what is there, ask nothing.
+        Use only the files of the cache and send no request to a server.
     url : str, optional
-        Another server than api.brain-map.org, a mirror for example.
+        A server in place of api.brain-map.org, for example a mirror.
 
     Raises
     ------
     QfError
-        If allensdk is missing, or there is no such manifest while `offline`, or it can't be read or made.
+        If allensdk is missing, the manifest can't be read or made, or it is missing under `offline`.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class AllenCache:
 
         class Api(api_class):
             def template_query(self, template_name, entry_name, **kwargs):
-                if entry_name == "all_eye_mapping_files":  # asked for with every table of sessions, used for none of ours
+                if entry_name == "all_eye_mapping_files":  # allensdk requests it with every table of sessions; we don't use it
                     return []
                 return cache._ask(lambda: super(Api, self).template_query(template_name, entry_name, **kwargs), self.api_url)
 
@@ -70,12 +70,12 @@ class AllenCache:
             self.sdk = cache_class(manifest_file=str(self.path), api=Api(base_uri=url))
         except OSError as e:
             raise QfError(f"{self.path}: the cache can't be read or made ({e.strerror or e}). Choose another folder with --cache.") from e
-        except Exception as e:  # allensdk's ManifestVersionError, and KeyError or ValueError of a file that is no manifest
+        except Exception as e:  # allensdk raises ManifestVersionError, and KeyError or ValueError for a file that is not a manifest
             mend = "Give the folder's manifest.json, or its files by --files." if offline else "Take another folder with --cache."
             raise DamagedFileError(f"{self.path}: expected a manifest of allensdk, found something that it can't read ({_line(e)}). {mend}") from e
 
     def _ask(self, query, url):
-        """An answer of the server; QfError where there is none."""
+        """Send a query to the server; returns a list of dicts, or raises QfError if there is no such answer."""
         if self.offline:
             raise QfError(f"{self.path}: the cache lacks what was asked for, and --manifest asks no server. Leave --manifest out to download it.")
         try:
@@ -91,54 +91,59 @@ class AllenCache:
         return answer
 
     def containers(self, *, ids=None, area=None, cre_line=None, depth_um=None):
-        """The experiment containers, a row each.
+        """List the experiment containers.
 
         Parameters
         ----------
         ids : list of int, optional
+            Keep only these containers; also those whose quality control failed.
         area, cre_line : list of str, optional
-            Visual area (VISp...) and driver line (Cux2-CreERT2...).
+            Keep only these visual areas (VISp...) and driver lines (Cux2-CreERT2...).
         depth_um : list of int, optional
+            Keep only these imaging depths, micrometres.
 
         Returns
         -------
         pandas.DataFrame
-            id, area, depth_um, cre_line, reporter_line, mouse, failed.
+            One row per container: id, area, depth_um, cre_line, reporter_line, mouse, failed.
 
         Raises
         ------
         UnknownKeyError
-            If an id, area, line or depth is in no container.
+            If no container has a given id, area, line or depth.
         QfError
-            If the table is not in the cache and can't be asked for.
+            If no container is left, or the table is not in the cache and can't be downloaded.
         """
         self._have("EXPERIMENT_CONTAINERS", "get_experiment_containers")
-        # a container whose quality control failed is left out, unless asked for by its id
+        # a container whose quality control failed is left out, unless the user gives its id
         rows = pd.DataFrame(self.sdk.get_experiment_containers(include_failed=ids is not None), columns=CONTAINERS).rename(columns=NAMES)
         return _chosen(rows, {"id": ids, "area": area, "cre_line": cre_line, "depth_um": depth_um}, "container")
 
     def sessions(self, *, containers=None, types=None, area=None, cre_line=None, depth_um=None):
-        """The two-photon sessions, a row each.
+        """List the two-photon sessions.
 
         Parameters
         ----------
         containers : list of int, optional
+            Keep only sessions of these containers; also those whose quality control failed.
         types : list of {"A", "B", "C", "C2"}, optional
+            Keep only sessions of these types.
         area, cre_line, depth_um
-            As for `containers`.
+            As in `AllenCache.containers`.
 
         Returns
         -------
         pandas.DataFrame
-            id (ophys experiment), container, session_type, area, depth_um, cre_line, age_days, mouse, file (whether it is in the cache).
+            One row per session: id (of the ophys experiment), container, session_type, area, depth_um, cre_line, age_days, mouse, and file (whether
+            its file is in the cache).
 
         Raises
         ------
         UnknownKeyError, QfError
-            As for `containers`.
+            As in `AllenCache.containers`.
         """
         self._have("EXPERIMENTS", "get_ophys_experiments")
-        if not self.offline:  # so that both lists can be had without network later
+        if not self.offline:  # so that later both tables can be listed without network
             self._have("EXPERIMENT_CONTAINERS", "get_experiment_containers")
         rows = pd.DataFrame(self.sdk.get_ophys_experiments(include_failed=containers is not None), columns=SESSIONS).rename(columns=NAMES)
         types = None if types is None else [f"three_session_{t.removeprefix('three_session_')}" for t in _several(types)]
@@ -147,7 +152,7 @@ class AllenCache:
         return rows.assign(file=[self.path_of(i).is_file() for i in rows["id"]])
 
     def _have(self, key, query):
-        """See that a table is in the cache, whole: allensdk would leave half of one behind when interrupted, and believe it."""
+        """Make sure that a table is in the cache as a whole. An interrupted allensdk would leave half of one behind, and use it later."""
         path = Path(self.sdk.get_cache_path(None, getattr(self.sdk, f"{key}_KEY")))
         if path.is_file():
             try:
@@ -165,20 +170,31 @@ class AllenCache:
         write_text(path, json.dumps(rows))
 
     def path_of(self, experiment):
-        """Where the file of an ophys experiment lies, or would lie."""
+        """The path of the file of an ophys experiment, whether the file exists or not."""
         return Path(self.sdk.get_cache_path(None, self.sdk.EXPERIMENT_DATA_KEY, int(experiment)))
 
     def files(self):
-        """The session files that are in the cache."""
+        """Paths of the session files that are in the cache, sorted."""
         return sorted(self.path_of(0).parent.glob("[0-9]*.nwb"))
 
     def file(self, experiment, progress=True):
-        """The file of an ophys experiment, downloaded where it is not there whole.
+        """The path of the file of an ophys experiment; the file is downloaded unless it is there as a whole.
+
+        Parameters
+        ----------
+        experiment : int
+            Id of the ophys experiment.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Path
 
         Raises
         ------
         QfError
-            If it is neither there nor to be had.
+            If the file is not in the cache and can't be downloaded.
         """
         path = self.path_of(experiment)
         if self.offline:
@@ -196,14 +212,14 @@ class AllenCache:
 
 
 def _is_table(rows):
-    """Whether rows are what allensdk makes its tables of."""
+    """Whether rows, as read from JSON, have the fields from which allensdk makes its tables."""
     needed = {"id", "imaging_depth", "targeted_structure", "specimen"}
     return isinstance(rows, list) and all(isinstance(r, dict) and needed <= r.keys() for r in rows)
 
 
 @contextlib.contextmanager
 def _patience():
-    """allensdk sets no timeout: a server that says nothing would be waited for for ever. The only one it heeds is the process's."""
+    """Set the timeout of the process's sockets. allensdk sets none itself, and would wait for ever for a server that does not answer."""
     with _LOCK:
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(PATIENCE_S)
@@ -218,7 +234,7 @@ def _several(value):
 
 
 def _check(path):
-    """As `check_file`; a file that is something else (a server's page of apology, say) counts as damaged, too."""
+    """Check a file as `check_file` does, but raise DamagedFileError also for a file of another kind, such as a server's error page."""
     try:
         check_file(path)
     except SessionError as e:
@@ -242,5 +258,5 @@ def _chosen(rows, wanted, what):
 
 
 def _line(e):
-    e = getattr(e, "reason", e)  # urllib wraps what happened
+    e = getattr(e, "reason", e)  # urllib wraps the original error
     return " ".join(str(getattr(e, "strerror", None) or e).split())[:160] or type(e).__name__

@@ -1,4 +1,4 @@
-"""Importing plain arrays (.npy, .npz): continuous recordings, and such as were cut into trials."""
+"""Importing plain arrays (.npy, .npz): continuous recordings, and recordings that were cut into trials (sweeps)."""
 
 import warnings
 from functools import partial
@@ -43,22 +43,23 @@ def from_arrays(
     subject, session : str
         Names without a slash.
     rate_hz : float, optional
-        Frames a second; taken from `frame_time` where left out.
+        Frames a second. If None, it is computed from `frame_time`.
     frame_time : array, shape (frame,) or (trial, time), optional
-        Seconds. Where left out, frame / rate_hz; of sweeps, with a pause between them that is as long as a sweep.
+        Seconds. If None, frame / rate_hz; between sweeps a pause as long as a sweep is assumed.
     trials : str, Path or pandas.DataFrame, optional
-        A trial table, or the CSV file that holds it; see `read_trials_csv` for its columns. None makes a continuous recording. Of sweeps it has a
-        row for each, in their order, and no onsets.
+        A trial table, or the CSV file that holds it; see `read_trials_csv` for its columns. None makes a continuous recording. The table of sweeps
+        has one row per sweep, in their order, and no onsets.
     condition_columns : list of str, optional
         The columns that are features of the condition; see `read_trials_csv`.
     stimulus : str, optional
         Stimulus category of all trials.
     sweep_frames : int, optional
-        Frames a sweep, where `traces` (neuron, trial * time) holds sweeps one after another.
+        Frames of each sweep, if `traces` (neuron, trial * time) holds one sweep after another.
     sweep_onset : float or array, shape (time,), optional
-        Seconds from the beginning of a sweep to its onset; or the seconds of a sweep's frames, 0 at the onset. Without it sweeps have no trials.
+        Seconds from the beginning of a sweep to its onset; or the times of a sweep's frames in seconds, 0 at the onset. If it and `trials` are None,
+        the sweeps have no trials.
     behaviour : mapping of str to array, tuple or Behaviour, optional
-        See `new_session`; of sweeps an array may be (trial, time).
+        See `new_session`. For sweeps, an array may have the shape (trial, time).
     **options
         signal, cells, matched, neuron_coords, indicator, area, source, provenance: see `new_session`.
 
@@ -134,30 +135,30 @@ def read_arrays(
     Parameters
     ----------
     path : str or Path
-        The file; it holds one array of 2 dims, or of 3 where it was cut into trials (sweeps), or `key` names one of several.
+        The file. Its array of traces has 2 dims, or 3 if the recording was cut into trials (sweeps). If it holds several arrays, `key` names one.
     signal : {"fluorescence", "dff"}
-        What the array holds; dF/F as a fraction.
+        The kind of signal in the array; dF/F as a fraction.
     rate_hz : float, optional
-        Frames a second; taken from `frame_time` where left out.
+        Frames a second. If None, it is computed from `frame_time`.
     key : str, optional
         Name of the array inside an .npz file.
     orientation : str, optional
-        Order of the dims: "neuron,frame" or "frame,neuron", where left out, the longer one is taken for the frames; or trial, neuron and time in
-        any order, "trial,neuron,time" where left out.
+        Order of the dims. For 2 dims "neuron,frame" or "frame,neuron"; if None, the longer dim is taken for the frames. For 3 dims trial, neuron and
+        time in any order; if None, "trial,neuron,time".
     trials : str, Path or pandas.DataFrame, optional
-        See `from_arrays`. Where left out, the trials of sweeps have as columns the arrays of an .npz file with one value a sweep.
+        See `from_arrays`. If None, the arrays of an .npz file with one value per sweep become the columns of the sweeps' trial table.
     condition_columns : list of str, optional
-        The columns, or such arrays, that are features of the condition; all of them where left out.
+        The columns (or such arrays) that are features of the condition. If None, see `read_trials_csv`.
     subject, session : str, optional
-        The file's name without its suffix, where left out.
+        By default the file's name without its suffix.
     frame_time : array or str or Path, optional
-        Seconds of the frames; or the name of their array in an .npz file, or a .npy or CSV file of one column.
+        Seconds of the frames; or the name of their array in an .npz file; or a .npy or CSV file of one column.
     sweep_frames : int, optional
         See `from_arrays`.
     sweep_onset : float, array or str, optional
         See `from_arrays`; or the name of an array inside an .npz file.
-    behaviour : mapping or list of str, optional
-        See `from_arrays`; or the names of arrays inside an .npz file, one value a frame.
+    behaviour : mapping, str or list of str, optional
+        See `from_arrays`; or names of arrays inside an .npz file with one value per frame.
     **options
         stimulus (see `from_arrays`), cells, matched, neuron_coords, indicator, area, provenance: see `new_session`.
 
@@ -169,11 +170,11 @@ def read_arrays(
     Raises
     ------
     DamagedFileError
-        If the file is cut short or is no such file.
+        If the file is cut short or not a .npy or .npz file.
     SessionError
         If the array or the trials break the schema.
     QfError
-        If it holds no array of a name that was given.
+        If there is no such file, it holds no array of a given name, or an option is out of range.
     """
     path = as_path(path, "a .npy or .npz file")
     check_options(ArraysOptions, {"signal": signal, "rate_hz": rate_hz})
@@ -202,7 +203,7 @@ def read_arrays(
 
 
 def _oriented(path, x, orientation):
-    """The array as (neuron, frame) or (trial, neuron, time), and the order it was stored in."""
+    """The array with dims (neuron, frame) or (trial, neuron, time), and the order in which the file stores them."""
     known = ORIENTATIONS if x.ndim == 2 else tuple(",".join(names) for names in permutations(SWEEPS.split(",")))
     if orientation is None and x.ndim == 3:
         orientation = SWEEPS
@@ -225,7 +226,7 @@ def _oriented(path, x, orientation):
 
 
 def _columns(path, beside, wanted, n):
-    """The arrays of a file with one value a sweep, as a table; None where there is none."""
+    """The arrays of a file that hold one value per sweep, as a DataFrame (n rows); None if there is none."""
     wanted = [wanted] if isinstance(wanted, str) else wanted
     found = {name: _array(path, beside, name, "condition_columns") for name in (beside if wanted is None else wanted)}
     for name, values in found.items():
@@ -236,7 +237,7 @@ def _columns(path, beside, wanted, n):
 
 
 def _array(path, beside, name, option):
-    """An array of an .npz file by its name; `beside` is {name: what reads it}."""
+    """An array of an .npz file by its name; `beside` is {name: function that reads the array}."""
     if name not in beside:
         there = did_you_mean(name, sorted(beside)) if beside else "it holds the traces alone"
         raise QfError(f"{option}: {name!r} is no array in {path}; {there}")
@@ -244,7 +245,7 @@ def _array(path, beside, name, option):
 
 
 def _choose_array(path, key):
-    """The array of the traces, its key, and {name: what reads it} of the arrays beside it."""
+    """The array of the traces, its key, and {name: function that reads it} for the other arrays of the file."""
     loaded = load_npy(path)
     if isinstance(loaded, np.ndarray):
         if key is not None:
@@ -267,14 +268,19 @@ def _read_one(path, key):
 
 
 def read_seconds(path):
-    """The seconds of frames from a .npy file, or from a CSV file of one column, with or without a header; float64 (frame,).
+    """Read the times of frames, in seconds, from a .npy file, or from a CSV file of one column with or without a header.
+
+    Returns
+    -------
+    array, shape (frame,)
+        float64 from a CSV file; a .npy file's array as it is.
 
     Raises
     ------
     QfError
         If the file can't be read.
     SessionError
-        If it holds anything else.
+        If a CSV file holds anything but one number per line.
     """
     path = readable_file(path, "a file of the frames' seconds")
     if path.suffix == ".npy":
@@ -299,7 +305,7 @@ def load_npy(path, one=False):
     ----------
     path : str or Path
     one : bool
-        Take a .npy file alone.
+        Accept only a .npy file.
 
     Returns
     -------
@@ -308,9 +314,9 @@ def load_npy(path, one=False):
     Raises
     ------
     QfError
-        If there is no such file, or it may not be read.
+        If there is no such file, the system refuses to read it, or the array does not fit into memory.
     DamagedFileError
-        If it is cut short, or is no numpy file, or holds Python objects.
+        If it is cut short, not a numpy file, or holds Python objects.
     """
     path = readable_file(path, "a .npy file" if one else "a .npy or .npz file")
     with open(path, "rb") as f:
@@ -322,7 +328,7 @@ def load_npy(path, one=False):
             f"{path}: expected a whole {'.npy' if one else '.npy or .npz'} file of numbers, found {kind}. Save the array with numpy.save."
         )
     if packed:
-        _reading(path, lambda: ZipFile(path).close())  # numpy leaves an archive open that it can't read
+        _reading(path, lambda: ZipFile(path).close())  # check it first: numpy would leave a damaged archive open
     return _reading(path, lambda: np.load(path, allow_pickle=False))
 
 
@@ -335,7 +341,7 @@ def _reading(path, read):
         if e.errno is not None:
             raise refused(path, e) from e
         raise _not_whole(path, reason(e)) from e
-    # numpy tokenizes and evaluates the header: what a damaged one leads to may be anything
+    # numpy tokenizes and evaluates the header: a damaged one may raise any error
     except Exception as e:
         raise _not_whole(path, "Python objects, which could run code" if "allow_pickle" in str(e) else reason(e)) from e
 

@@ -1,4 +1,4 @@
-"""Downloads that survive a broken connection, a kill and a damaged disk: a file is whole or it is not there."""
+"""Downloads that survive a broken connection, a kill and a damaged disk: a file is there as a whole or not at all."""
 
 import contextlib
 import glob
@@ -21,33 +21,36 @@ from tqdm.auto import tqdm
 from ..._files import write_text
 from ...errors import DamagedFileError, QfError
 
-PIECE = 4 << 20  # bytes; the most that a kill can cost
-BACKOFF_S = 0.25  # doubled with each try in a row that brought nothing
+PIECE = 4 << 20  # bytes; a kill loses at most one piece
+BACKOFF_S = 0.25  # seconds before a new try; doubled with each try in a row that brought nothing
 GO_ON = "Check the network and run the same again: the download goes on where it stopped."
 
 
 class _BrokenError(QfError):
-    """A connection that failed in a way that may pass."""
+    """A failure of a connection that may be temporary."""
 
 
 def fetch(url, path, *, check=None, progress=True, label=None, retries=5, timeout_s=30.0):
-    """Download a file, going on where an earlier attempt stopped.
+    """Download a file, continuing where an earlier attempt stopped.
 
-    A file that is there and `believed` is left alone. One that is not is fetched again with a warning, and replaced once the new one is whole.
-    Beside the file, `{name}.download.json` keeps its address, size, validator and blake2b digest.
+    A file that exists and passes `believed` is kept. One that does not pass is downloaded again with a warning, and replaced when the new file is
+    whole. `{name}.download.json` beside the file keeps its address, size, validator and blake2b digest.
 
     Parameters
     ----------
     url : str
         An http or https address.
     path : str or Path
-        The file to be written; missing folders are made.
+        The file to write; missing folders are made.
     check : callable, optional
-        Takes the path of the whole file, which still ends in `.part`, and raises DamagedFileError if it can't be opened: once, it is fetched anew.
+        Called with the path of the whole file, which still ends in `.part`. It raises DamagedFileError if the file can't be opened; after the first
+        such error the file is downloaded anew.
     progress : bool
-        Show a bar, named `label` (the file's name by default).
+        Show a progress bar.
+    label : str, optional
+        Name of the progress bar. If None, the file's name.
     retries : int
-        New tries in a row that bring nothing new, before giving up.
+        How many new tries in a row may bring nothing before `fetch` gives up.
     timeout_s : float
         Seconds to wait for the server's next bytes.
 
@@ -61,7 +64,7 @@ def fetch(url, path, *, check=None, progress=True, label=None, retries=5, timeou
     DamagedFileError
         If `check` refused two whole downloads; nothing of them is kept.
     QfError
-        If the address is none, the server refuses or can't be reached, or the disk is full.
+        If the address is not valid, the server refuses or can't be reached, or the disk is full.
     """
     url, path = _address(url), Path(path)
     if path.is_dir():
@@ -85,16 +88,16 @@ def fetch(url, path, *, check=None, progress=True, label=None, retries=5, timeou
 
 
 def believed(path, check=None, *, url=None, timeout_s=30.0):
-    """Whether a file is there and whole.
+    """Whether a file exists and is whole, a bool.
 
-    With a `.download.json` beside it, its size and digest must match (and its address, if `url` is given); no server is asked. Without one, its
-    size must be the server's, where `url` is given and tells it, and `check` must pass; see `fetch` for both. Returns a bool.
+    If `.download.json` lies beside it, its size and digest must match those (and its address, if `url` is given); no server is asked. Otherwise its
+    size must equal that on the server, if `url` is given and the server reports a size, and `check` must pass. For the parameters see `fetch`.
     """
     return not _doubt(Path(path), check, url and _address(url), timeout_s)
 
 
 def _doubt(path, check, url, timeout_s):
-    """Why `path` is not believed, or an empty string."""
+    """The reason for which `believed` refuses `path`, or an empty string."""
     if not path.is_file():
         return "expected a file, found none"
     size, record = path.stat().st_size, _read_json(path.with_name(f"{path.name}.download.json"))
@@ -136,9 +139,9 @@ def _download(url, path, check, retries, timeout_s, bar):
                     ) from e
         part.file.seek(0)
         digest = hashlib.file_digest(part.file, "blake2b").hexdigest()
-        part.file.close()  # Windows renames no open file
+        part.file.close()  # Windows can't rename an open file
         os.replace(part.path, path)
-        # the record last: after a crash in between, one of a former file does not vouch for this one
+        # the record is written last: after a crash in between, the record of a former file does not match this one
         record = {"url": url, "size": part.size, "validator": part.validator, "blake2b": digest}
         write_text(path.with_name(f"{path.name}.download.json"), json.dumps(record))
     finally:
@@ -146,14 +149,14 @@ def _download(url, path, check, retries, timeout_s, bar):
 
 
 def _fill(part, retries, timeout_s, bar):
-    """Connect until the part is whole."""
+    """Connect again and again until the part is whole."""
     best, tries = part.size, 0
     with tqdm(total=part.total, initial=part.size, unit="B", unit_scale=True, **bar) as shown:
         while part.size != part.total:
             try:
                 return _receive(part, timeout_s, shown)
             except _BrokenError:
-                # progress is what no earlier try reached, or a server without ranges that always breaks off would be asked for ever
+                # only bytes that no earlier try reached are progress: else a server without ranges that always breaks off would be tried for ever
                 tries = 0 if part.size > best else tries + 1
                 best = max(best, part.size)
                 if tries > retries:
@@ -163,7 +166,7 @@ def _fill(part, retries, timeout_s, bar):
 
 
 def _receive(part, timeout_s, bar):
-    """Append what one connection brings."""
+    """Append to the part the bytes that one connection brings."""
     asked = {"Range": f"bytes={part.size}-"} if part.size and part.resumable else {}
     if asked and part.validator:
         asked["If-Range"] = part.validator
@@ -183,7 +186,7 @@ def _receive(part, timeout_s, bar):
             bar.initial = 0
         elif answer.status != 206:
             raise QfError(f"{part.url}: expected a file, the server answered {answer.status}. Check the address.")
-        elif (start, total) != (part.size, part.total) or validator not in (None, part.validator):  # a 206 need not repeat the date
+        elif (start, total) != (part.size, part.total) or validator not in (None, part.validator):  # an answer 206 need not repeat the date
             part.restart()
             raise _BrokenError(f"{part.url}: expected the rest of the file, the server sent another part or version. Try again later.")
         bar.set_postfix_str("", refresh=False)
@@ -201,7 +204,7 @@ def _receive(part, timeout_s, bar):
 
 
 class _Part:
-    """The bytes so far, and notes of what they are of and of the digest of each whole piece, for a later process to go on from."""
+    """The bytes so far, and notes from which a later process continues: address, size and validator of the file, and the digest of each piece."""
 
     def __init__(self, path, url):
         self.url, self.path, self.notes = url, path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
@@ -245,19 +248,19 @@ class _Part:
         os.fsync(self.file.fileno())
 
     def close(self):
-        """Leave only what a later attempt can use."""
+        """Close the part, and remove its files unless a later attempt can continue from them."""
         try:
             self.file.close()
         finally:
             if not (self.digests and self.resumable and self.path.exists()):
-                strays = self.path.parent.glob(f".{glob.escape(self.notes.name)}.*.part")  # of a kill inside write_text
+                strays = self.path.parent.glob(f".{glob.escape(self.notes.name)}.*.part")  # files that a kill inside write_text left
                 for file in (self.path, self.notes, *strays):
                     file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _locked(path, progress):
-    """One process at a time. The lock is a file of its own: on the part it would keep HDF5, which locks what it opens, from checking it."""
+    """Let one process at a time download a file. The lock is a file of its own: HDF5 locks what it opens, and could not check a locked part."""
     if os.name != "posix":
         yield
         return
@@ -272,9 +275,9 @@ def _locked(path, progress):
                 if progress:
                     tqdm.write(f"{path.name}: another process is downloading it, waiting for that.", file=sys.stderr)
                 fcntl.flock(f, fcntl.LOCK_EX)
-            except OSError:  # some network drives have no locks
+            except OSError:  # some network drives do not support locks
                 pass
-            with contextlib.suppress(FileNotFoundError):  # the process waited for has removed it
+            with contextlib.suppress(FileNotFoundError):  # the process that held the lock may have removed the file
                 held = os.path.samestat(os.fstat(f.fileno()), lock.stat())
             if held:
                 try:
@@ -301,7 +304,7 @@ def _open(url, timeout_s, headers, method="GET"):
 
 
 def _size_at(url, timeout_s):
-    """Bytes of the file on the server, None where it does not tell."""
+    """Bytes of the file on the server; None if the server does not report them."""
     for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
         with contextlib.suppress(QfError), _open(url, timeout_s, headers, method) as answer:
             if size := _told(answer)[1]:
@@ -310,12 +313,12 @@ def _size_at(url, timeout_s):
 
 
 def _told(answer):
-    """First byte sent, size of the whole file and its validator; None for what the server does not tell."""
+    """First byte that the answer holds, size of the whole file, and its validator; None for each that the server does not report."""
     etag, start, total = answer.headers.get("ETag", "W/"), "0", answer.headers.get("Content-Length", "")
     if answer.status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
         start, total = found.groups() if found else ("", "")
-    validator = answer.headers.get("Last-Modified") if etag.startswith("W/") else etag  # a weak one does not vouch for the bytes
+    validator = answer.headers.get("Last-Modified") if etag.startswith("W/") else etag  # a weak ETag does not guarantee equal bytes
     return int(start) if start else None, int(total) if total.isdecimal() else None, validator
 
 

@@ -31,17 +31,32 @@ from ..session import describe_flags
 from ..store import Store, file_name, previous_version
 from .options import ManyOptions
 
-FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at either end of a file that tell it from another
-PATIENCE_S = 10  # for a cluster to answer
+FILE_EDGE, FOLDER_EDGE = 2**20, 2**16  # bytes at each end of a file that enter its digest: of a single file, of the files in a folder
+PATIENCE_S = 10  # seconds to wait for a cluster's answer
 DIED = "the process that read it died; out of memory? Try --workers 1"
 GUARD = "In a script, call import_many under `if __name__ == '__main__':`; or pass workers=1."
-PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning, ResourceWarning, ImportWarning)  # no business of the user's
+PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning, ResourceWarning, ImportWarning)  # warnings that do not concern users
 _ONE = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one source: the keys of its sessions in the store, warnings, the error, and a line on each session that was read."""
+    """The result of importing one source.
+
+    Attributes
+    ----------
+    source : str
+    keys : tuple of str
+        Keys of its sessions in the store.
+    notes : tuple of str
+        Warnings.
+    error : str or None
+        The error, None if there was none.
+    skipped : bool
+        Whether the store held its sessions already.
+    summary : tuple of str
+        One line on each session that was read.
+    """
 
     source: str
     keys: tuple[str, ...] = ()
@@ -52,39 +67,40 @@ class Imported:
 
 
 def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.overwrite, workers=None, scheduler=None, progress=True, on_done=None):
-    """Import recordings into a store, several at a time; what is there already is skipped, what is bad stops nothing.
+    """Import recordings into a store, several at a time. Sources that were imported before are skipped; an error of one does not stop the others.
 
     Parameters
     ----------
     read : callable
-        `read(source, **options)` gives a Session or a list of them (planes); a function at the top of a module, so that other processes find it.
+        `read(source, **options)` returns a Session or a list of Sessions (planes). It must be a function at the top of a module, so that other
+        processes find it.
     sources : sequence of str or Path
-        A file or folder a recording. Workers of a cluster must see them, the store, and the files named in `options` under the same paths.
+        One file or folder per recording. Workers of a cluster must see them, the store, and the files named in `options` under the same paths.
     store : str or Path
-        The folder, made where missing.
+        The folder of the store; made if missing.
     options : mapping, optional
         Passed to `read`.
     overwrite : bool
-        Read all again and replace what is there; else a source is skipped that was imported with these options, and known by its name, its
-        size, and the bytes at both ends of its file or files. A change in the middle of a file alone is not seen.
+        Read all sources and replace their sessions in the store. If False, a source that was imported before with the same options is skipped. It is
+        recognised by its name, its size, and the bytes at both ends of its files: a change only in the middle of a file is not noticed.
     workers : int, optional
-        Processes, those of the machine's CPUs where left out; 1 reads in this very process. A running cluster has its own number.
+        Number of processes. If None, the number of CPUs; 1 reads in this process. A running cluster has its own number.
     scheduler : str, optional
         "local" for a Dask cluster on this machine, or the address of a running one, tcp://host:port.
     progress : bool
         Show a progress bar.
     on_done : callable, optional
-        Called with each Imported as it ends.
+        Called with the Imported of each source as soon as it is done.
 
     Returns
     -------
     list of Imported
-        In the order of `sources`.
+        One for each source, in the order of `sources`. A source that can't be read has an `error`.
 
     Raises
     ------
     QfError
-        If the store can't be made, the cluster can't be reached or no process can be started. A source that can't be read has its `error`.
+        If the store can't be made, the cluster can't be reached, no process can be started, or an argument is out of range.
 
     Examples
     --------
@@ -100,9 +116,9 @@ def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.ove
         raise QfError(f"read: expected a function, found {type(read).__name__}. Pass what it takes as options.")
     folder = Store(store, create=True).path
     usual, told = _defaults(read), {name: _told(value) for name, value in options.items()}
-    # a default that is given is no other import
+    # giving an option its default value does not make another import
     told = {name: text for name, text in told.items() if name not in usual or text != _told(usual[name])}
-    # stores of 0.1.0 know our readers by the module that they stood in then
+    # stores of 0.1.0 hold digests of our readers under the names of the modules of that version
     module = read.__module__.replace("qf_toolkit.recordings.importers.", "qf_toolkit.recordings.")
     recipe = "\n".join([f"{module}.{read.__qualname__}", *(f"{name}={told[name]}" for name in sorted(told))])
     run = _Run(read, options, recipe, folder, overwrite)
@@ -112,7 +128,7 @@ def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.ove
     def ended(i, result):
         result = replace(result, source=str(sources[i]))
         twice = [key for key in result.keys if key in owner] if overwrite else []
-        if twice:  # without overwrite, Store.add refuses it
+        if twice:  # without overwrite, Store.add refuses the second session
             text = f"{result.source}: gives {twice[0]}, as {owner[twice[0]]} did, whose session it replaced. Import one of them under another name."
             result = replace(result, error=" ".join([*filter(None, [result.error]), text]))
         owner.update(dict.fromkeys(result.keys, result.source))
@@ -128,7 +144,7 @@ def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.ove
             known, left = {} if overwrite else _known(folder), []
             for i, source in enumerate(sources):
                 source_id = None
-                if known and os.path.exists(source):  # only the workers of a cluster may see it
+                if known and os.path.exists(source):  # it may exist only for the workers of a cluster
                     with suppress(OSError):
                         source_id = _source_id(recipe, source, folder)
                 there = known.get(source_id, {})
@@ -142,7 +158,7 @@ def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.ove
                 ends = ((i, run(source, source_id)) for i, source, source_id in left)
             else:
                 ends = _in_processes(run, left, min(workers or cpus, len(left)))
-            with closing(ends):  # stops the workers, too, when this loop is left by an error or Ctrl-C
+            with closing(ends):  # if an error or Ctrl-C ends this loop, closing stops the workers
                 for i, result in ends:
                     ended(i, result)
     finally:
@@ -151,7 +167,7 @@ def import_many(read, sources, store, *, options=None, overwrite=ManyOptions.ove
 
 
 def check_how(workers, scheduler):
-    """Raise QfError where a number of workers or a scheduler can't be."""
+    """Raise QfError if the number of workers is out of range, or the scheduler is neither "local" nor an address."""
     check_options(ManyOptions, {"workers": workers, "scheduler": scheduler})
     if scheduler is not None and scheduler != "local" and "://" not in scheduler:
         raise QfError(f"scheduler: expected 'local' or the address of a Dask cluster, tcp://host:port, found {scheduler!r}.")
@@ -160,14 +176,14 @@ def check_how(workers, scheduler):
 def _defaults(read):
     try:
         parameters = inspect.signature(read).parameters.values()
-    except ValueError:  # of something built in
+    except ValueError:  # a built-in function may have no signature
         return {}
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What all sources of a run share; calling it imports one of them, and never raises."""
+    """The settings that all sources of a run share. Calling it imports one source; errors are returned in the Imported and never raised."""
 
     read: Callable[..., Any]
     options: dict
@@ -177,7 +193,7 @@ class _Run:
 
     def __call__(self, source, source_id=None):
         keys, summary, errors = [], [], []
-        # a worker of a cluster may have several threads, but warnings are caught for all of them; HDF5 takes one thread at a time in any case
+        # a worker of a cluster may have several threads, but warnings are caught for the whole process; HDF5 runs one thread at a time anyway
         with _ONE, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for kind in PROGRAMMERS:
@@ -236,16 +252,16 @@ def _reason(source, error):
 
 
 def _source_id(recipe, source, store):
-    """A digest of the reader, its options, and the source; the name belongs to it, since readers call sessions by it."""
+    """A digest of the reader, its options, and the source. The source's name is part of it, since readers name sessions after it."""
     path = Path(os.path.abspath(source))
-    name = path.parts[-3:] if path.is_dir() else path.parts[-1:]  # a suite2p folder gets its name from one above
+    name = path.parts[-3:] if path.is_dir() else path.parts[-1:]  # the name of a suite2p session comes from a folder above
     return _digest(recipe, *name, _content(path, store))
 
 
 def _content(path, store=None):
     if path.is_file():
         return _edges(path, FILE_EDGE)
-    # a store may lie in the very folder it is made of
+    # the store may lie inside the source's folder
     without = Path(os.path.abspath(store)) if store else None
     files = sorted(p for p in path.rglob("*") if p.is_file() and without not in p.parents)
     return _digest(*(f"{p.relative_to(path).as_posix()} {_edges(p, FOLDER_EDGE)}" for p in files))
@@ -261,7 +277,7 @@ def _edges(path, n):
 
 
 def _told(value):
-    """An option as text that is another where its meaning is: files, tables and arrays by their content."""
+    """Text that differs if the meaning of an option differs: for files, tables and arrays it depends on their content."""
     if isinstance(value, str | Path) and os.path.isfile(value):
         return f"{Path(value).name} {_content(Path(value))}"
     if hasattr(value, "to_csv"):
@@ -280,7 +296,7 @@ def _digest(*parts):
 
 
 def _known(store):
-    """{source_id: {key: how many sessions the source has}} of the sessions that can be read."""
+    """{source_id: {key of a session: number of sessions of its source}} for the sessions that can be read."""
     known = defaultdict(dict)
     there = Store(store)
     keys = there.keys()
@@ -292,14 +308,14 @@ def _known(store):
 
 
 def _attrs(path):
-    """Attributes of a stored Session, five times as fast as by xarray; None where the file is damaged."""
+    """Attributes of a stored Session, read five times as fast as with xarray; None if the file is damaged, {} if the system refuses to read it."""
     try:
         with h5py.File(path, "r") as f:
-            for variable in f.values():  # the first to suffer
+            for variable in f.values():  # damage shows first in the attributes of the variables
                 dict(variable.attrs)
             return dict(f.attrs)
     except Exception as error:
-        # with an errno it was the system that refused, and the file may well be whole
+        # an errno shows that the system refused to read the file, which may well be whole
         return {} if isinstance(error, OSError) and error.errno is not None else None
 
 
@@ -317,7 +333,7 @@ def _in_processes(run, left, workers):
         suspects = []
         with _pool(workers) as pool:
             yield from _until_it_breaks(pool, data, left, workers, suspects)
-        # whichever killed its process, the pool broke for all that were in it: each gets one more try, alone
+        # one source killed its process, and the pool broke for all that were in it: each of them gets one more try in a pool of its own
         for i, *source in suspects:
             yield i, _alone(data, *source)
 
@@ -330,7 +346,7 @@ def _until_it_breaks(pool, data, left, workers, suspects):
                 flying[pool.submit(_unpacked, data, *left[0][1:])] = left[0]
                 left.popleft()
         except BrokenProcessPool:
-            if not flying:  # a process died idle
+            if not flying:  # a process died without any job
                 return
         for future in wait(flying, return_when=FIRST_COMPLETED).done:
             job = flying.pop(future)
@@ -356,7 +372,7 @@ def _alone(data, source, source_id):
 
 def _unpacked(data, source, source_id):
     try:
-        run = pickle.loads(data)  # in here, so that a reader that can't be found here is an error and no dead process
+        run = pickle.loads(data)  # loaded inside the job, so that a reader that can't be found here gives an error and does not kill the process
     except Exception as error:
         return Imported(str(source), error=_reason(source, error))
     return run(source, source_id)
@@ -364,7 +380,7 @@ def _unpacked(data, source, source_id):
 
 @contextmanager
 def _pool(workers):
-    # spawn: a forked child of a process with threads (HDF5, torch) may hang
+    # spawn, since a forked child of a process with threads (HDF5, torch) may hang
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start)
     try:
         yield pool
@@ -380,12 +396,14 @@ def _pool(workers):
 
 
 def _start():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, but stopping is the parent's to do
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of the group, but the parent stops the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent():
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 
@@ -414,7 +432,7 @@ def _on_cluster(run, left, workers, scheduler):
             job = flying.pop(future)
             try:
                 yield job[0], future.result()
-            except KilledWorker:  # a worker holds several tasks, and is lost to all of them: each gets one more try, alone
+            except KilledWorker:  # when a worker dies, all its tasks fail: each of them gets one more try on its own
                 suspects.append(job)
             except Exception as error:
                 yield job[0], lost(job[1], error)
@@ -434,12 +452,12 @@ def _client(workers, scheduler):
         raise QfError("scheduler: needs dask.distributed, which is not installed. Install it: pip install 'qf_toolkit[cluster]'") from e
     log = logging.getLogger("distributed.client")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # it logs a traceback where a cluster ends; the errors of the sources say so in a line each
+    log.setLevel(logging.CRITICAL)  # it would log a traceback when a cluster ends; the errors of the sources report that in one line
     try:
         if scheduler != "local":
             try:
                 client = Client(scheduler, timeout=PATIENCE_S, set_as_default=False)
-            except Exception as e:  # what answers may be anything: of a web server comes a MemoryError
+            except Exception as e:  # anything may answer at this address: a web server, for example, leads to a MemoryError
                 text = " ".join(str(e).split())
                 raise QfError(f"scheduler: expected a Dask cluster at {scheduler}, found none ({text}). Start one there: dask scheduler") from e
             with client:

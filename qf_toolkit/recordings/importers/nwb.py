@@ -1,6 +1,6 @@
-"""Importing NWB 2 files: one Session from the fluorescence or dF/F of a file, and its trials from any table of intervals.
+"""Importing NWB 2 files. A file gives one Session: traces from its fluorescence or dF/F, trials from any of its tables of intervals.
 
-Only the chosen series is read; the rest of the file (movies, other series) stays on disk.
+Only the chosen series are read; the rest of the file (movies, other series) stays on disk.
 """
 
 import re
@@ -22,10 +22,10 @@ from .trial_tables import naming
 
 INSTALL = "pip install 'qf_toolkit[nwb]'"
 _DFF = re.compile(r"(?i)dff|df[_/ ]?(over|f)|delta_?f")
-_OTHER = re.compile(r"(?i)neuropil|deconv|spike|event|background")  # kept as RoiResponseSeries too, but no trace of a cell's calcium
+_OTHER = re.compile(r"(?i)neuropil|deconv|spike|event|background")  # RoiResponseSeries that do not hold the calcium trace of a cell
 
 
-_EVENTS = re.compile(r"(?i)events?$|deconv|spike")  # what is beside dF/F in its container
+_EVENTS = re.compile(r"(?i)events?$|deconv|spike")  # other series that lie beside dF/F in its container
 
 
 @dataclass
@@ -70,41 +70,41 @@ def read_nwb(
     path : str or Path
         The .nwb file.
     subject, session : str, optional
-        The file's own subject_id and session_id where left out; its name where it has none.
+        By default the file's subject_id and session_id. If it has none, they are taken from its name.
     signal : {"fluorescence", "dff"}, optional
-        Which traces; fluorescence where there is any, else dF/F.
+        Which traces to read. If None, fluorescence if the file has any, else dF/F.
     trials : str, list of str or False, optional
-        Tables of intervals to take as trials. Where left out: the stimuli of the Visual Coding protocol, `trials`, or every `*_presentations` table,
-        but for natural movies and spontaneous activity, which are epochs. False makes a continuous recording.
+        Tables of intervals whose rows are trials. If None: the stimuli of the Visual Coding protocol, `trials`, or every `*_presentations` table,
+        except natural movies and spontaneous activity, which become epochs. False makes a continuous recording.
     stimulus : str, optional
-        Stimulus category of all trials; where left out, from a column stimulus_name or stimulus, or the table's name (without `_presentations`).
+        Stimulus category of all trials. If None, it comes from a column stimulus_name or stimulus, or is the table's name without `_presentations`.
     condition_columns : list of str, optional
-        Columns that make the condition. Where left out: `condition`, or the columns of known features (orientation, trial_type, image...),
-        or all that repeat over the trials and are no outcome.
+        Columns that make the condition. If None: `condition`, or the columns of known features (orientation, trial_type, image...), or all columns
+        whose values repeat over the trials and that are not an outcome.
     plane : str, optional
         One of several planes or series, by the name of its imaging plane, its series, its container or its ROI table.
     matched : bool, optional
-        Whether an ROI of that id is the same cell in every session of the subject; where left out, if it is a cell_specimen_id.
+        Whether an ROI with the same id is the same cell in every session of the subject. If None, True if the ids are cell_specimen_ids.
     behaviour : str, list of str or False, optional
-        Which series of behaviour to bring in, by name; all that can be where left out, none for False. See `nwb_behaviour.behaviour_of_file`.
+        Names of the series of behaviour to import. None imports all that it can, False none. See `nwb_behaviour.behaviour_of_file`.
     allow_external : bool
-        Read data that the file keeps in other files (external links and storage, virtual datasets): such a file can name any that you may read.
+        Read data that the file keeps in other files (external links and storage, virtual datasets). Such a file can name any file you may read.
 
     Returns
     -------
     xarray.Dataset
-        A Session with `fluorescence` or `dff` (neuron, frame), float32; coord `plane` (neuron); `running_speed` (running_time) in cm/s and other
-        behaviour, NAME (NAME_time), where there is any. The stimuli of Visual Coding get the same conditions, blocks and epochs as by `read_allen`.
-        attrs: `ignored_columns` of the trial tables with the reason, `ignored_behaviour`, what else the file holds of it.
+        A Session with `fluorescence` or `dff` (neuron, frame) float32; coord `plane` (neuron); `running_speed` (running_time) in cm/s and other
+        behaviour NAME (NAME_time), if the file has any. Stimuli of Visual Coding get the same conditions, blocks and epochs as from `read_allen`.
+        attrs: `ignored_columns` (columns of the trial tables that are left out, with the reason) and `ignored_behaviour` (series that are left out).
 
     Raises
     ------
     QfError
         If pynwb is missing, or there is no such file, table, column or plane.
     DamagedFileError
-        If the file is cut short or no HDF5 file.
+        If the file is cut short or not an HDF5 file.
     SessionError
-        If it is no NWB 2 file, leads to other files, holds no ROI traces, or breaks the schema.
+        If it is not an NWB 2 file, leads to other files, holds no ROI traces, or breaks the schema.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def read_nwb(
         raise QfError(f"pynwb: needed to read {path}, found none. Install it: {INSTALL}") from e
     _check_nwb2(path, allow_external)
     with warnings.catch_warnings():
-        # files carry the schema they were written with; pynwb says so for each one older than its own
+        # a file holds the schema it was written with; pynwb warns about each one that is older than its own
         warnings.filterwarnings("ignore", message="(?s).*(gnoring|namespace)")
         try:
             io = NWBHDF5IO(str(path), "r", load_namespaces=True)
@@ -131,7 +131,7 @@ def read_nwb(
         with io:
             try:
                 file = io.read()
-            except Exception as e:  # pynwb lets anything through, of h5py's errors up to KeyError and its own
+            except Exception as e:  # pynwb may raise any error: h5py's, a KeyError, its own
                 raise SessionError(
                     f"{path}: expected an NWB 2 file, found one that pynwb can't read ({reason(e)}). Check it with `nwbinspector`."
                 ) from e
@@ -145,7 +145,7 @@ def read_nwb(
                 if e.errno is not None:
                     raise refused(path, e) from e
                 raise DamagedFileError(f"{path}: expected a whole NWB file, found data that can't be read ({reason(e)}). Copy it again.") from e
-            except Exception as e:  # what a file that breaks the standard leads to, in hdmf, h5py or numpy
+            except Exception as e:  # on a file that breaks the standard, hdmf, h5py or numpy may raise any error
                 raise SessionError(
                     f"{path}: expected tables and series as the standard has them, found others ({type(e).__name__}: {reason(e)}). "
                     "Check it with `nwbinspector`, or import the traces with read_arrays."
@@ -196,12 +196,12 @@ def _session(path, file, subject, session, signal, trials, stimulus, condition_c
 
 
 def _key(name):
-    """A name that can be a key, None where there is none."""
+    """Convert a name to one that can be part of a key; None if it is None or blank."""
     return str(name).strip().replace("/", "-") or None if name is not None else None
 
 
 def _from_name(path, entity):
-    """`0301` of `sub-0301_ses-1.nwb`; the whole name of another file."""
+    """The part of a file's name after `entity-`, such as `0301` in `sub-0301_ses-1.nwb` for "sub"; the whole name without suffix if it has none."""
     match = re.search(rf"(?:^|_){entity}-([^_]+)", path.stem)
     return match[1] if match else path.stem.strip()
 
@@ -222,7 +222,7 @@ def _all_series(file):
             if isinstance(item, RoiResponseSeries):
                 yield _Series(item, group, _plane_of(item))
             elif isinstance(item, DfOverF | Fluorescence):
-                # a DfOverF may have any name: its type is put into the path
+                # a DfOverF may have any name: the path gets its type
                 container = f"{group}/{name}" + ("/DfOverF" if isinstance(item, DfOverF) and name != "DfOverF" else "")
                 for series in item.roi_response_series.values():
                     yield _Series(series, container, _plane_of(series))
@@ -234,7 +234,7 @@ def _plane_of(series):
 
 
 def _choose_series(file, signal, plane):
-    """The signal and the series to be read, one a plane."""
+    """The signal and the series to read, one per plane."""
     every = list(_all_series(file))
     found = [s for s in every if not (_EVENTS.search(s.series.name) if s.is_dff else _OTHER.search(f"{s.container}/{s.series.name}"))]
     if not found:
@@ -258,7 +258,7 @@ def _choose_series(file, signal, plane):
     else:
         corrected = [s for s in kind if "correct" in s.path.lower()]
         kind = corrected or kind
-    # two series of the same ROIs are two versions of one signal; which one is meant is for the user to say
+    # two series of the same ROIs are two versions of one signal: the user has to choose one
     seen = {}
     for s in kind:
         ids = (id(s.series.rois.table), tuple(np.asarray(s.series.rois.data[:]).tolist()))
@@ -272,7 +272,7 @@ def _choose_series(file, signal, plane):
 
 
 def _read_planes(chosen):
-    """Traces (neuron, frame) of all planes, the time of the frames and the rate."""
+    """Traces of all planes, float32 (neuron, frame), the times of the frames in seconds, float64 (frame,), and the rate in Hz."""
     parts = [_read_one(s) for s in chosen]
     (x, time, rate), first = parts[0], chosen[0]
     for (other, other_time, other_rate), s in zip(parts[1:], chosen[1:], strict=True):
@@ -292,7 +292,7 @@ def _read_one(s):
     if x.dtype.kind not in "fiu" or x.ndim > 2 or x.size == 0:
         raise SessionError(f"{s.path}: expected numbers (frame, ROI), found {x.dtype} of shape {x.shape}.")
     x = x[:, None] if x.ndim == 1 else x
-    # the standard says (frame, ROI), but files of the other order exist: the number of ROIs, then of the timestamps, tells
+    # the standard requires (frame, ROI), but files of the other order exist: the numbers of ROIs and of timestamps show which order it is
     fits = [x.shape[1 - axis] == n_rois and (timestamps is None or x.shape[axis] == len(timestamps)) for axis in (0, 1)]
     if not any(fits):
         times = "" if timestamps is None else f" and {len(timestamps)} timestamps"
@@ -314,13 +314,16 @@ def _read_one(s):
 
 
 def _roi_ids(series):
-    """Names of the ROIs of a series, their row where the ids are not unique; and whether they are cell_specimen_ids, matched across sessions."""
+    """Names of the ROIs of a series, a list of str, and whether they are cell_specimen_ids, which are matched across sessions.
+
+    The names are the ids of the ROIs, or their rows in the ROI table if the ids are not unique.
+    """
     rows, table = np.asarray(series.rois.data[:], dtype=int), series.rois.table
     if rows.ndim != 1 or (len(rows) and not 0 <= rows.min() <= rows.max() < len(table.id)):
         raise SessionError(
             f"{series.name}: expected ROIs of its table, 0 to {len(table.id) - 1}, found {rows.min()} to {rows.max()}. Mend the file, or use read_arrays."
         )
-    specimen = next((c for c in ("cell_specimen_id", "global_roi_id") if c in table.colnames), None)  # of allensdk, and on DANDI
+    specimen = next((c for c in ("cell_specimen_id", "global_roi_id") if c in table.colnames), None)  # the names of allensdk and of DANDI
     column = table.id.data if specimen is None else table[specimen].data
     ids = np.asarray(column[:])[rows]
     if specimen is not None and ids.dtype.kind in "iuf":

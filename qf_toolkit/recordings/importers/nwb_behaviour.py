@@ -1,4 +1,4 @@
-"""The behaviour of an NWB 2 file: running speed, and what its behaviour modules hold as one number a sample or as events."""
+"""The behaviour of an NWB 2 file: running speed, and the series of its behaviour modules that hold one number per sample, or events."""
 
 import warnings
 
@@ -18,26 +18,26 @@ _NO_UNITS = ("", "n.a.", "na", "n/a", "none", "unknown", "a.u.")
 
 
 def behaviour_of_file(file, wanted=None):
-    """What a file holds of behaviour.
+    """Read the behaviour of a file.
 
     Parameters
     ----------
     file : pynwb.NWBFile
     wanted : str, sequence of str or False, optional
-        Names of series; all that can be taken where left out, none for False.
+        Names of the series to take. None takes all that can be taken, False takes none.
 
     Returns
     -------
     taken : dict of str to Behaviour
-        `running_speed`, in cm/s, of any module; of the modules whose name begins with "behav" every series of one number a sample, and as events
-        what lies in a BehavioralEvents, has times alone or is a table of events.
+        `running_speed` in cm/s, from any module, and every series with one number per sample from the modules whose name begins with "behav". A
+        series counts as events if it lies in a BehavioralEvents, has times but no data, or is a table of events.
     ignored : list of str
-        What else there is, with the reason: "name (reason)".
+        The series that were not taken, with the reason: "name (reason)", or only the name if it was not wanted.
 
     Raises
     ------
     QfError
-        If a name that is wanted is not there, or can't be taken.
+        If a wanted series is not in the file, or can't be taken.
     """
     found = _series_of(file)
     wanted = None if wanted is None else [] if wanted is False else [wanted] if isinstance(wanted, str) else list(wanted)
@@ -63,16 +63,16 @@ def behaviour_of_file(file, wanted=None):
 
 
 def free_name(name, ds):
-    """A name that a behaviour can have in a Session: with an underscore at its end where the name says something else there."""
+    """A name that a behaviour can have in the Session `ds`: `name`, with an underscore at its end if `name` is taken there."""
     return f"{name}_" if name in RESERVED or name in ds.variables or name in ds.dims else name
 
 
 def _series_of(file):
-    """{name: (series, whether it holds events)}; where two share a name, the later one has its container's before it."""
+    """Map names to (series, whether it holds events). If two series share a name, the later one gets the name of its container before its own."""
     from pynwb import TimeSeries
     from pynwb.behavior import BehavioralEvents
 
-    found = {name: (table, True) for name, table in (getattr(file, "events", None) or {}).items()}  # of NWB 2.10 on
+    found = {name: (table, True) for name, table in (getattr(file, "events", None) or {}).items()}  # since NWB 2.10
     for module_name, module in file.processing.items():
         for item in module.data_interfaces.values():
             inside = [s for group in ("time_series", "spatial_series", "interval_series") for s in getattr(item, group, {}).values()]
@@ -87,7 +87,7 @@ def _series_of(file):
 
 
 def _read(name, series, is_events):
-    """The Behaviour of a series, or why there is none, in words."""
+    """The Behaviour of a series; if it can't be taken, a str with the reason."""
     data, times = getattr(series, "data", None), getattr(series, "timestamps", None)
     if "timestamp" in getattr(series, "colnames", ()):  # a table of events
         times = series["timestamp"].data

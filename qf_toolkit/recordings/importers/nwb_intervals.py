@@ -18,7 +18,7 @@ _OUTCOME = re.compile(
 )
 _BLOCKS = ("block", "stimulus_block", "session_block")
 _CATEGORIES = ("stimulus_name", "stimulus", "stimulus_type", "stimulus_category")
-# names under which labs keep what was shown; a suffix for the unit may follow
+# column names that labs use for features of the stimulus; a suffix for the unit may follow
 _FEATURE = re.compile(
     r"(?i)^(trial_type|stim(ulus)?_(id|type|name)|cue|odou?r|tone|sound|whisker|texture|side|orientation|direction|angle|contrast|"
     r"temporal_frequency|spatial_frequency|frequency|phase|speed|coherence|amplitude|intensity|size|diameter|color|colour|"
@@ -28,7 +28,32 @@ _FEATURE = re.compile(
 
 
 def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
-    """The trial table in frames, None for a continuous recording; the table of epochs; and {column of the tables: why it is ignored}."""
+    """Make the trial table and the epochs of a file.
+
+    Parameters
+    ----------
+    file : pynwb.NWBFile
+    frame_time : float64 array, shape (frame,)
+        Seconds.
+    wanted, stimulus, condition_columns
+        The parameters trials, stimulus and condition_columns of `read_nwb`.
+
+    Returns
+    -------
+    trials : pandas.DataFrame or None
+        The trial table in frames; None for a continuous recording.
+    epochs : pandas.DataFrame or None
+        The stretches of each stimulus of the Visual Coding protocol.
+    ignored : dict of str to str
+        {column of the tables: reason for which it is ignored}.
+
+    Raises
+    ------
+    QfError
+        If a table or column that the user named is not in the file, or the choice among several tables is not clear.
+    SessionError
+        If a chosen table has no times in seconds, or they lie outside the recording.
+    """
     every = {name: _outside_jumps(name, table, frame_time) for name, table in _interval_tables(file).items()}
     shown = {}
     for name in [n for n in every if stimulus_of(n) and len(every[n])]:
@@ -48,7 +73,7 @@ def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
     tables = _choose_tables(every, wanted)
     if condition_columns is not None:
         condition_columns = [condition_columns] if isinstance(condition_columns, str) else list(condition_columns)
-        renamed = standard(pd.DataFrame(columns=condition_columns)).columns  # as the tables were
+        renamed = standard(pd.DataFrame(columns=condition_columns)).columns  # the tables' columns were renamed in the same way
         condition_columns = [c if any(c in t for t in tables.values()) else r for c, r in zip(condition_columns, renamed, strict=True)]
         known = sorted({c for t in tables.values() for c in t})
         for name in condition_columns:
@@ -69,7 +94,7 @@ def trials_of_file(file, frame_time, wanted, stimulus, condition_columns):
 
 
 def _ignored(name, table, stimulus, condition_columns):
-    """{column: why it is no feature of the condition} of one table."""
+    """{column: reason for which it is not a feature of the condition} for one table."""
     why = {str(c): "not one number or text a row" for c in table.attrs.get("left_out", ())}
     known = stimulus_of(name)
     if is_complete(known, table) and stimulus is None and condition_columns is None:
@@ -84,7 +109,10 @@ def _ignored(name, table, stimulus, condition_columns):
 
 
 def _interval_tables(file):
-    """{name: DataFrame} of every TimeIntervals with start_time, scalar columns alone."""
+    """{name: DataFrame} for every TimeIntervals of a file, with its scalar columns only.
+
+    An IndexSeries of the protocol's stimuli is added as a table, unless a table holds the same stimulus, or the file has a table `trials`.
+    """
     from pynwb.epoch import TimeIntervals
     from pynwb.image import IndexSeries
 
@@ -95,14 +123,17 @@ def _interval_tables(file):
     tables = {n: _scalars(t) for n, t in found.items() if n != "invalid_times"}
     told = {stimulus_of(n) for n in tables}
     for name, series in (file.stimulus or {}).items():
-        # of a series comes what no table tells; a trials table says what the trials are
+        # a series is used only for a stimulus that no table holds; if there is a table `trials`, it defines the trials
         if isinstance(series, IndexSeries) and stimulus_of(name) and stimulus_of(name) not in told and "trials" not in tables:
             tables[name] = _frames_shown(series)
     return {n: standard(t) if stimulus_of(n) else t for n, t in tables.items()}
 
 
 def _frames_shown(series):
-    """An IndexSeries (images, sparse noise, movies on DANDI) as a table of intervals: each frame lasts to the next, or as long as the others."""
+    """Convert an IndexSeries (images, sparse noise, movies on DANDI) to a table of intervals.
+
+    Each frame of the stimulus lasts until the next one, but at most the median step between frames.
+    """
     if series.timestamps is not None:
         start = whole(series.timestamps, series.name).astype(np.float64)
     else:
@@ -113,7 +144,7 @@ def _frames_shown(series):
 
 
 def _scalars(table):
-    """The columns of a table that hold one number or text a row."""
+    """The columns of a table that hold one number or text per row, as a DataFrame; its attrs["left_out"] lists the other columns."""
     from hdmf.common import DynamicTableRegion, VectorIndex
 
     columns = {}
@@ -122,7 +153,7 @@ def _scalars(table):
         if isinstance(column, VectorIndex | DynamicTableRegion):
             continue
         data = whole(column.data, name)
-        if data.ndim != 1 or data.dtype.kind not in "biufOSU":  # pairs, and references to series
+        if data.ndim != 1 or data.dtype.kind not in "biufOSU":  # such as pairs, and references to series
             continue
         values = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in data.tolist()]
         if not all(v is None or isinstance(v, str | int | float) for v in values):
@@ -138,11 +169,11 @@ def _scalars(table):
 
 
 def _plain(values):
-    """Numbers as numbers; the words for "nothing" that files hold in text columns as NaN."""
+    """Convert a column to float64 if all its values are numbers, else keep the text; words for a missing value ("null", "none"...) become NaN."""
     values = values.where(~values.map(lambda v: isinstance(v, str) and v.strip().lower() in ("", "null", "nan", "none", "n/a")), np.nan)
     numbers = pd.to_numeric(values, errors="coerce")
     text = values.map(lambda v: isinstance(v, str))
-    # a name such as 007 stays text
+    # a column with a name such as 007 stays text
     zeros = values[text].map(lambda v: bool(re.match(r"^0\d", v)))
     return values if (numbers.isna() & values.notna()).any() or zeros.any() else numbers.astype(np.float64)
 
@@ -169,7 +200,7 @@ def _choose_tables(tables, wanted):
 
 
 def _feature_columns(table):
-    """Columns that certainly say what was shown."""
+    """Columns that are known to describe the stimulus."""
     if "condition" in table:
         return ["condition"]
     return [c for c in table if _FEATURE.match(c) and c not in _CATEGORIES and table[c].notna().any()]
@@ -193,14 +224,14 @@ def _condition_columns(table):
 
 
 def _outside_jumps(name, table, frame_time):
-    """The rows that start where frames were recorded; a warning counts those that start in a jump of `frame_time`."""
+    """Leave out the rows that start in a jump of `frame_time`; a warning counts them."""
     if "start_time" not in table or table["start_time"].dtype.kind != "f":
         return table
     return table[outside_jumps(table["start_time"].to_numpy(), frame_time, f"{name}/start_time")].reset_index(drop=True)
 
 
 def _in_frames(name, table, frame_time):
-    """First frame of every row, and one past its last."""
+    """First and one-past-last frame of every row, two int64 arrays (row,); raises SessionError if the times can't be used."""
     for column in ("start_time", "stop_time"):
         if column not in table or table[column].dtype.kind != "f":
             raise SessionError(f"{name}: expected seconds in a column {column}, found {', '.join(table.columns)}. Pass trials=... for another table.")
@@ -228,7 +259,7 @@ def _one_table(name, table, frame_time, stimulus, condition_columns, epochs):
         out["stimulus"] = stimulus
     else:
         out["stimulus"] = table[category].fillna(default).astype(str) if category else default
-    # a table without any feature holds one kind of trial; `blank` is kept for a sweep whose features are all missing
+    # all trials of a table without features get the condition `all`; `blank` is reserved for a sweep whose features are all missing
     out["condition"] = [condition_key(s, r) if columns else f"{s}/all" for s, r in zip(out["stimulus"], _rows(table, columns), strict=True)]
     block = _block(table, columns)
     if block is None and epochs is not None:
@@ -242,7 +273,7 @@ def _one_table(name, table, frame_time, stimulus, condition_columns, epochs):
 
 
 def _block(table, columns):
-    """The table's own numbering of blocks, None where it has none."""
+    """The table's own numbers of blocks, int64 array (row,); None if it has none."""
     name = next((b for b in _BLOCKS if b in table and b not in columns), None)
     if name is None or table[name].dtype.kind != "f" or not (table[name] % 1 == 0).all():
         return None

@@ -1,4 +1,7 @@
-"""Options of importing, a dataclass for each kind of source. Without numpy and the libraries of the formats, so that the command line knows them at once."""
+"""Options of importing, one dataclass for each kind of source.
+
+This module imports neither numpy nor the libraries of the formats, so that the command line starts fast.
+"""
 
 from dataclasses import dataclass
 

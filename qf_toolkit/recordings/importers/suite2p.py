@@ -1,4 +1,4 @@
-"""Importing the output folder of suite2p: F.npy, Fneu.npy, iscell.npy, ops.npy of one plane or several."""
+"""Importing the output folder of suite2p: F.npy, Fneu.npy, iscell.npy and ops.npy of one or several planes."""
 
 import pickle
 import re
@@ -36,15 +36,15 @@ def read_suite2p(
     folder : str or Path
         The folder `suite2p`, the one above it, or a single `plane*` or `combined`.
     rate_hz : float, optional
-        Frames a second of a plane; `fs` of ops.npy where left out.
+        Frames a second of a plane. If None, `fs` of ops.npy.
     trials : str, Path or pandas.DataFrame, optional
-        A trial table or its CSV file; see `arrays.read_trials_csv`. None makes a continuous recording.
+        A trial table or its CSV file; see `trial_tables.read_trials_csv`. None makes a continuous recording.
     condition_columns : list of str, optional
-        The columns that are features of the condition; see `arrays.read_trials_csv`.
+        The columns that are features of the condition; see `trial_tables.read_trials_csv`.
     subject, session : str, optional
-        The name of the folder above `suite2p`, where left out.
+        By default the name of the folder above `suite2p`.
     neuropil : float
-        The trace is F - neuropil * Fneu; 0 needs no Fneu.npy.
+        The trace is F - neuropil * Fneu. With 0, Fneu.npy is not needed.
     iscell : bool
         Keep only the ROIs that iscell.npy calls cells; False keeps all.
     plane : int or str, optional
@@ -53,8 +53,8 @@ def read_suite2p(
     Returns
     -------
     xarray.Dataset
-        A Session with `fluorescence` (neuron, frame), float32. Cells are named by ROI, `12`, or `p0_12` where there are several planes;
-        coord `plane` (neuron).
+        A Session with `fluorescence` (neuron, frame) float32 and the coord `plane` (neuron). A cell has the number of its ROI as name (`12`), with
+        the plane before it if there are several (`p0_12`).
 
     Raises
     ------
@@ -92,7 +92,7 @@ def read_suite2p(
             )
         rate_hz = rates[0]
     lengths = [p.shape[1] for p in parts]
-    # the planes are scanned in turn, so that the last sweep may miss the later ones
+    # the microscope scans the planes in turn, so that the later planes may lack the last frame
     if max(lengths) - min(lengths) > 1:
         raise SessionError(
             f"{folder}: expected planes of equal length, found {min(lengths)} to {max(lengths)} frames. Pass plane=... for one of them."
@@ -114,7 +114,7 @@ def _plane_folders(folder):
 
 
 def _planes(folder, plane):
-    """The folders to be read, [(number or None, path)]."""
+    """The folders to read, [(number of the plane or None, path)]."""
     if not folder.is_dir():
         raise QfError(f"{folder}: expected a suite2p folder, found {'a file' if folder.exists() else 'nothing'}. Check the path.")
     resolved = folder.resolve()
@@ -137,7 +137,7 @@ def _planes(folder, plane):
 
 
 def _read_plane(path, neuropil, iscell):
-    """Traces float32 (neuron, frame) of one plane, and the indices of their ROIs."""
+    """Traces of one plane, float32 (neuron, frame), and the indices of their ROIs, int64 (neuron,)."""
     f = _array(path / "F.npy", 2)
     keep = np.ones(len(f), bool)
     if iscell:
@@ -170,7 +170,7 @@ def _array(path, ndim):
 
 
 class _OpsUnpickler(pickle.Unpickler):
-    """Reads numbers, text, arrays and paths; nothing that could run code. ops.npy is a pickle, the one file of suite2p that has to be."""
+    """Reads numbers, text, arrays and paths from ops.npy, a pickle (the only one that we need), and refuses everything that could run code."""
 
     SAFE = frozenset({"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"})
 
@@ -182,14 +182,14 @@ class _OpsUnpickler(pickle.Unpickler):
         if (module, name) in allowed:
             return super().find_class(module, name)
         if module.startswith("pathlib") and name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"):
-            return lambda *parts: "/".join(map(str, parts))  # a Windows path can't be built elsewhere, and none is needed
+            return lambda *parts: "/".join(map(str, parts))  # text suffices, and a WindowsPath can't be built on other systems
         if module == "datetime" and name in ("datetime", "date", "time", "timedelta"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} is not read, as it could run code")
 
 
 def _rate_of(path):
-    """`fs` of a plane's ops.npy, frames a second."""
+    """The rate of a plane in Hz, `fs` of its ops.npy; raises QfError if there is none."""
     ops = path / "ops.npy"
     mend = "Pass rate_hz (--rate)."
     if not ops.is_file():
@@ -208,14 +208,14 @@ def _rate_of(path):
         raise
     except OSError as e:
         raise refused(ops, e) from e
-    # a pickle whose bytes were altered lets anything through
+    # a pickle whose bytes were altered may raise any error
     except Exception as e:
         raise DamagedFileError(f"{ops}: can't be read ({reason(e)}). {mend}") from e
     return rate
 
 
 def _recording_name(folder):
-    """The name of the folder that suite2p wrote into."""
+    """The name of the folder into which suite2p wrote its output folder."""
     path = folder.resolve()
     while path.name in ("suite2p", "combined") or _PLANE.match(path.name):
         path = path.parent

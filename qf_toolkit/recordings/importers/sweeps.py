@@ -1,4 +1,4 @@
-"""Recordings that come as cut trials (sweeps): one Session whose `frame_time` jumps between them, with a trial in each."""
+"""Recordings that come as cut trials (sweeps). They become one Session whose `frame_time` jumps between sweeps; each sweep holds one trial."""
 
 import numpy as np
 import pandas as pd
@@ -7,18 +7,18 @@ from ...errors import QfError, SessionError
 from ..clock import frames_at, rate_of
 from ..session import check_columns, is_number
 
-FEWEST = 3  # frames a sweep: the rate is the median step of the frames' times
+FEWEST = 3  # frames of a sweep: with fewer, the median step of the frames' times would not give the rate
 _TIMES = ("onset_frame", "offset_frame", "onset_s", "offset_s")
 
 
 def join_sweeps(traces, sweep_frames=None):
-    """Traces of sweeps, one after another.
+    """Join the traces of sweeps, one sweep after another.
 
     Parameters
     ----------
     traces : array, shape (trial, neuron, time) or (neuron, trial * time)
     sweep_frames : int, optional
-        Frames a sweep; may be left out where `traces` has three dims.
+        Frames of each sweep; may be None if `traces` has three dims.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def join_sweeps(traces, sweep_frames=None):
     Raises
     ------
     SessionError
-        If the traces are no whole sweeps of at least 3 frames.
+        If the traces do not consist of whole sweeps of at least 3 frames.
     """
     traces = np.asanyarray(traces)
     if traces.ndim == 3:
@@ -46,33 +46,37 @@ def join_sweeps(traces, sweep_frames=None):
 
 
 def sweep_time(n_sweeps, sweep_frames, rate_hz):
-    """Seconds of the frames of sweeps whose pauses are not known: each pause is as long as a sweep. float64 (n_sweeps * sweep_frames,)."""
+    """Times of the frames of sweeps whose pauses are unknown, in seconds: float64 array (n_sweeps * sweep_frames,).
+
+    Each pause is made as long as a sweep. Raises SessionError if `rate_hz` is not a positive number.
+    """
     return (np.arange(n_sweeps)[:, None] * 2 * sweep_frames + np.arange(sweep_frames)).ravel() / rate_of(rate_hz)
 
 
 def sweep_trials(table, onset, rate_hz, n_sweeps, sweep_frames):
-    """The trial table of sweeps: the onset of each at the same frame of it.
+    """Make the trial table of sweeps. The onset is at the same frame of every sweep.
 
     Parameters
     ----------
     table : pandas.DataFrame or None
-        A row a sweep, in their order, with what was shown; None where that is not known.
+        One row per sweep, in their order, with the features of its condition. If None, all sweeps get the condition "all".
     onset : float or array, shape (time,)
-        Seconds from the beginning of a sweep to its onset; or the seconds of a sweep's frames, 0 at the onset.
+        Seconds from the beginning of a sweep to its onset; or the times of a sweep's frames in seconds, 0 at the onset.
     rate_hz : float
+        Frames a second.
     n_sweeps, sweep_frames : int
 
     Returns
     -------
     pandas.DataFrame
-        With onset_frame.
+        `table` with a column onset_frame.
 
     Raises
     ------
     QfError
-        If the onset is outside the sweep.
+        If the onset lies outside the sweep, or is neither of the two.
     SessionError
-        If the table has not a row a sweep, or has onsets of its own.
+        If the table does not have one row per sweep, or has onsets of its own.
     """
     table = pd.DataFrame({"condition": ["all"] * n_sweeps}) if table is None else table.reset_index(drop=True)
     check_columns(table)
@@ -102,6 +106,6 @@ def sweep_trials(table, onset, rate_hz, n_sweeps, sweep_frames):
 
 
 def flat_behaviour(behaviour, n_sweeps, sweep_frames):
-    """Behaviour as `new_session` takes it: arrays (trial, time) one sweep after another; others stay."""
+    """Convert behaviour of sweeps to the form that `new_session` takes: arrays (trial, time) are flattened, everything else stays."""
     shape = (n_sweeps, sweep_frames)
     return {name: np.ravel(given) if not isinstance(given, tuple) and np.shape(given) == shape else given for name, given in behaviour.items()}

@@ -1,4 +1,4 @@
-"""Trial tables, from CSV files and DataFrames: onsets in frames or seconds, and the columns that make the condition."""
+"""Trial tables from CSV files and DataFrames: onsets in frames or seconds, and the columns that make the condition."""
 
 import csv
 import re
@@ -17,20 +17,20 @@ _COUNTERS = re.compile(r"(?i)^(trial|trial_?(id|index|no|num|number)|id|index|un
 
 
 def read_trials_csv(path, rate_hz, frame_time=None, condition_columns=None):
-    """Read a trial table.
+    """Read a trial table from a CSV file.
 
     Parameters
     ----------
     path : str or Path
-        CSV (comma, semicolon or tab) with a header. `onset_frame`, or else `onset_s`, is needed. `offset_frame`, `offset_s` or
-        `duration_s`, `stimulus`, `condition` and `block` are used where there. Counters (trial, id, index) and other times (`*_s`) are
-        left out; every other column is a feature of the condition.
+        CSV (comma, semicolon or tab) with a header. The table needs a column `onset_frame` or `onset_s`. The columns `offset_frame`, `offset_s`,
+        `duration_s`, `stimulus`, `condition` and `block` are optional. Counters (trial, id, index) and other times (`*_s`) are left out; every other
+        column is a feature of the condition.
     rate_hz : float
-        Frames a second, for onset_s.
+        Frames a second, to convert seconds to frames.
     frame_time : array, shape (frame,), optional
-        Seconds; a trial starts in the first frame at or after its onset. Where left out, frame / rate_hz.
+        Seconds. A trial starts in the first frame at or after its onset. If None, frame / rate_hz.
     condition_columns : list of str, optional
-        The features; every other column but those named above is left out (reaction times, outcomes...).
+        The columns that are features. Every other column except those named above is left out (reaction times, outcomes...).
 
     Returns
     -------
@@ -40,20 +40,20 @@ def read_trials_csv(path, rate_hz, frame_time=None, condition_columns=None):
     Raises
     ------
     QfError
-        If the file is missing or no table.
+        If the file is missing, or not a table (DamagedFileError).
     SessionError
-        If a column is missing, or onsets are no numbers or outside the recording.
+        If a column is missing, or onsets are not numbers or lie outside the recording.
     """
     return naming(path, as_trials, read_table(path), rate_hz, frame_time, condition_columns)
 
 
 def read_table(path):
-    """A CSV file (comma, semicolon or tab) with a header, as a pandas.DataFrame; raises as `read_trials_csv`."""
+    """Read a CSV file (comma, semicolon or tab) with a header into a pandas.DataFrame; raises as `read_trials_csv`."""
     path = readable_file(path, "a CSV file of trials")
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
             header = f.readline()
-        # spreadsheets of many countries write semicolons
+        # in many countries spreadsheets write semicolons
         separator = max(",;\t", key=header.count)
         names = [n.strip() for n in next(csv.reader([header], delimiter=separator), [])]
         twice = [n for i, n in enumerate(names) if n and n in names[:i]]
@@ -69,7 +69,10 @@ def read_table(path):
 
 
 def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
-    """A trial table in frames, from a CSV file or a DataFrame; None stays None. Columns and errors as in `read_trials_csv`."""
+    """Convert a CSV file or a DataFrame to a trial table in frames.
+
+    None stays None. The columns, the other parameters and the errors are those of `read_trials_csv`.
+    """
     if trials is None:
         return None
     if not isinstance(trials, pd.DataFrame):
@@ -100,7 +103,7 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
             _check_after(offset > seconds, "offset_s after onset_s", offset)
         out["offset_frame"] = frames_at(offset, rate_hz, frame_time)
         if seconds is not None:
-            out["offset_frame"] = np.maximum(out["offset_frame"], out["onset_frame"] + 1)  # shorter than a frame
+            out["offset_frame"] = np.maximum(out["offset_frame"], out["onset_frame"] + 1)  # a trial may be shorter than a frame
     elif "duration_s" in table:
         duration = numbers_in(table["duration_s"], "duration_s")
         _check_after(duration > 0, "seconds above 0 in duration_s", duration)
@@ -115,9 +118,9 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
     features, ignored = _features(table, condition_columns)
     out.update({name: table[name] for name in features if name != "condition"})
     for name in ("stimulus", "condition"):
-        # features that were asked for make the condition
+        # if the user names the features, they make the condition, and a column `condition` counts only if it is among them
         if name in table and (name == "stimulus" or condition_columns is None or name in condition_columns):
-            if table[name].isna().any():
+            if table[name].isna().to_numpy().any():
                 raise SessionError(f"trials: expected a {name} in every row, found {int(table[name].isna().sum())} empty. Fill them in.")
             out[name] = table[name].astype(str)
     out = pd.DataFrame(out)
@@ -126,7 +129,7 @@ def as_trials(trials, rate_hz, frame_time=None, condition_columns=None):
 
 
 def _features(table, condition_columns):
-    """The columns that are features of the condition, and {column: why it is ignored}."""
+    """The columns that are features of the condition, and {column: reason for which it is ignored}."""
     used = {n for n in (*TRIAL_COORDS, *_TIMES) if n != "condition" or condition_columns is None}
     if condition_columns is None:
         why = {c: _why_ignored(c) for c in table.columns if c not in used}
@@ -143,8 +146,8 @@ def _features(table, condition_columns):
 
 
 def _why_ignored(name):
-    """Why a column is by default no feature of the condition, "" where it is one."""
-    if name.startswith("Unnamed: "):  # pandas' word for a column without a name
+    """The reason for which a column is by default not a feature of the condition; "" if it is one."""
+    if name.startswith("Unnamed: "):  # the name that pandas gives a column without one
         return "no name"
     return "a counter" if _COUNTERS.match(name) else "a time" if name.endswith("_s") else ""
 
@@ -156,7 +159,7 @@ def _check_after(good, wanted, found):
 
 
 def naming(path, function, *args, **kwargs):
-    """Call `function`, and put the name of the file at the head of any SessionError."""
+    """Call `function` with the further arguments; put `path` at the head of the message of any SessionError that it raises."""
     try:
         return function(*args, **kwargs)
     except SessionError as e:

@@ -1,4 +1,4 @@
-"""The stimuli of the Visual Coding protocol, in whichever file they are told: which are trials, what makes a condition, where a block ends."""
+"""The stimuli of the Visual Coding protocol, for files of every layout: which are trials, which features make a condition, where blocks end."""
 
 import itertools
 import re
@@ -9,14 +9,14 @@ import pandas as pd
 from ...errors import SessionError
 from ..conditions import condition_key
 
-# what must be in a session of each type
+# the stimuli that a session of each type must contain
 SHOWN = {
     "three_session_A": ("drifting_gratings",),
     "three_session_B": ("static_gratings", "natural_scenes"),
     "three_session_C": ("locally_sparse_noise",),
     "three_session_C2": ("locally_sparse_noise_4deg", "locally_sparse_noise_8deg"),
 }
-# columns of a stimulus table and the features they are, in the order of the condition's key
+# {column of a stimulus table: feature of the condition}, in the order of the condition's key
 FEATURES = {
     "drifting_gratings": {"orientation": "orientation", "temporal_frequency": "temporal_frequency"},
     "static_gratings": {"orientation": "orientation", "spatial_frequency": "spatial_frequency", "phase": "phase"},
@@ -29,45 +29,45 @@ _CONTINUOUS = re.compile(r"^(natural_movie_\w+|spontaneous)$")
 
 
 def stimulus_of(table):
-    """The protocol's name of a stimulus table (`drifting_gratings_presentations` and the like), None where it is none of the protocol's."""
+    """The protocol's name of the stimulus of a table (such as `drifting_gratings_presentations`); None if it is not in the protocol."""
     name = re.sub(r"_(presentations|stimulus|stimulus_presentations)$", "", table)
     return name if name in FEATURES or is_continuous(name) else None
 
 
 def is_continuous(stimulus):
-    """Whether a stimulus is a stretch of the recording rather than trials: movies and spontaneous activity."""
+    """Whether a stimulus (a movie, spontaneous activity) fills a stretch of the recording and has no trials."""
     return bool(_CONTINUOUS.match(stimulus))
 
 
 def standard(table):
-    """A stimulus table whose columns have allensdk's names: units cut off, as `orientation_in_degrees` of the files on DANDI has one."""
+    """Give the columns of a stimulus table allensdk's names, without units: `orientation_in_degrees` (files on DANDI) becomes `orientation`."""
     names = {c: re.sub(r"_in_(degrees|hz|cycles_per_degree)$", "", c) for c in table.columns} | {"is_blank_sweep": "blank_sweep"}
     return table.rename(columns={c: n for c, n in names.items() if n == c or n not in table.columns})
 
 
 def is_complete(stimulus, table):
-    """Whether a table has all the features that make a condition of the stimulus: with fewer, different conditions would be one."""
+    """Whether a table has all features that make a condition of the stimulus. With fewer, different conditions would get the same key."""
     return set(FEATURES.get(stimulus, {"": ""})) <= set(table.columns)
 
 
 def trials_of(stimulus, table, onset, offset, epochs):
-    """The trial table of one stimulus.
+    """Make the trial table of one stimulus.
 
     Parameters
     ----------
     stimulus : str
         A key of FEATURES.
     table : pandas.DataFrame
-        A row a presentation, with the columns of FEATURES that the stimulus has, and optionally blank_sweep.
+        One row per presentation, with the columns that FEATURES lists for the stimulus, and optionally blank_sweep.
     onset, offset : int arrays, shape (row,)
-        First frame, and one past the last.
+        First and one-past-last frame of each presentation.
     epochs : pandas.DataFrame
-        stimulus, start_frame, stop_frame, block.
+        With the columns stimulus and start_frame; a trial's block is the number of its epoch among those of the stimulus.
 
     Returns
     -------
     pandas.DataFrame
-        onset_frame, offset_frame, stimulus, condition, block and the features; those of a blank are NaN, its condition is `stimulus/blank`.
+        onset_frame, offset_frame, stimulus, condition, block and the features. A blank has NaN features and the condition `stimulus/blank`.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def trials_of(stimulus, table, onset, offset, epochs):
     if "blank_sweep" in table:
         blank = pd.to_numeric(table["blank_sweep"], errors="coerce").to_numpy() == 1
         features = {n: np.where(blank, np.nan, v) for n, v in features.items()}
-    if stimulus == "natural_scenes":  # -1 is a blank; files that know no negative numbers hold 2**32 - 1
+    if stimulus == "natural_scenes":  # -1 is a blank; files with unsigned numbers hold 2**32 - 1 in its place
         features = {n: np.where((v < 0) | (v >= 2**31), np.nan, v) for n, v in features.items()}
     rows = [dict(zip(features, values, strict=True)) for values in zip(*features.values(), strict=True)]
     starts = np.sort(epochs.loc[epochs["stimulus"] == stimulus, "start_frame"].to_numpy())
@@ -98,22 +98,24 @@ def trials_of(stimulus, table, onset, offset, epochs):
 
 
 def epochs_at_pauses(stimulus, onset, offset, cuts=2, least=3.0):
-    """Epochs of one stimulus, from its presentations: cut where the pause is among the `cuts` longest, and over `least` times the usual one.
+    """Find the epochs of one stimulus from its presentations.
+
+    An epoch ends at a pause that is among the `cuts` longest, and longer than `least` times the median pause (or 10 frames, if that is longer).
 
     Parameters
     ----------
     stimulus : str
     onset, offset : int arrays, shape (row,)
-        First frame, and one past the last.
+        First and one-past-last frame of each presentation.
     cuts : int
-        Every stimulus of the protocol is shown in at most three blocks.
+        Most cuts. The default is 2, since the protocol shows every stimulus in at most three blocks.
     least : float
-        Dropped frames make pauses, too, but not such.
+        How many times the median pause a cut needs. Dropped frames also make pauses, but shorter ones.
 
     Returns
     -------
     pandas.DataFrame
-        stimulus, start_frame, stop_frame.
+        One row per epoch: stimulus, start_frame, stop_frame (one past the last frame).
     """
     order = np.argsort(onset, kind="stable")
     onset, offset = np.asarray(onset)[order], np.asarray(offset)[order]
@@ -126,6 +128,6 @@ def epochs_at_pauses(stimulus, onset, offset, cuts=2, least=3.0):
 
 
 def number_blocks(epochs):
-    """Epochs in order of time, with `block`: 0, 1, 2... among those of their stimulus."""
+    """Sort epochs by time and add the column `block`, which numbers the epochs of each stimulus 0, 1, 2..."""
     epochs = epochs.sort_values("start_frame", kind="stable", ignore_index=True)
     return epochs.assign(block=epochs.groupby("stimulus").cumcount())

@@ -1,1 +1,1 @@
-"""Simulated recordings whose truth is known: a cortex, its protocol of stimuli, and files in layouts of others."""
+"""Simulated recordings whose truth is known: a cortex, its protocol of stimuli, and files in foreign layouts."""

@@ -1,4 +1,4 @@
-"""The best possible forecast of a simulated recording, by Monte Carlo on the simulator."""
+"""The best possible forecast of a simulated recording, estimated by Monte Carlo on the simulator."""
 
 from zlib import crc32
 
@@ -9,11 +9,11 @@ from .cortex import SUBTRACTED, _observe, _prepared, _step, load_truth
 
 
 def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=0, with_error=False):
-    """The best possible forecast: expected fluorescence from the onset on, given the full hidden state at the last frame before it.
+    """Estimate the best possible forecast: expected fluorescence from the onset on, given the full hidden state at the last frame before it.
 
-    By Monte Carlo: the dynamics restart from the stored state `n_samples` times with fresh noise. The stimuli in the window, also of the
-    following trials, are known to it; nothing else of what comes at or after the onset is. Its own sampling error adds the variance over samples
-    / n_samples to its mean squared error.
+    The dynamics restart `n_samples` times from the stored state with fresh noise, and the samples are averaged (Monte Carlo). The forecast knows the
+    stimuli in the window, also those of following trials, but nothing else that happens at or after the onset. Its sampling error adds the variance
+    over samples / n_samples to its mean squared error.
 
     Parameters
     ----------
@@ -22,21 +22,24 @@ def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=
         Key, `subject/session`.
     onset_frames : int array, shape (trial,)
     n_frames : int
-        Frames from the onset on.
-    n_samples, seed : int
+        How many frames are forecast, from the onset on.
+    n_samples : int
+        How many times the dynamics restart; at least 1, or 2 under `with_error`.
+    seed : int
+        The same seed gives the same noise.
     with_error : bool
-        Return the expected square of the sampling error, too (at least 2 samples).
+        Also return the expected square of the sampling error.
 
     Returns
     -------
     float32 array, shape (trial, neuron, n_frames)
-        In the units of the Session's `fluorescence`, every neuron of the Session in its order; under `with_error` two of them, the second one in
-        squared units.
+        Expected values in the units of the Session's `fluorescence`, for all neurons of the Session in its order. Under `with_error`, a tuple of
+        this array and of the expected square of its sampling error, of the same shape and in squared units.
 
     Raises
     ------
     QfError
-        If there is no truth, or a window is not whole inside the recording.
+        If the Session has no truth, a window does not lie inside the recording, or a number is too small.
     """
     onsets = np.asarray(onset_frames, int)
     least = 1 + with_error
@@ -54,7 +57,7 @@ def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=
     rng = np.random.default_rng(np.random.SeedSequence([int(seed), crc32(b"ceiling")]))
     out = np.zeros((len(onsets), n, n_frames), np.float32)
     error = np.zeros_like(out) if with_error else None
-    chunk = max(1, 150_000 // (n_samples * n))  # keeps a chunk's arrays in the cache
+    chunk = max(1, 150_000 // (n_samples * n))  # trials; the arrays of one chunk fit into the processor's cache
     for a in range(0, len(onsets), chunk):
         at = onsets[a : a + chunk]
         size = (len(at), n_samples)

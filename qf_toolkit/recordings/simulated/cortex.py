@@ -1,15 +1,16 @@
-"""A simulated mouse visual cortex with known truth, shown the stimuli of the Allen Brain Observatory's Visual Coding protocol.
+"""A simulated mouse visual cortex with known truth. It sees the stimuli of the Allen Brain Observatory's Visual Coding protocol.
 
-Hidden state, stepped once a frame by `_step`, the same code for the recording and for its ceiling:
+`_step` moves the hidden state on by one frame; the recording and its ceiling use the same code. The state:
     shared    (4,)       slow arousal-like gain, two fast fluctuations, focus: Ornstein-Uhlenbeck, unit variance
     neuropil  ()         low-passed shared state and population drive
     private   (neuron,)  each neuron's own fast fluctuation, Ornstein-Uhlenbeck, unit variance
     slow, quick (neuron,)  two leaky sums of the spikes; their difference is calcium (GCaMP6f: rises in 50 ms, decays in 450 ms)
 
-The rate is gain x max(0, base + drive(stimulus) + fluctuation), spikes are Poisson, `_observe` turns calcium into fluorescence. What noise the
-future holds can't be forecast by anyone; `conditional_mean` is what is left, the best possible forecast of the trace.
-The physiology is frozen: it was calibrated once, before any model was tuned on it. Session A with the defaults, seeds 0 to 4, 3 s baseline, 2 s
-response, F0 of 1 s, last block tested: the stimulus mean explains 0.60 to 0.70 of the explainable error, 11 to 15 % of observations are active.
+The rate is gain x max(0, base + drive(stimulus) + fluctuation), spikes are Poisson, and `_observe` turns calcium into fluorescence. Nobody can
+forecast the noise of the future; `conditional_mean` gives the best forecast that remains possible.
+The physiology is frozen: it was calibrated once, before any model was tuned on it. For session A with the defaults, seeds 0 to 4, 3 s baseline, 2 s
+response, F0 of 1 s and the last block tested, the stimulus mean explains 0.60 to 0.70 of the explainable error, and 11 to 15 % of observations are
+active.
 """
 
 import json
@@ -27,24 +28,24 @@ from ..store import Store, file_name
 from .options import SESSIONS, SimulateOptions
 from .protocol import schedule, shown_s, stimuli_of
 
-MOST_VALUES = 2**31  # neurons x frames of a session: ten arrays of that size are held at a time
+MOST_VALUES = 2**31  # neurons x frames of a session; ten arrays of that size are in memory at a time
 SHARED = ("gain", "fast1", "fast2", "focus")
-SUBTRACTED = 0.7  # of the neuropil, the usual fixed factor; the true one differs a little from neuron to neuron
+SUBTRACTED = 0.7  # the usual fixed factor of the neuropil that is subtracted; the true factor differs a little from neuron to neuron
 NOISE_GRID = (16, 28)
 MAX_NOISE_SD = 5.0  # the shot noise is cut here, so that fluorescence stays positive at any length
 
 
 @dataclass(frozen=True)
 class Physiology:
-    """The frozen constants. Times in seconds, rates in spikes/s; `*_spread` are standard deviations of a logarithm over neurons."""
+    """The frozen constants. Times are in seconds, rates in spikes/s; `*_spread` is the standard deviation of a logarithm over neurons."""
 
     driven: float = 0.65  # share of the neurons that the stimuli drive
     peak_rate: float = 18.0
     peak_spread: float = 0.6
-    base_rate: float = -0.2  # below zero: quiet but for fluctuations
+    base_rate: float = -0.2  # below zero for most neurons: without drive they fire only by fluctuations
     fluctuation: float = 0.6  # standard deviation of the additive fluctuation, spikes/s
-    shared_part: float = 0.4  # of that fluctuation's standard deviation, the part that neurons share
-    gain_sd: float = 0.27  # of log gain
+    shared_part: float = 0.4  # share of that fluctuation's standard deviation that neurons have in common
+    gain_sd: float = 0.27  # standard deviation of log gain
     gain_tau: float = 18.0
     fast_tau: float = 1.0
     private_tau: float = 1.0
@@ -57,8 +58,8 @@ class Physiology:
     decay_spread: float = 0.12
     spike_dff: float = 0.20  # peak dF/F of one spike
     spike_spread: float = 0.25
-    saturation: float = 25.0  # calcium, in spikes, at which dF/F is half of the linear; inf for none
-    noise_low: float = 0.05  # shot noise, dF/F a frame
+    saturation: float = 25.0  # calcium, in spikes, at which dF/F is half of its linear value; inf means no saturation
+    noise_low: float = 0.05  # shot noise of a neuron lies between low and high, dF/F per frame
     noise_high: float = 0.10
 
 
@@ -82,42 +83,44 @@ def simulate(
     seed=SimulateOptions.seed,
     physiology=None,
 ):
-    """Record a simulated mouse and write Sessions and their truth. The defaults are the real protocol's.
+    """Record a simulated mouse and write its Sessions and their truth. The defaults are those of the real protocol.
 
-    What the store holds already of the same arguments is kept, so that the same call goes on where it was interrupted.
+    Sessions that the same arguments wrote before are kept, so that the same call continues an interrupted one.
 
     Parameters
     ----------
     path : str or Path
-        Folder of the store, made where missing.
+        Folder of the store; made if missing.
     n_neurons : int
-        The same neurons in every session, keys `subject/cell`.
+        How many neurons. They are the same in every session, with keys `subject/cell`.
     sessions : sequence of {"A", "B", "C", "C2"}
-        A: drifting gratings, 2 s and 1 s grey. B: static gratings and natural scenes, 0.25 s without grey. C: locally sparse noise,
-        0.25 s, every frame another condition. Each stimulus comes in three blocks, with equal shares of a condition's repeats.
+        A: drifting gratings, 2 s and 1 s grey. B: static gratings and natural scenes, 0.25 s without grey. C: locally sparse noise, 0.25 s, each
+        frame of it a condition; C2: the same with two grids. Each stimulus comes in three blocks, with equal shares of a condition's repeats.
     repeats, image_repeats : int
-        Repeats of a condition in A and in B.
+        Repeats of each condition in A and in B.
     directions, temporal_frequencies, images, orientations, spatial_frequencies, phases, noise_frames : int
         How many of each.
     gap_s : float
         Seconds of grey before, between and after the blocks.
     rate_hz : float
+        Frames a second.
     subject : str
-        Another subject is another mouse, also with the same seed.
+        Name of the mouse. Another name gives another mouse, even with the same seed.
     seed : int
         The same arguments give the same bits.
     physiology : Physiology, optional
-        For tests and what-if questions; the frozen one where left out.
+        Other constants, for tests and what-if questions. If None, the frozen ones.
 
     Returns
     -------
     Store
-        Sessions `subject/A`..., raw fluorescence less 0.7 x neuropil; truth in `truth/` (see `load_truth`), same file names.
+        It holds the Sessions `subject/A`... with raw fluorescence minus 0.7 x neuropil. Their truth is in the folder `truth/` under the same file
+        names (see `load_truth`).
 
     Raises
     ------
     QfError
-        If an argument is out of range, or the store holds a session of that name that was made otherwise.
+        If an argument is out of range, or the store holds a session of the same name that other arguments made.
 
     Examples
     --------
@@ -152,19 +155,19 @@ def simulate(
 
 
 def _is_there(store, key, note):
-    """Whether a session and its truth are in the store; refuses a session that was made otherwise."""
+    """Whether a session and its truth are in the store. Refuses a session that other arguments made."""
     if key not in store:
         return False
     _check_same(store, key, note)
     try:
         load_truth(store, key).close()
-    except (QfError, OSError, KeyError, ValueError):  # none yet, or one that can't be read: it is made again
+    except (QfError, OSError, KeyError, ValueError):  # the truth is missing or can't be read: it is made again
         return False
     return True
 
 
 def _check_same(store, key, note):
-    """Refuse a session in the store that is no simulation, or one of other arguments."""
+    """Refuse a session in the store that is not a simulation, or that other arguments made."""
     info = store.info(key)
     try:
         known = json.loads(info["provenance"])
@@ -178,12 +181,12 @@ def _check_same(store, key, note):
 
 
 def _write(store, session, truth, params, phys, note):
-    """Write a session, then its truth: of several processes that record one, the first decides, and its truth alone is written."""
+    """Write a session, then its truth. If several processes record the same session, the first one writes it; the truth must fit its traces."""
     key = session_key(session)
     try:
         if key not in store:
             store.add(session)
-    except QfError:  # another process was first?
+    except QfError:  # another process may have written it in the meantime
         if key not in store:
             raise
     _check_same(store, key, note)
@@ -193,7 +196,13 @@ def _write(store, session, truth, params, phys, note):
 
 
 def check_protocol(counts, sessions, gap_s, rate_hz, seed):
-    """The letters of the sessions, each once; raises QfError where a number or letter can't be."""
+    """Check arguments of `simulate`; `counts` is {name: number} of neurons, repeats and so on. Returns the sessions' letters, each once.
+
+    Raises
+    ------
+    QfError
+        If a number or a letter is out of range, or a session would be too large.
+    """
     letters = sessions if isinstance(sessions, list | tuple) or sessions in SESSIONS else list(sessions)
     given = check_options(SimulateOptions, {**counts, "sessions": letters, "gap_s": gap_s, "rate_hz": rate_hz, "seed": seed})
     letters = list(dict.fromkeys(given["sessions"]))
@@ -209,7 +218,25 @@ def check_protocol(counts, sessions, gap_s, rate_hz, seed):
 
 
 def record(letter, counts, params, *, gap_s, rate_hz, phys, subject, seed):
-    """One session of the protocol shown to the neurons of `params`: the trial table, and the truth as arrays, frame first."""
+    """Show one session of the protocol to simulated neurons.
+
+    Parameters
+    ----------
+    letter : {"A", "B", "C", "C2"}
+    counts : dict of str to int
+        n_neurons, repeats, directions and so on.
+    params : dict of str to array
+        Properties of the neurons, (neuron, ...), and constants of the dynamics.
+    gap_s, rate_hz, phys, subject, seed
+        As in `simulate`.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        The trial table, see `protocol.schedule`.
+    truth : dict of str to array, shape (frame, ...)
+        `rate` and `drive` (spikes/s), `spikes`, and the hidden state after each frame.
+    """
     layout, shape = _rng(seed, subject, f"layout {letter}"), _rng(seed, subject, f"tuning {letter}")
     stimuli = stimuli_of(letter, counts)
     table, n_frames = schedule(stimuli, gap_s, rate_hz, layout)
@@ -220,18 +247,18 @@ def record(letter, counts, params, *, gap_s, rate_hz, phys, subject, seed):
 
 
 def _rng(seed, subject, purpose):
-    """An independent stream for each purpose: a longer session or another stimulus leaves the neurons as they were."""
+    """An independent random generator for each purpose, so that a longer session or another stimulus does not change the neurons."""
     return np.random.default_rng(np.random.SeedSequence([int(seed), crc32(subject.encode()), crc32(purpose.encode())]))
 
 
 def _neurons(n, rate_hz, p, rng):
-    """Properties of each neuron, the same in all sessions; float64 arrays (neuron, ...)."""
+    """Draw the properties of each neuron, which are the same in all sessions: {name: float64 array (neuron, ...)}."""
 
     def lognormal(median, spread):
         return median * np.exp(spread * rng.standard_normal(n))
 
     driven = rng.random(n) < p.driven
-    # what is not driven is silent to stimuli or weak
+    # an undriven neuron does not respond to stimuli, or only weakly
     strength = np.where(driven, 1.0, np.where(rng.random(n) < 0.5, 0.0, 0.12))
     weights = rng.standard_normal((n, 2)) * 0.5 + 0.6
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
@@ -276,7 +303,7 @@ def _neurons(n, rate_hz, p, rng):
 
 
 def _tuning(stimulus, q, rng):
-    """Drive of each neuron by each condition, 1 for its best, (neuron, condition), and what that drive is scaled by."""
+    """How strongly each condition drives each neuron: array (neuron, condition), about 1 for a neuron's best condition."""
     c, name = stimulus["conditions"], stimulus["name"]
     n = len(q["peak"])
 
@@ -293,11 +320,11 @@ def _tuning(stimulus, q, rng):
         t = t * (1 + m * np.cos(2 * np.pi * (c["phase"].to_numpy() - q["phase"][:, None]))) / (1 + m)
         return t * bell(c["spatial_frequency"].to_numpy(), q["log_sf"], q["sf_width"])
     if name == "natural_scenes":
-        # a few images drive a neuron well, most hardly: lifetime-sparse
+        # lifetime-sparse: a few images drive a neuron well, most of them hardly
         x = rng.standard_exponential((n, len(c))) ** 2.0
         return np.clip(x / max(4.0, np.log(118.0) ** 2) - 0.15, 0, 1.3)
     rows, cols = NOISE_GRID
-    u = np.random.default_rng(0).random((len(c), rows * cols))  # a condition is the same picture for every mouse, at any length
+    u = np.random.default_rng(0).random((len(c), rows * cols))  # each condition is the same picture for every mouse and every number of frames
     movie = (u < 0.0125) * 1.0 - (u > 0.9875)
     y, x = np.divmod(np.arange(rows * cols), cols)
     centre = rng.uniform((1, 1), (rows - 2, cols - 2), (n, 2))
@@ -306,7 +333,10 @@ def _tuning(stimulus, q, rng):
 
 
 def _add_drive(drive, table, stimulus, q, rate_hz, rng):
-    """Add a stimulus to `drive` (frame, neuron), spikes/s: from its latency on a transient, then a sustained part, then a quick fall."""
+    """Add the drive of a stimulus to `drive`, float32 (frame, neuron), spikes/s.
+
+    After a neuron's latency the drive has a transient and then a sustained part; after the stimulus it falls quickly.
+    """
     tuning = (_tuning(stimulus, q, rng) * q["peak"][:, None]).T.astype(np.float32)
     rows = table[(table["stimulus"] == stimulus["name"]) & (table["code"] >= 0)]
     length = int(np.ceil((stimulus["on_s"] + 0.6) * rate_hz))
@@ -331,9 +361,10 @@ def _add_drive(drive, table, stimulus, q, rate_hz, rng):
 
 
 def _step(state, drive, q, z_shared, z_private, rng):
-    """One frame on: the new state, the rate (spikes/s) and the spikes.
+    """Move the hidden state on by one frame; returns the new state, the rate (spikes/s) and the spikes.
 
-    Arrays end in (neuron,), `shared` in (4,); any leading dims are independent copies. `z_*` are standard normal, shaped as the state they move.
+    The last dim of each array is (neuron,), of `shared` (4,); any leading dims are independent copies. `z_shared` and `z_private` are standard normal
+    and have the shapes of `shared` and `private`.
     """
     shared = q["shared_keep"] * state["shared"] + q["shared_kick"] * z_shared
     private = q["private_keep"] * state["private"] + q["private_kick"] * z_private
@@ -347,7 +378,7 @@ def _step(state, drive, q, z_shared, z_private, rng):
 
 
 def _prepared(params, dtype):
-    """The parameters of `_step` and `_observe` in one dtype, with what follows from them."""
+    """The parameters of `_step` and `_observe` in one dtype, with the constants that are derived from them."""
     q = dict(params)
     q["shared_kick"] = np.sqrt(1 - q["shared_keep"] ** 2)
     q["private_kick"] = np.sqrt(1 - q["private_keep"] ** 2)
@@ -357,7 +388,7 @@ def _prepared(params, dtype):
 
 
 def _observe(state, seconds, q):
-    """Expected soma (raw) and neuropil fluorescence of a state, arbitrary units; `seconds` since the start, for the bleaching."""
+    """Expected soma (raw) and neuropil fluorescence of a state, arbitrary units; `seconds` since the start decide the bleaching."""
     x = (state["slow"] - state["quick"]) / q["kernel_peak"]
     dff = q["spike_dff"] * x / (1 + x / q["saturation"])
     light = (1 - q["bleach"] * (1 - np.exp(-seconds / 900.0))) * (1 + q["focus"] * state["shared"][..., 3:4])
@@ -366,7 +397,7 @@ def _observe(state, seconds, q):
 
 
 def _run(drive, params, rate_hz, phys, rng):
-    """Step through a session from its stationary state; the truth as arrays, frame first."""
+    """Step through a session, starting from the stationary state; returns the truth, {name: array (frame, ...)}."""
     n_frames, n = drive.shape
     q = _prepared(params, np.float64)
     state = {
@@ -377,7 +408,7 @@ def _run(drive, params, rate_hz, phys, rng):
     out = {k: np.empty((n_frames, *v.shape), np.float32) for k, v in state.items()}
     out |= {"rate": np.empty((n_frames, n), np.float32), "spikes": np.empty((n_frames, n), np.uint8), "drive": drive}
     for t in range(n_frames):
-        if t % 1024 == 0:  # noise is drawn in slabs: the loop's cost is calls
+        if t % 1024 == 0:  # noise is drawn for 1024 frames at once, since the calls cost most of the loop's time
             z_shared, z_private = rng.standard_normal((1024, 4)), rng.standard_normal((1024, n))
         state, rate, spikes = _step(state, drive[t], q, z_shared[t % 1024], z_private[t % 1024], rng)
         for name, value in state.items():
@@ -388,21 +419,29 @@ def _run(drive, params, rate_hz, phys, rng):
 
 
 def soma_and_neuropil(truth, params, rate_hz, rng):
-    """What the microscope records, in slabs of frames: first and one-past-last frame, soma with shot noise and neuropil, float32 (frame, neuron)."""
+    """Yield the fluorescence that the microscope records, 4096 frames at a time; `truth` and `params` are those of `record`.
+
+    Yields
+    ------
+    start, stop : int
+        First and one-past-last frame.
+    soma, neuropil : float32 arrays, shape (stop - start, neuron)
+        Fluorescence of the soma with shot noise, and of the neuropil; arbitrary units.
+    """
     q = _prepared(params, np.float32)
     n_frames, n = truth["rate"].shape
     for a in range(0, n_frames, 4096):
         b = min(a + 4096, n_frames)
         part = {k: truth[k][a:b] for k in ("slow", "quick", "shared", "neuropil")}
         raw, neuropil = _observe(part, (np.arange(a, b, dtype=np.float32) / np.float32(rate_hz))[:, None], q)
-        # sd grows with the square root of all light on the soma, and is `noise` in dF/F at rest
+        # the noise's sd grows with the square root of all light on the soma; at rest it equals `noise` in dF/F
         at_rest = q["f0"] + q["neuropil_factor"] * q["neuropil0"]
         z = np.clip(rng.standard_normal((b - a, n), dtype=np.float32), -MAX_NOISE_SD, MAX_NOISE_SD)
         yield a, b, raw + q["noise"] * q["f0"] * np.sqrt(raw / at_rest) * z, neuropil
 
 
 def _fluorescence(truth, params, rate_hz, rng):
-    """The recorded trace (neuron, frame) float32: raw with shot noise, less 0.7 x neuropil."""
+    """The recorded trace, float32 (neuron, frame): raw fluorescence with shot noise minus 0.7 x neuropil."""
     n_frames, n = truth["rate"].shape
     out = np.empty((n, n_frames), np.float32)
     for a, b, raw, neuropil in soma_and_neuropil(truth, params, rate_hz, rng):
@@ -427,7 +466,7 @@ def _save_truth(store, truth, params, session, phys):
 
 
 def load_truth(store, session):
-    """The truth behind a simulated Session, opened lazily: close it after use, or use it as a context.
+    """Open the truth behind a simulated Session lazily. Close it after use, or use it in a `with` statement.
 
     Parameters
     ----------
@@ -438,13 +477,14 @@ def load_truth(store, session):
     Returns
     -------
     xarray.Dataset
-        `rate` (neuron, frame) spikes/s, `spikes`, `drive` (what the stimulus adds, spikes/s), the hidden state (`shared`, `private`, `neuropil`,
-        `slow`, `quick`) after each frame, and `param_*`, the properties of the neurons.
+        `rate`, `spikes` and `drive` (neuron, frame), where `drive` is the rate that the stimulus adds; `rate` and `drive` are in spikes/s. The
+        hidden state after each frame: `shared` (shared_state, frame), `neuropil` (frame), `private`, `slow` and `quick` (neuron, frame). `param_*`:
+        the properties of the neurons.
 
     Raises
     ------
     QfError
-        If the Session is not in the store, or has no truth of its own.
+        If the Session is not in the store, has no truth, or the truth is that of another recording.
     """
     path = store.path / "truth" / store.file(session).name
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Options of the simulation. Without numpy, so that the command line knows them at once."""
+"""Options of the simulation. This module does not import numpy, so that the command line starts fast."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a simulated mouse is shown, and when: the sessions of the Visual Coding protocol."""
+"""The stimuli that a simulated mouse sees, and their times: the sessions of the Visual Coding protocol."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,21 @@ BLOCKS = 3
 
 
 def stimuli_of(letter, n):
-    """The stimuli of a session: name, seconds on and in all, conditions (one row each, features as columns), repeats, blanks."""
+    """The stimuli of a session of the protocol.
+
+    Parameters
+    ----------
+    letter : {"A", "B", "C", "C2"}
+        The type of the session.
+    n : dict of str to int
+        How many directions, repeats and so on; the names are those of `SimulateOptions`.
+
+    Returns
+    -------
+    list of dict
+        One for each stimulus: name, on_s (seconds on), period_s (seconds from one onset to the next), conditions (DataFrame with one row per
+        condition and one column per feature), repeats (of each condition) and blanks (trials that show grey).
+    """
 
     def grid(**values):
         return pd.DataFrame(np.stack([v.ravel() for v in np.meshgrid(*values.values(), indexing="ij")], 1), columns=list(values))
@@ -32,7 +46,7 @@ def stimuli_of(letter, n):
 
 
 def shown_s(letter, n):
-    """Seconds of a session that are filled with stimuli, blanks apart; known before any is laid out."""
+    """Seconds of a session that stimuli fill, without blanks. They are computed from the counts, before any stimulus is laid out."""
     if letter == "A":
         return 3.0 * n["directions"] * n["temporal_frequencies"] * n["repeats"]
     if letter == "B":
@@ -41,10 +55,27 @@ def shown_s(letter, n):
 
 
 def schedule(stimuli, gap_s, rate_hz, rng):
-    """The trial table (`code`: row of the conditions, -1 for a blank) and the frames in all."""
+    """Lay out the trials of a session.
+
+    Parameters
+    ----------
+    stimuli : list of dict
+        From `stimuli_of`.
+    gap_s : float
+        Seconds of grey before, between and after the blocks.
+    rate_hz : float
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        One row per trial: onset_frame, offset_frame, stimulus, block, the features, and `code` (row of the trial's condition, -1 for a blank).
+    n_frames : int
+        Frames of the session.
+    """
     parts, shares, now = [], [], gap_s
     for s in stimuli:
-        # as equal shares as can be: what does not divide by three goes to the blocks in turn, a random one first
+        # each block gets an equal share of a condition's repeats; a remainder goes to the blocks in turn, beginning with a random one
         sizes = [s["repeats"]] * len(s["conditions"]) + [s["blanks"]] * (s["blanks"] > 0)
         code = np.repeat([*range(len(s["conditions"])), -1][: len(sizes)], sizes)
         first = np.repeat(rng.permutation(len(sizes)), sizes)
@@ -62,8 +93,5 @@ def schedule(stimuli, gap_s, rate_hz, rng):
             part["code"] = shown
             parts.append(part)
             now += len(shown) * s["period_s"] + gap_s
-    # a last window of 2 s needs frames also where gap_s = 0
+    # the last window of 2 s needs frames even if gap_s is 0
     return pd.concat(parts, ignore_index=True), int(np.ceil(max(now, now - gap_s + 3.0) * rate_hz)) + 1
-
-
-# ---- the neurons and what drives them

@@ -1,6 +1,7 @@
 """Simulated sessions in the layout of the Allen Brain Observatory's Visual Coding files (NWB 1.0), to try and to test the whole way from such a file.
 
-The neurons are those of `simulate`; what the files hold besides (movies without a drive, running, masks) is there so that a reader meets it.
+The neurons are made as in `simulate`. The files also hold movies (which drive no neuron), running speed and masks, so that a reader has to cope with
+them as in real files.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from .cortex import SUBTRACTED, Physiology, _neurons, _rng, check_protocol, reco
 from .options import SESSIONS
 
 PIPELINE = "processing/brain_observatory_pipeline"
-FIRST_S = 5.0  # the two-photon clock starts later than the file's
+FIRST_S = 5.0  # seconds on the file's clock at which the two-photon frames start
 MASK_PIXELS = 512
 FEATURES = {  # columns of a stimulus' data, in the file's order
     "drifting_gratings": ("temporal_frequency", "orientation", "blank_sweep"),
@@ -25,7 +26,7 @@ def write_visual_coding(
     path, *, demixed, neuropil, r, timestamps, cell_specimen_ids, stimuli, session_type, experiment_id, container_id, raw=None, dff=None,
     running=None, centres=None, metadata=None, pipeline="3.0", compression=None,
 ):  # fmt: skip
-    """Write one session file as the Allen Institute's pipeline lays it out.
+    """Write one session file in the layout of the Allen Institute's pipeline.
 
     Parameters
     ----------
@@ -38,22 +39,27 @@ def write_visual_coding(
     cell_specimen_ids : sequence of int, or None
         None leaves them out, as in a session whose cells were not matched.
     stimuli : mapping of str to (data, frame_duration)
-        Of each stimulus what was shown and the first and last frame index of it, (n, 2); gratings have a column of data a feature.
+        For each stimulus, the data of its n presentations and their first and last frames (n, 2). The data of gratings have one column per feature.
     session_type : str
         three_session_A, B, C or C2.
     experiment_id, container_id : int
     raw, dff : float arrays, shape (cell, frame), optional
-        The demixed ones, and corrected / its median - 1, where left out.
+        Extracted fluorescence and dF/F. If None, `raw` is `demixed`, and `dff` is corrected / its median - 1.
     running : (speed, timestamps), optional
-        cm/s; the first timestamp is one of `timestamps`.
+        Speed in cm/s and its times in seconds; the first time is one of `timestamps`.
     centres : int array, shape (cell, 2), optional
         Column and row of each ROI's centre, pixels.
     metadata : mapping of str to str, optional
-        Path in the file to text, over the defaults.
+        {path in the file: text}; replaces the defaults.
     pipeline : str
-        Its version.
+        Version of the pipeline that the file names.
     compression : str, optional
-        As h5py takes it.
+        The compression of the traces, as `h5py.Group.create_dataset` takes it.
+
+    Raises
+    ------
+    QfError
+        If the file can't be written.
     """
     import h5py
 
@@ -121,28 +127,30 @@ def simulate_container(
     folder, *, container_id=900000001, sessions=("A", "B", "C"), n_neurons=20, shared=0.7, repeats=12, directions=4, temporal_frequencies=2, images=10,
     orientations=3, spatial_frequencies=2, phases=2, image_repeats=12, noise_frames=600, gap_s=20.0, rate_hz=30.0, seed=0, compression=None,
 ):  # fmt: skip
-    """Record a simulated mouse and write its container: a Visual Coding file a session, with movies and spontaneous activity between the blocks.
+    """Record a simulated mouse and write its container: one Visual Coding file per session.
+
+    Between the blocks of a session lie movies and spontaneous activity.
 
     Parameters
     ----------
     folder : str or Path
-        Made where missing; files are named `{experiment id}.nwb`.
+        Made if missing; files are named `{experiment id}.nwb`.
     container_id : int
         Another container is another mouse.
     sessions : sequence of {"A", "B", "C", "C2"}
     n_neurons : int
-        Found in each session.
+        How many neurons each session has.
     shared : float
-        Share of them that is found in every session; the others are found in one alone.
+        Share of each session's neurons that every session has; each other neuron is in one session only.
     repeats, directions, temporal_frequencies, images, orientations, spatial_frequencies, phases, image_repeats, noise_frames, gap_s, rate_hz, seed
         As in `simulate`.
     compression : str, optional
-        As h5py takes it.
+        The compression of the traces, as `h5py.Group.create_dataset` takes it.
 
     Returns
     -------
     list of Path
-        In the order of `sessions`.
+        The files, in the order of `sessions`.
 
     Raises
     ------
@@ -188,18 +196,18 @@ def simulate_container(
 
 
 def _shown(name, rows):
-    """What a file keeps of a stimulus: data and frame_duration (first and last frame)."""
+    """The arrays that a file holds for a stimulus: data, and frame_duration (first and last frame of each presentation)."""
     rows = rows.sort_values("onset_frame")
     blank = (rows["code"] < 0).to_numpy()
     when = np.stack([rows["onset_frame"], rows["offset_frame"] - 1], 1)
     if name in FEATURES:
         columns = [blank.astype(float) if c == "blank_sweep" else rows[c].to_numpy(float) for c in FEATURES[name]]
         return np.stack(columns, 1), when
-    return rows["code"].to_numpy(), when  # the image's index, -1 for a blank
+    return rows["code"].to_numpy(), when  # the index of the image, or -1 for a blank
 
 
 def _between(table, n_frames, rate_hz):
-    """The first two grey stretches between blocks become spontaneous activity and a natural movie."""
+    """Make spontaneous activity and a natural movie of the first two grey stretches between blocks."""
     blocks = table.groupby(["block", "stimulus"]).agg(first=("onset_frame", "min"), last=("offset_frame", "max")).sort_values("first")
     margin = round(4 * rate_hz)
     gaps = [(int(a) + margin, int(b) - margin) for a, b in zip(blocks["last"][:-1], blocks["first"][1:], strict=True)]
@@ -207,7 +215,7 @@ def _between(table, n_frames, rate_hz):
     out = {"spontaneous": (np.array([1, -1], np.int8), np.array([[first, first], [last, last]]))}
     if len(gaps) > 1:
         start, stop = gaps[1]
-        frames = max(1, (stop - start) // 3)  # three repeats of a movie, a frame of it each two-photon frame
+        frames = max(1, (stop - start) // 3)  # three repeats of a movie that shows one of its frames per two-photon frame
         at = start + np.arange(3 * frames)
         out["natural_movie_one"] = np.tile(np.arange(frames), 3), np.stack([at, at], 1)
     return out

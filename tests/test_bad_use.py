@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import xarray as xr
-from helpers import refused
+from helpers import needs, refused
 from robustness.bad_use import ENVIRONMENTS, OPTIONS, prepare, run_environment, run_option
 
 from qf_toolkit.cli.console import console
@@ -24,7 +24,14 @@ def paths(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("use"))
 
 
-@pytest.mark.parametrize(("command", "begins"), OPTIONS, ids=[command or "nothing" for command, _ in OPTIONS])
+NOTEBOOKS = "figures --out {new} --notebooks {new}"  # asks for the kernel first
+
+
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [pytest.param(*case, marks=needs("ipykernel", "notebooks") if case[0] == NOTEBOOKS else ()) for case in OPTIONS],
+    ids=[command or "nothing" for command, _ in OPTIONS],
+)
 def test_an_option_out_of_range_is_one_line(paths, command, begins):
     if command.startswith("figures"):
         pytest.importorskip("ipykernel", reason="ipykernel is not installed: it comes with the extra notebooks")

@@ -162,7 +162,7 @@ def readout(data, row=None):
     Returns
     -------
     xarray.DataArray or Dataset
-        Of the type of `data`, without dim token.
+        As `data`, without dim token.
 
     Raises
     ------

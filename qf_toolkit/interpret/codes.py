@@ -293,7 +293,7 @@ def run_lengths(codes, n_codes=None):
 
 
 def reconstruction_error(truth, codes):
-    """What quantisation loses of each observation (Fig. A-7).
+    """Measure how much of each observation quantisation loses (Fig. A-7).
 
     Parameters
     ----------

@@ -219,7 +219,7 @@ def _draw(ax, truth, forecasts, trial, neuron, looks):
 
 
 def _looks(forecasts):
-    """{name: style of its line}. Models take the palette's colours in order. Naive rows are thin and take the rest; a single one is grey and dashed."""
+    """{name: style of its line}. Models take the palette's colours in order. Naive rows are thin and take the rest; a single one is grey."""
     colors = palette()[:-1]  # the last, yellow, is too pale for a line on white
     naive = [n for n, f in forecasts.items() if _forecaster(f, n) in NAIVE]
     models = [n for n in forecasts if n not in naive]

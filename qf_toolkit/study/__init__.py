@@ -1,1 +1,1 @@
-"""The demo, the models that the notebooks share, and the pages of figures and reports."""
+"""The demo, the models that the notebooks share, the report, and the page of figures."""

@@ -1,4 +1,4 @@
-"""The demo: a simulated mouse is recorded, a model is trained on it, and its forecasts are laid beside the truth."""
+"""The demo: it simulates a recording of a mouse, trains models on it, and shows their forecasts beside the truth."""
 
 import json
 import shutil
@@ -13,32 +13,34 @@ from .plans import ALLEN, SIZES, STIMULI, epochs_of, well_shown
 from .report import report
 
 MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")
-# every table it may write, and what says where each is from
+# every table that the demo may write, and the sidecar of each
 TABLES = tuple(f"{name}{which}{end}" for name in ("table", *STIMULI) for which in ("", "_activation", "_differences") for end in (".csv", ".json"))
 MARK = "demo.json"
 
 
 def demo(out="demo", *, size=DemoOptions.size, seed=DemoOptions.seed, device=DemoOptions.device, progress=True, data=DemoOptions.data):
-    """Run the demo, printing as it goes. Interrupted, the same call goes on where it was.
+    """Run the demo, and print what it does. If it was interrupted, the same call continues it.
 
     Parameters
     ----------
     out : str or Path
-        Folder of everything it makes; a former demo in it is replaced.
+        Folder for everything that the demo makes. A former demo in it is replaced.
     size : {"full", "small", "tiny"}
-    data : {"simulated", "allen"}
-        A simulated session of drifting gratings; or a simulated container of Visual Coding files (NWB 1.0, sessions A, B and C), imported through
-        allensdk, with a table and figures for each of the four stimuli.
+        Size of recording and models; see `plans.SIZES`.
     seed : int
-        Of the simulation and of the training.
+        Seed of the simulation and of the training.
     device : str
+        Device of the training: auto, cpu, cuda...
     progress : bool
         Show bars.
+    data : {"simulated", "allen"}
+        "simulated" takes a simulated session of drifting gratings. "allen" takes a simulated container of Visual Coding files (NWB 1.0, sessions A, B
+        and C), imports it through allensdk, and makes a table and figures for each of the four stimuli.
 
     Returns
     -------
     list of Path
-        The table of the forecasts, that of the activations, and the figures; with data="allen" of each stimulus.
+        The table of the forecasts, the table of the activations, and the figures; with data="allen" these files for each stimulus.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def _demo_allen(out, plan, device, common):
     store = Store(out / "store")
 
     def split_of(*stimuli):
-        # F0 from the last second: gratings are 3 s apart, of images it holds four
+        # F0 comes from the last second before the onset: gratings are 3 s apart, and of the images four fall into this second
         window = {"baseline_s": 3.0, "response_s": 2.0, "f0_s": 1.0, "score_s": "paper"}
         return split_blocks(store.trials(stimulus=stimuli, condition=well_shown(store.index, stimuli), **window))
 
@@ -124,7 +126,7 @@ def _demo_allen(out, plan, device, common):
 
 
 def _split(store):
-    """Gratings are 3 s apart, so F0 is taken from the grey second before each. A blank sweep too rare to be in every block is left out."""
+    """Split the gratings by blocks. They are 3 s apart, so F0 is from the grey second before each. Blanks not in every block are left out."""
     from ..recordings.splits import split_blocks
 
     table = store.index
@@ -134,7 +136,7 @@ def _split(store):
 
 
 def _prepare(out, settings):
-    """An interrupted demo of the same settings is gone on with; a finished or other one makes room; anything else is left alone."""
+    """Keep an interrupted demo of the same settings, remove any other demo from the folder, and raise QfError if the folder holds anything else."""
     mark = out / MARK
     try:
         known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None

@@ -1,4 +1,4 @@
-"""From notebooks to a page of figures: each notebook is run from top to bottom, what it saves is gathered, and an index shows all of it."""
+"""Make a page of figures from notebooks: run each notebook from top to bottom, gather the figures it saves, and write an index that shows them."""
 
 import html
 import json
@@ -29,18 +29,20 @@ INSTALL = "Install it: pip install 'qf_toolkit[notebooks]'"
 
 @dataclass
 class Run:
-    """What came of one notebook.
+    """The run of one notebook.
 
     Attributes
     ----------
     name : str
-        Of its file, without the ending.
+        Name of the file, without the ending.
     title : str
+        First heading of the notebook, else its name.
     seconds : float
+        Duration of the run.
     figures : list of str
         Stems of the pictures below `out/<name>`, in the order in which they were saved.
     failure : str or None
-        Cell and error, in one line.
+        Cell and error in one line, if the notebook failed.
     made : dict
         size, seed, store and time of the run.
     """
@@ -66,36 +68,38 @@ def make_figures(
 ):
     """Run notebooks in order, gather the figures they save, and write `index.html`.
 
-    A notebook that fails doesn't stop the others; what it saved before is kept. Nothing in `out` changes before all of them are done. With `only`
-    the figures of the others stay on the page as they are.
+    If a notebook fails, the others still run, and the figures that it saved before stay. Nothing in `out` changes before all notebooks are done. With
+    `only`, the figures of the other notebooks stay on the page as they are.
 
     Parameters
     ----------
     out : str or Path
-        Folder: a subfolder of figures a notebook (svg, png, and a json that says where they come from), `notebooks/` with the notebooks as run,
-        `index.html`.
+        Folder for the page. It gets one subfolder of figures per notebook (svg, png, and a json that names where they come from), `notebooks/` with
+        the notebooks as run, and `index.html`.
     notebooks : str or Path
-        Folder of the .ipynb files. Those that have a cell tagged `parameters` are given FAST, STORE, STUDY, FIGURES and SEED.
+        Folder of the .ipynb files. A notebook with a cell tagged `parameters` receives FAST, STORE, STUDY, FIGURES and SEED.
     study : str or Path, optional
-        Folder of the models that they share (`qf_toolkit.Study`); `out/study_fast` or `out/study_full` where left out.
+        Folder of the models that the notebooks share (`qf_toolkit.Study`). If None, `out/study_fast` or `out/study_full`.
     store : str or Path, optional
-        The recordings; a simulated mouse where left out.
+        The recordings. If None, those of a simulated mouse.
     fast : bool
-        Small models, minutes on a CPU; False for the paper's sizes.
+        Train small models, which takes minutes on a CPU. False takes the paper's sizes.
     seed : int
+        Seed of the simulation and of every training.
     only : sequence of str, optional
-        Beginnings of the names of the notebooks to run, "06" say.
+        Beginnings of the names of the notebooks to run, for example "06". If None, all run.
     progress : bool
-        Print a line a notebook.
+        Print one line per notebook.
 
     Returns
     -------
     list of Run
+        One per notebook that ran, in order.
 
     Raises
     ------
     QfError
-        If papermill is not installed, there is no such notebook, the study is of other settings, or the disk is full.
+        If papermill is not installed, there is no such notebook, the study has other settings, or the disk is full.
     """
     check_options(FiguresOptions, {"seed": seed, "fast": fast, "only": only})
     try:
@@ -111,7 +115,7 @@ def make_figures(
     size = "fast" if fast else "full"
     study = (out / f"study_{size}" if study is None else Path(study)).resolve()
     store = None if store is None else Path(store).resolve()
-    Study(study, store=store, fast=fast, seed=seed)  # whatever doesn't fit is told before the first notebook
+    Study(study, store=store, fast=fast, seed=seed)  # raises QfError for settings that don't fit, before the first notebook runs
     parameters = {"FAST": fast, "STORE": store and str(store), "STUDY": str(study), "SEED": seed}
     made = {"size": size, "seed": seed, "store": parameters["STORE"], "qf_toolkit": __version__}
     out.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,7 @@ def make_figures(
 
 @contextmanager
 def _threads(n):
-    """Kernels that are started meanwhile compute on `n` threads, unless the user has said on how many: those of a small model wait for each other."""
+    """Kernels started in this context compute on `n` threads, unless the user has set a number: the threads of a small model wait for each other."""
     if n is None or THREADS in os.environ:
         yield
         return
@@ -157,7 +161,7 @@ def _choose(folder, only):
 
 
 def _run(path, staging, parameters):
-    """Run one notebook; its figures land in `staging/<name>`, the notebook as run beside that folder."""
+    """Run one notebook. Its figures go into `staging/<name>`, the notebook as run goes beside that folder."""
     import nbformat
     import papermill
 
@@ -174,11 +178,11 @@ def _run(path, staging, parameters):
             cwd=str(path.resolve().parent),
             progress_bar=False,
             kernel_manager_class=_quiet_kernel(),
-            extra_arguments=["--log-level=CRITICAL"],  # a kernel warns of what is none of a reader's business
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's warnings don't concern the reader
         )
     except papermill.PapermillExecutionError as error:
         run.failure = f"{_failed_cell(executed)}: {error.ename}: {_last_line(error.evalue)}"
-    except Exception as error:  # a kernel that died, a notebook that can't be read: the others still run
+    except Exception as error:  # the kernel died, or the notebook can't be read: the others still run
         run.failure = ": ".join(filter(None, [_failed_cell(executed), type(error).__name__, _last_line(error)]))
     run.seconds = round(time.monotonic() - start, 1)
     if executed.is_file():
@@ -191,7 +195,7 @@ def _run(path, staging, parameters):
 
 
 def _quiet_kernel():
-    """Kernels without a stderr of their own: what cells print there is in the notebook; all else is the noise of one that ends, now and then a traceback."""
+    """A kernel manager that discards the kernel's stderr. The notebook holds what cells print there; the rest is noise of a kernel that ends."""
     from jupyter_client.manager import AsyncKernelManager
 
     class Kernel(AsyncKernelManager):
@@ -218,7 +222,7 @@ def _title(notebook):
 
 
 def _failed_cell(executed):
-    """Which of the notebook's own code cells failed, counted from 1 (the number it has in Jupyter when run from the top), and its first line."""
+    """Number and first line of the notebook's own code cell that failed. The number, from 1 on, is the one in Jupyter after a run from the top."""
     import nbformat
 
     number = 0
@@ -226,7 +230,7 @@ def _failed_cell(executed):
         if cell.cell_type != "code" or "injected-parameters" in cell.metadata.get("tags", ()):
             continue
         number += 1
-        # a kernel that died leaves no error, but a cell that never ended
+        # a kernel that died leaves no error, but a cell without a reply
         unanswered = "execution" in cell.metadata and "shell.execute_reply" not in cell.metadata["execution"]
         if unanswered or any(output.output_type == "error" for output in cell.outputs):
             return f"code cell {number} ({_first_line(cell.source)})"
@@ -244,12 +248,12 @@ def _last_line(error):
 
 
 def _without_widgets(notebook):
-    """Without the state of widgets, which makes exports wait for a server instead of showing the static picture."""
+    """Remove the state of widgets, with which exports would wait for a server instead of showing the static picture."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        # the text that stands for a progress bar shows it at 0 %
+        # outputs of progress bars go, since their text shows them at 0 %
         cell.outputs = [o for o in cell.outputs if VIEW not in o.get("data", {}) or any(kind.startswith("image/") for kind in o.data)]
         for output in cell.outputs:
             output.get("data", {}).pop(VIEW, None)
@@ -257,15 +261,15 @@ def _without_widgets(notebook):
 
 
 def _replace(source, target):
-    """Put a file or folder in the place of another."""
+    """Put the file or folder `source` in the place of `target`."""
     target.parent.mkdir(exist_ok=True)
     if target.is_dir():
-        target.rename(source.with_name(source.name + ".former"))  # goes with the staging folder
+        target.rename(source.with_name(source.name + ".former"))  # is removed with the staging folder
     source.replace(target)
 
 
 def _earlier(out):
-    """What an earlier call noted of notebooks whose figures are still there."""
+    """The runs that an earlier call recorded, of notebooks whose figures are still there."""
     try:
         runs = [Run(**entry) for entry in json.loads((out / NOTE).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -287,18 +291,18 @@ a { color: #005a9c; } a:focus-visible { outline: 3px solid #e69f00; }
 
 
 def page(runs, out):
-    """The index: every figure with its title, links, and where it comes from.
+    """The index page: every figure with its title, links, and the data and models it comes from.
 
     Parameters
     ----------
     runs : list of Run
     out : Path
-        The folder that holds their figures.
+        Folder that holds the figures.
 
     Returns
     -------
     str
-        HTML that needs nothing from elsewhere.
+        HTML that loads nothing from the internet.
     """
     shown = {run.name: [_facts(out / run.name, stem) for stem in run.figures] for run in runs}
     every = [facts for figures in shown.values() for facts in figures]
@@ -334,7 +338,7 @@ def _section(run, figures):
         parts.append(f'<p class="failed">Failed: {_text(run.failure)}{". What it saved before is below." * bool(figures)}</p>')
     for stem, facts in zip(run.figures, figures, strict=True):
         title, where = facts.get("title") or _words(stem), f"{_url(run.name)}/{_url(stem)}"
-        # read out alone, a link must say of which figure it is
+        # a screen reader reads a link without its surroundings, so its label must name the figure
         links = [(f"{where}{end}", end[1:]) for end in facts["files"]] + [(f"{where}.json", "where it comes from")] * facts["sidecar"]
         links = " | ".join(f'<a href="{to}" aria-label="{text}: {_text(title)}">{text}</a>' for to, text in links)
         parts += [
@@ -346,7 +350,7 @@ def _section(run, figures):
 
 
 def _facts(folder, stem):
-    """What the sidecar of a figure says, and which files there are (png before svg)."""
+    """The content of a figure's sidecar, and the endings of its files (png before svg)."""
     path = folder / f"{stem}.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -357,15 +361,15 @@ def _facts(folder, stem):
 
 
 def _provenance(facts):
-    """Where a figure comes from, in a line."""
+    """One line that names the data and models that a figure comes from."""
     if "simulated" not in facts:
         return "Of unknown origin."
     parts = ["Simulated data" if facts["simulated"] else "Recorded data"]
     for name in ("session", "data", "model", "seed"):
         values = list(dict.fromkeys(str(s[name]) for s in facts.get("sources", ()) if name in s))
-        if name == "model":  # a view of several names them all
+        if name == "model":  # a view of several models names all of them
             values += [str(m) for s in facts.get("sources", ()) for m in dict(s.get("models", {})).values() if str(m) not in values]
-        # hashes are long: their beginnings tell them apart
+        # digests are long, and their beginnings are enough to identify them
         values = [v for v in values if v]
         values = [v[:8] for v in values] if name in ("data", "model") else values
         if values:

@@ -1,4 +1,4 @@
-"""Options of the demo, the report and the page of figures. Without torch, so that the command line knows them at once."""
+"""Options of the demo, the report and the page of figures. This file does not import torch, so that the command line starts fast."""
 
 from dataclasses import dataclass
 

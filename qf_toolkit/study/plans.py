@@ -1,6 +1,6 @@
-"""What the demo does at each size, and which trials of a Visual Coding container make its tables."""
+"""Settings of the demo at each size, and the choice of the trials of a Visual Coding container for its tables."""
 
-# full: at most 5 minutes on 2 CPU cores; small: what .ci/run does, under 2; tiny: for the tests
+# full takes at most 5 minutes on 2 CPU cores; small, which .ci/run takes, under 2 minutes; tiny is for the tests
 SIZES = {
     "full": {
         "simulate": {"n_neurons": 40, "repeats": 15, "directions": 8, "temporal_frequencies": 2},
@@ -26,7 +26,7 @@ SIZES = {
 }
 
 
-# what a container of Visual Coding files holds, and how many steps each stage learns from it; the stimuli differ tenfold in their trials
+# size of a container of Visual Coding files, and steps of each stage of training; the stimuli differ tenfold in their number of trials
 ALLEN = {
     "full": {
         "simulate": {"n_neurons": 16, "repeats": 15, "directions": 8, "temporal_frequencies": 2, "images": 6, "orientations": 4,
@@ -59,7 +59,20 @@ STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sp
 
 
 def well_shown(table, stimuli):
-    """The conditions that are shown twice or more in each block, of the stimuli whose conditions repeat; a rare blank is left out."""
+    """Conditions that are shown often enough to be split.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row per trial: stimulus, condition, block.
+    stimuli : sequence of str
+
+    Returns
+    -------
+    list of str
+        Keys of conditions. If the conditions of a stimulus repeat, only those that are shown at least twice in each block, so that rare blanks are
+        left out; else all of them.
+    """
     kept = []
     for stimulus in stimuli:
         shown = table[table["stimulus"] == stimulus].groupby(["condition", "block"]).size().unstack(fill_value=0)
@@ -69,6 +82,18 @@ def well_shown(table, stimuli):
 
 
 def epochs_of(plan, split):
-    """The epochs that make about as many steps as the plan has."""
+    """Replace the steps of a plan by the number of epochs that makes about as many steps on a split.
+
+    Parameters
+    ----------
+    plan : dict
+        Options of a training, among them steps and batch_size (observations).
+    split : Split
+
+    Returns
+    -------
+    dict
+        The options with epochs, at least 1, instead of steps.
+    """
     observations = sum(len(part) * len(part.neurons) for part in split.train.by_session())
     return {**{k: v for k, v in plan.items() if k != "steps"}, "epochs": max(1, round(plan["steps"] * plan["batch_size"] / observations))}

@@ -1,4 +1,4 @@
-"""The demo's report: the tables and figures of some models, written beside each other."""
+"""The demo's report: it writes the tables and figures of some models."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,33 +11,37 @@ FIGURES = ("forecasts", "mse", "explained")
 
 
 def report(models, split, *, out=None, figures=ReportOptions.figures, bootstrap=ReportOptions.bootstrap, progress=False, **options):
-    """Evaluate models on the test part: print the tables, write them and the figures. Each session is forecast once by each row.
+    """Evaluate models on the test part, print their tables, and write tables and figures. Each row forecasts each session once.
 
     Parameters
     ----------
-    models : list of Forecaster and classifiers of activation
-        Each task gets a table of its own, with the naive rows; without any model there is that of the forecasts, with the naive rows alone.
+    models : list of Forecaster and Classifier
+        Each task gets a table of its own, with the naive rows. Without any model, there is only the table of the forecasts, with only the naive rows.
     split : Split
     out : str or Path, optional
-        CSV of the forecasters; that of the classifiers is beside it, `*_activation.csv`. Each has a `.json` that says where it comes from.
+        CSV of the forecasters. The CSV of the classifiers is beside it, `*_activation.csv`; without forecasters it is `out`. Each table has a
+        sidecar `.json` that names where it comes from. If None, no table is written.
     figures : str or Path, optional
-        Folder.
+        Folder for the figures. If None, no figure is written.
     bootstrap : bool
-        Add how sure each difference to the naive rows is, over animals, sessions and blocks of trials; its CSV is beside `out`, `*_differences.csv`.
+        Add the differences to the naive rows with their intervals, over animals, sessions and blocks of trials. Their CSV is beside `out`,
+        `*_differences.csv`.
     progress : bool
         Show a bar while the sessions are scored.
     **options
-        Of `EvaluateOptions`: n_samples, ceiling, seed...
+        Options of `EvaluateOptions`: n_samples, ceiling, seed...
 
     Returns
     -------
     list of Path
-        What was written.
+        The tables and figures that were written.
 
     Raises
     ------
+    LeakageError
+        If a model saw a frame of the test windows in training.
     QfError
-        If figures are asked for, and there are classifiers alone.
+        If figures are asked for and there are only classifiers, or as for `evaluate` and `write_table`.
     """
     from ..evaluation.compare import compare, show_differences
     from ..evaluation.scored import score
@@ -72,13 +76,24 @@ def report(models, split, *, out=None, figures=ReportOptions.figures, bootstrap=
 
 
 def _by_task(models):
-    """The forecasters and the classifiers among some models."""
+    """Divide models into forecasters and classifiers."""
     classifiers = [m for m in models if m.task == "activation"]
     return [m for m in models if m not in classifiers], classifiers
 
 
 def report_files(models, out, figures, bootstrap):
-    """The files that `report` may write, by the option that asks for them; arguments as those of `report`."""
+    """List the files that `report` may write.
+
+    Parameters
+    ----------
+    models, out, figures, bootstrap
+        As for `report`.
+
+    Returns
+    -------
+    dict of str to list of Path
+        Files by the option of the command line that asks for them.
+    """
     forecasters, classifiers = _by_task(models)
     tables = [out] if out is not None else []
     if tables and forecasters:
@@ -92,14 +107,14 @@ def _beside(out, name):
 
 
 def _written(table, path):
-    """Where a table was written, if it was to be: the path of its CSV."""
+    """Write a table if there is a path, and return the path of its CSV in a list."""
     from ..evaluation.table import write_table
 
     return [] if path is None else write_table(table, path)[:1]
 
 
 def _shown(split):
-    """The observations that a figure of forecasts shows, and of what forecasts must be kept for it."""
+    """The observations that a figure of forecasts shows, and the observations whose forecasts must be kept for it."""
     from ..plots.chosen import choose_observations, wanted_of
 
     chosen = choose_observations(split.test, fitting=split.fitting)
@@ -109,7 +124,7 @@ def _shown(split):
 def _figures(scored, split, table, chosen, folder):
     import matplotlib as mpl
 
-    # drawn to files: a screen is neither needed nor opened
+    # the figures go into files, so no screen is needed or opened
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -1,6 +1,6 @@
-"""A study: a folder with a store of recordings and the models trained on it, each made when first asked for and loaded from then on.
+"""A study: a folder with a store of recordings and the models trained on it. Each model is trained on first use, and later loaded from the folder.
 
-The notebooks share their models through one. What is trained, and with which settings, is in `SIZES`; `Study.settings` says what a stage is called with.
+The notebooks share their models through a study. `SIZES` holds the settings of all stages; `Study.settings` returns the options of one stage.
 """
 
 import json
@@ -19,8 +19,8 @@ from .plans import STIMULI, epochs_of, well_shown
 STAGES = ("autoencoder", "forecaster", "classifier")
 MARK = "study.json"
 SIMULATED = ("A", "B", "C")
-# fast: minutes on two CPU cores, with what did better on validation data (README, Settings). full: the paper's sizes, lengths and losses, all of them
-# the defaults of `QuantFormerConfig`, `pretrain` and the fits, on a mouse shown the whole protocol; for a GPU.
+# fast takes minutes on two CPU cores, with settings that did better on validation data (README, Settings). full takes the paper's sizes, lengths and
+# losses, which are the defaults of `QuantFormerConfig`, `pretrain` and the fits, on a mouse that is shown the whole protocol; it needs a GPU.
 SIZES = {
     "fast": {
         "simulate": {"n_neurons": 48, "repeats": 15, "directions": 8, "temporal_frequencies": 2, "images": 6, "orientations": 4,
@@ -29,7 +29,7 @@ SIZES = {
         "patch_s": 0.5,
         "autoencoder": {"width": 48, "layers": 2, "heads": 4, "replace_below": 0.003, "steps": 2000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"},
         "forecaster": {"steps": 1500, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1,
-                       "token_speed": 10.0},  # short as it is, the tokens shall be more than their random start
+                       "token_speed": 10.0},  # the training is short, so tokens must move fast away from their random start
         "classifier": {"steps": 700, "batch_size": 64, "lr": 2e-3, "schedule": "cosine", "gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
     },
     "full": {
@@ -49,30 +49,31 @@ class Study:
     Parameters
     ----------
     folder : str or Path
-        Made where missing. Interrupted in a training, the same call goes on from its last epoch.
+        Created if missing. If a training was interrupted, the same call continues from its last epoch.
     store : str, Path or Store, optional
-        The recordings; any stimuli, any one rate. Where left out, sessions A, B and C of a simulated mouse are recorded into `folder/store`.
+        The recordings, of any stimuli and any one rate. If None, sessions A, B and C of a simulated mouse are recorded into `folder/store`.
     fast : bool
-        Small models, minutes on a CPU; False for the paper's sizes, for a GPU. See `SIZES`.
+        Train small models, which takes minutes on a CPU. False takes the paper's sizes, for a GPU. See `SIZES`.
     seed : int
-        Of the simulation and of every training.
+        Seed of the simulation and of every training.
     device : str
         auto, cpu, cuda...
     progress : bool
-        Say what is trained, with bars.
+        Print which model is trained, and show bars.
     plan : dict, optional
-        {stage: {setting: value}} over those of the size, where stage is simulate, window, autoencoder, forecaster or classifier; patch_s
-        (seconds a patch) has a number instead. `{"forecaster": {"steps": 5000}}`, say.
+        {stage: {setting: value}} that replaces settings of the size. Stages are simulate, window, autoencoder, forecaster and classifier; patch_s
+        (the length of a patch in seconds) has a number instead of a dict. For example `{"forecaster": {"steps": 5000}}`.
 
     Attributes
     ----------
     folder : Path
     plan : dict
+        The settings of all stages.
 
     Raises
     ------
     QfError
-        If the folder holds something else, or a study of other settings or recordings: they are never mixed.
+        If the folder holds something else, or a study of other settings or recordings: a folder never mixes two studies.
 
     Examples
     --------
@@ -103,7 +104,7 @@ class Study:
         return f"<Study {self.folder}: {size}, seed {self.seed}; {shown}; trained: {', '.join(made) or 'nothing yet'}>"
 
     def _mark(self, note, settings):
-        """Write what the study is made with, or refuse a folder made with something else."""
+        """Record the settings of the study in its folder. Raise QfError if the folder holds another study."""
         path = self.folder / MARK
         if not path.is_file():
             return write_text(path, json.dumps(note, indent=2) + "\n")
@@ -123,13 +124,13 @@ class Study:
 
     @property
     def store(self):
-        """The Store; simulated the first time it is asked for, where none was given."""
+        """The Store. If none was given, it is simulated on first use."""
         if self._store is None:
             from ..recordings.simulated.cortex import simulate
             from ..recordings.store import Store
 
             store = Store(self.folder / "store", create=True)
-            for letter in SIMULATED:  # what is there already is kept
+            for letter in SIMULATED:  # sessions that are there stay
                 if f"sim1/{letter}" not in store:
                     self._say(f"recording session {letter} of a simulated mouse")
                 simulate(store.path, sessions=(letter,), seed=self.seed, **self.plan["simulate"])
@@ -138,15 +139,20 @@ class Study:
 
     @property
     def stimuli(self):
-        """Names of the stimuli in the store: those of the paper in its order, then others."""
+        """Names of the stimuli in the store: first those of the paper in its order, then the others."""
         found = sorted(self.store.index["stimulus"].unique())
         return [s for s in STIMULI if s in found] + [s for s in found if s not in STIMULI]
 
     def trials(self, *stimuli):
-        """The windows of some stimuli, of all where none is named: 3 s before, 2 s after the onset, F0 from the last second before it.
+        """The windows of the named stimuli, or of all stimuli: 3 s before and 2 s after the onset, F0 from the last second before it.
 
-        Of conditions that repeat, those that are shown fewer than twice in a block (rare blanks) stay out. What is scored is the paper's part of
-        the response, where it has one for a stimulus of the store (Table A-1).
+        If the conditions of a stimulus repeat, those that are shown fewer than twice in a block (rare blanks) are left out. The scored part of the
+        response is the paper's, if the paper has one for a stimulus of the store (Table A-1).
+
+        Parameters
+        ----------
+        *stimuli : str
+            Names of stimuli. If none is given, all.
 
         Returns
         -------
@@ -168,10 +174,15 @@ class Study:
         return trials.subset(trials.table["condition"].isin(known).to_numpy())
 
     def split(self, *stimuli):
-        """Train, validation and test part of some stimuli, of all where none is named.
+        """Train, validation and test part of the named stimuli, or of all stimuli.
 
-        Tested is the last block of each stimulus in each session; of a stimulus that was shown in a single block, the last third. The parts of all
-        stimuli are made together, so that no window that one model is tested on was seen by another, the auto-encoder above all.
+        The test part is the last block of each stimulus in each session, or the last third of the trials of a stimulus that was shown in a single
+        block. The parts of all stimuli are made together, so that no model, least of all the auto-encoder, sees a window that another is tested on.
+
+        Parameters
+        ----------
+        *stimuli : str
+            Names of stimuli. If none is given, all.
 
         Returns
         -------
@@ -182,7 +193,7 @@ class Study:
         UnknownKeyError
             If there is no such stimulus.
         QfError
-            If a part comes out empty.
+            If a part is empty.
         """
         if self._whole is None:
             self._whole = _split(self.trials())
@@ -200,12 +211,22 @@ class Study:
         return replace(self._whole, **parts)
 
     def path(self, stage, stimulus=None):
-        """The folder of a model: stage autoencoder, forecaster or classifier.
+        """The folder of a model.
+
+        Parameters
+        ----------
+        stage : {"autoencoder", "forecaster", "classifier"}
+        stimulus : str, optional
+            Stimulus of the forecaster or classifier.
+
+        Returns
+        -------
+        Path
 
         Raises
         ------
         QfError
-            If there is no such stage, or no folder can be called like the stimulus.
+            If there is no such stage, or the stimulus can't be the name of a folder.
         """
         if stage not in STAGES:
             raise QfError(f"stage: expected one of {', '.join(STAGES)}, found {stage!r}.")
@@ -217,13 +238,13 @@ class Study:
         return self.folder / stage / name
 
     def settings(self, stage, stimulus=None):
-        """What a stage is called with.
+        """The options of one stage of training.
 
         Parameters
         ----------
         stage : {"autoencoder", "forecaster", "classifier"}
         stimulus : str, optional
-            Of the forecaster or classifier.
+            Stimulus of the forecaster or classifier.
 
         Returns
         -------
@@ -236,13 +257,13 @@ class Study:
         out = epochs_of(plan, split) if "steps" in plan else dict(plan)
         if stage == "autoencoder":
             n_baseline, n_response, _ = split.train.window.frames(split.train.rate_hz)
-            # a patch lasts as long at every rate; three frames at least, where the window has them, else it has no shape
+            # a patch has the same duration at every rate, but at least three frames if the window has them, since fewer have no shape
             frames = max(3, round(self.plan["patch_s"] * split.train.rate_hz))
             out = {"patch_frames": min(frames, n_baseline, n_response), **out, "device": self.device}
         return {**out, "seed": self.seed, "progress": self.progress}
 
     def autoencoder(self):
-        """The auto-encoder, pre-trained on the training parts of all stimuli together.
+        """The auto-encoder, pre-trained on the training parts of all stimuli together. It is trained on first use, and later loaded.
 
         Returns
         -------
@@ -262,7 +283,7 @@ class Study:
         return model
 
     def forecaster(self, stimulus):
-        """The forecaster of a stimulus.
+        """The forecaster of a stimulus, given by its name. It is trained on first use, and later loaded.
 
         Returns
         -------
@@ -273,7 +294,7 @@ class Study:
         return self._downstream("forecaster", stimulus, fit_forecaster)
 
     def classifier(self, stimulus):
-        """The classifier of activation of a stimulus.
+        """The classifier of activation of a stimulus, given by its name. It is trained on first use, and later loaded.
 
         Returns
         -------
@@ -312,7 +333,7 @@ class Study:
 
 
 def _plan(size, own):
-    """The settings of a size, with those of the user over them."""
+    """The settings of a size, in which the user's settings replace others."""
     for name, options in own.items():
         if name not in size:
             raise QfError(f"plan: expected one of {', '.join(size)}, found {name!r}.")
@@ -323,14 +344,14 @@ def _plan(size, own):
         mine = own.get(name, {} if isinstance(options, dict) else options)
         if isinstance(options, dict):
             mine = {**options, **mine}
-            if "epochs" in own.get(name, {}):  # they take the place of steps
+            if "epochs" in own.get(name, {}):  # epochs replace steps
                 mine.pop("steps", None)
         merged[name] = mine
     return merged
 
 
 def _split(trials):
-    """The parts of all stimuli, without the trials of conditions that the training part lacks."""
+    """The split of all stimuli. Validation and test leave out the conditions that the training part lacks."""
     from ..estimators.stimulus_tokens import StimulusTokens
     from ..recordings.splits import block_names, cut_into_parts
 
@@ -339,12 +360,12 @@ def _split(trials):
     last = shown["block"].transform("max")
     several = shown["block"].transform("min") < last
     is_test = (several & (table["block"] == last)) | (~several & (shown["onset_frame"].rank(pct=True) > 2 / 3))
-    # blocks are apart as recorded; within one a window's length is kept
+    # blocks lie apart in the recording; parts of one block are separated by the length of a window
     gap = 0 if several.all() else trials.window.baseline_s + trials.window.response_s
     rule = "by the last block of each stimulus" + ("" if several.all() else ", its last third where there is one block alone")
     split = cut_into_parts(trials, is_test.to_numpy(), block_names(trials), 0.15, gap, rule)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the fits tell of stimuli without tokens of their conditions
+        warnings.simplefilter("ignore")  # the fits warn of stimuli without tokens of their conditions
         lacking = StimulusTokens.learnt("auto", split.train.table).lacking(table["condition"])
     if not lacking:
         return split

@@ -1,6 +1,6 @@
 """Widgets for JupyterLab: look at single traces and forecasts, edit codes, follow attention, browse neurons.
 
-They need ipywidgets and anywidget, which are imported on use: `pip install 'qf_toolkit[notebooks]'`.
+They need ipywidgets and anywidget, which they import on first use: `pip install 'qf_toolkit[notebooks]'`.
 """
 
 from importlib import import_module

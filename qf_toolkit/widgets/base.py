@@ -1,4 +1,4 @@
-"""What the widgets share: controls above a chart, messages instead of tracebacks, a static picture for exports, saving the view."""
+"""The base of all widgets: controls above a chart, messages instead of tracebacks, a static picture for exports, saving the view."""
 
 import base64
 import html
@@ -18,22 +18,22 @@ from ..plots.style import save_figure, style
 from .chart import Chart
 
 WIDE = widgets.Layout(width="auto", min_width="240px", flex="1 1 240px")
-LONGEST = 120  # letters of a view's name in a file's: those of long sequences would be too long for the disk
+LONGEST = 120  # most characters that a view's name adds to a file name: the names of long sequences would be too long for a disk
 ARROWS = ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown")
 ALL_KEYS = (*ARROWS, "Home", "End", "PageUp", "PageDown")
 ROW = widgets.Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%")
 
 
 class Viewer(widgets.VBox):
-    """Controls, a line of text that says what is shown or what is wrong, and a chart.
+    """Controls, a line of text that describes the view or an error, and a chart.
 
-    Subclasses set up their controls under `_told()`, then call `_ready(controls)`; `_draw` keeps what is shown in `_view` and gives the chart's spec and the
-    line of text. `view()` gives what is shown as a labelled Dataset, `figure()` as a matplotlib Figure.
+    A subclass sets up its controls inside `_told()`, then calls `_ready(controls)`. Its `_draw` stores the view in `_view`, and returns the chart's
+    spec and the line of text. `view()` returns the view as a labelled Dataset, `figure()` as a matplotlib Figure.
     """
 
     title = "view"
-    simulated = False  # whether the data are, which every picture says
-    used_keys = ARROWS  # the others stay the page's
+    simulated = False  # True if the data are simulated; every picture then shows it
+    used_keys = ARROWS  # keys that the chart takes; the page keeps all others
 
     def __init__(self):
         super().__init__(layout=widgets.Layout(width="100%"))
@@ -52,19 +52,19 @@ class Viewer(widgets.VBox):
         self._save.on_click(lambda _: self._saved())
         self.saved = widgets.HTML()
         self._error = self._view = self._display = None
-        self.children = [self.status]  # until it is ready: what can't be set up is told, too
+        self.children = [self.status]  # until the widget is ready, only the text is shown, which may hold an error of the set-up
 
     def _ready(self, *rows):
         for row in rows:
             for control in row.children:
-                control.style.description_width = "initial"  # else longer words are cut
+                control.style.description_width = "initial"  # else long descriptions are cut off
         self.children = [*rows, self.status, self.chart, widgets.HBox([self._stem, self._save, self.saved], layout=ROW)]
         self.update()
 
     # ---------------------------------------------------------------- drawing
 
     def update(self):
-        """Draw what the controls say; what can't be drawn is told in the line of text."""
+        """Draw the view that the controls choose. If it can't be drawn, the line of text shows the error."""
         if self._busy:
             return
         with self._told():
@@ -77,7 +77,7 @@ class Viewer(widgets.VBox):
 
     @contextmanager
     def _quiet(self):
-        """Change several controls, and draw once, afterwards."""
+        """Change several controls in this context without drawing after each. The caller draws once afterwards."""
         self._busy += 1
         try:
             yield
@@ -86,7 +86,7 @@ class Viewer(widgets.VBox):
 
     @contextmanager
     def _told(self):
-        """Bad input is told in the widget; the picture goes, so that nobody takes it for what was asked."""
+        """Show a QfError of this context in the widget, and clear the chart, so that nobody takes the old picture for the new view."""
         self._error = None
         try:
             yield
@@ -97,7 +97,7 @@ class Viewer(widgets.VBox):
 
     def _say(self, text, bad=False):
         look = "color: var(--jp-error-color0, #b00020); font-weight: 600;" if bad else ""
-        # a screen reader says what changed
+        # the role makes a screen reader read the new text aloud
         self.status.value = f'<div role="{"alert" if bad else "status"}" style="line-height: 1.4; font-size: 13px; {look}">{html.escape(text)}</div>'
 
     @property
@@ -109,37 +109,37 @@ class Viewer(widgets.VBox):
         raise NotImplementedError
 
     def _keyed(self, key, count):
-        """A key was pressed `count` times in the chart."""
+        """Called when a key was pressed `count` times in the chart."""
 
     def _picked(self, panel, key):
-        """Something that has a key was clicked in a panel."""
+        """Called when a mark with the key `key` was clicked in a panel."""
 
     # ---------------------------------------------------------------- keeping
 
     def view(self):
-        """What is shown, as an xarray.Dataset.
+        """Return the view as an xarray.Dataset.
 
         Raises
         ------
         QfError
-            If nothing is shown, and why.
+            If nothing is shown; its text is the reason.
         """
         if self._view is None:
             raise QfError(self._error or "view: expected something to be shown, found nothing. Choose a neuron and a trial.")
         return self._view
 
     def figure(self):
-        """What is shown, as a matplotlib Figure.
+        """Return the view as a matplotlib Figure.
 
         Raises
         ------
         QfError
-            If nothing is shown, and why.
+            If nothing is shown; its text is the reason.
         """
         raise NotImplementedError
 
     def _figure(self):
-        """`figure`, not kept open: pyplot would hold every one of a long session."""
+        """`figure`, closed in pyplot, which would else hold every figure of a long session."""
         import matplotlib.pyplot as plt
 
         fig = self.figure()
@@ -147,20 +147,25 @@ class Viewer(widgets.VBox):
         return fig
 
     def _name(self):
-        """What is added to a file's name to tell this view from others."""
+        """The part of a file name that identifies this view."""
         return ""
 
     def save(self, stem=None):
-        """Write the view: figure (svg, png), table (csv) and where they come from (json).
+        """Write the view as a figure (svg, png) and a table (csv), with a sidecar (json) that names where they come from.
 
         Parameters
         ----------
         stem : str or Path, optional
-            Path without ending; the box's, with the view's name added, where left out.
+            Path without ending. If None, the path in the box, with the view's name added.
 
         Returns
         -------
         list of Path
+
+        Raises
+        ------
+        QfError
+            If nothing is shown, the disk is full, or the folder can't be written.
         """
         view = self.view()
         if stem is None:
@@ -189,7 +194,7 @@ class Viewer(widgets.VBox):
     # ---------------------------------------------------------------- where no widget can be shown
 
     def _static(self):
-        """The view as HTML without any script: what an export keeps, and what a front end shows that knows no widgets."""
+        """The view as HTML without any script, for exports, and for front ends that have no widgets."""
         try:
             out = io.BytesIO()
             with style():
@@ -213,14 +218,14 @@ class Viewer(widgets.VBox):
 
 
 def step(options, value, by):
-    """The option `by` places after `value`, stopping at the ends."""
+    """Return the option `by` places after `value` in a sequence of options. It stops at the ends."""
     options = list(options)
     at = options.index(value) if value in options else 0
     return options[min(max(at + by, 0), len(options) - 1)]
 
 
 def fill(control, options):
-    """Give a control other options; its value stays where it is among them, else it is the first."""
+    """Give a control new options, a list of values or of (text, value). Its value stays if it is among them, else the first one is chosen."""
     values = [o[1] if isinstance(o, tuple) else o for o in options]
     value = control.value if control.value in values else (values[0] if values else None)
     control.options = options

@@ -1,11 +1,11 @@
-// Panels of lines, bands, cells and points that the kernel describes in `spec`, drawn as SVG; keys, clicks and the cursor go back to it.
+// Draws panels of lines, bands, cells and points, which the kernel describes in `spec`, as SVG. Sends keys, clicks and the cursor to the kernel.
 //
 // spec: { panels: [{ name, title, height, left, x: {label, domain, ticks}, y: {label, domain, ticks}, scrub, marks: [...] }], about,
 //         columns: [{share, panels: [index]}], legend: [{name, color, dash, kind}] }
 // marks: {type: "line", x, y, color, width, dash, name}  {type: "band", x, low, high, color}  {type: "rule", x | y, color, dash}
 //        {type: "cells", x0, x1, y0, y1, color, textColor, text, tip, key, picked, outline, edge, opacity}  {type: "points", x, y, color, tip, key, picked, size}
 //        {type: "image", x0, x1, y0, y1, href}  {type: "text", x, y, text}
-// The colour "ink" is that of the page's text, so that it can be read on dark themes too.
+// The colour "ink" is the colour of the page's text, so that it is readable on dark themes, too.
 
 const SVG = "http://www.w3.org/2000/svg";
 const MARGIN = { left: 62, right: 14, top: 8, bottom: 34 };
@@ -69,7 +69,7 @@ function drawMark(group, mark, sx, sy, box, pick) {
     node(group, "path", { d: path(mark.x, mark.y, sx, sy), fill: "none", stroke: ink(mark.color), "stroke-width": mark.width ?? 1.6, "stroke-dasharray": mark.dash, "stroke-opacity": mark.opacity, "stroke-linejoin": "round" });
   } else if (mark.type === "band") {
     const known = (i) => Number.isFinite(mark.low[i]) && Number.isFinite(mark.high[i]);
-    for (let from = 0, to; from < mark.x.length; from = to + 1) {  // a polygon a stretch: no band where nothing is known
+    for (let from = 0, to; from < mark.x.length; from = to + 1) {  // one polygon per stretch of known values: unknown values leave a gap
       for (to = from; to < mark.x.length && known(to); to++);
       if (to === from) continue;
       const there = Array.from({ length: to - from }, (_, k) => from + k), at = (i, y) => `${sx(mark.x[i]).toFixed(1)},${sy(y[i]).toFixed(1)}`;
@@ -111,7 +111,7 @@ function drawMark(group, mark, sx, sy, box, pick) {
 function drawPanel(root, panel, index, width, send) {
   const bare = !panel.x?.label && !panel.x?.ticks?.length;
   const height = (panel.height ?? 200) + MARGIN.top + (bare ? 6 : MARGIN.bottom);
-  if (panel.title) html(root, "div", "qf-title", panel.title).style.paddingLeft = `${panel.left ?? MARGIN.left}px`;  // HTML: it wraps where the page is narrow
+  if (panel.title) html(root, "div", "qf-title", panel.title).style.paddingLeft = `${panel.left ?? MARGIN.left}px`;  // HTML, so that the title wraps on a narrow page
   const svg = node(root, "svg", { class: "qf-panel", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": panel.about ?? panel.title ?? "" });
   const left = panel.left ?? MARGIN.left;
   const box = { left, right: width - MARGIN.right, top: MARGIN.top, bottom: MARGIN.top + (panel.height ?? 200) };
@@ -169,7 +169,7 @@ function readAt(panels, t) {
 
 function render({ model, el }) {
   el.classList.add("qf-chart");
-  // the picture kept for exports is in the way as long as the live one is there, also one that is put there later
+  // hide the static picture for exports as long as the live chart is there, also one that is added later
   html(el, "style", "", `[data-qf-static="${model.get("uid")}"] { display: none; }`);
   const root = html(el, "div", "qf-focus");
   root.tabIndex = 0;
@@ -178,7 +178,7 @@ function render({ model, el }) {
   let panels = [], drawn = 0, waiting = 0, pending = new Map();
 
   const send = (content) => model.send(content);
-  // one key at a time is on its way; those pressed meanwhile are counted and go together, so that held keys don't queue up in the kernel
+  // only one key at a time is on its way to the kernel; keys pressed meanwhile are counted and sent together, so that held keys don't queue up
   const flush = () => {
     if (performance.now() < waiting || !pending.size) return;
     const [[key, count]] = pending;
@@ -209,7 +209,7 @@ function render({ model, el }) {
     root.replaceChildren();
     root.setAttribute("aria-label", spec.about ?? "");
     if (spec.legend?.length) drawLegend(root, spec.legend);
-    const all = spec.panels ?? [], narrow = width < 640;  // on a narrow page columns stand below each other
+    const all = spec.panels ?? [], narrow = width < 640;  // on a narrow page the columns stand below each other
     const columns = spec.columns ?? [{ share: 1, panels: all.map((_, i) => i) }];
     const rows = html(root, "div", "qf-columns");
     panels = columns.flatMap((column) => {
@@ -228,7 +228,7 @@ function render({ model, el }) {
   };
   root.addEventListener("keydown", (event) => {
     const scrubbed = panels.find((p) => p.panel.scrub), moves = event.shiftKey && scrubbed && event.key.startsWith("Arrow");
-    // other keys are the page's: a reader must be able to scroll, and to leave the chart
+    // the page keeps all other keys: a reader must be able to scroll, and to leave the chart
     if (!(moves || model.get("used_keys").includes(event.key)) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();

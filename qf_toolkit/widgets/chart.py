@@ -1,4 +1,4 @@
-"""The one drawing surface of all widgets: panels described here, drawn in the browser (chart.js), keys and clicks sent back."""
+"""The drawing surface of all widgets. Python describes the panels, the browser (chart.js) draws them and sends keys and clicks back."""
 
 import base64
 import io
@@ -19,13 +19,13 @@ class Chart(anywidget.AnyWidget):
     Attributes
     ----------
     spec : dict
-        What is drawn; its form stands at the head of chart.js.
+        Description of the panels; the head of chart.js documents its form.
     cursor : float or None
-        Where the reader points, in units of the time axis; link it to another chart's with `ipywidgets.jslink`.
+        Position of the pointer, in units of the time axis. `ipywidgets.jslink` links it to the cursor of another chart.
     used_keys : list of str
-        Those it takes, by the browser's names; others stay the page's.
+        Keys that the chart takes, by the browser's names. The page keeps all others.
     uid : str
-        Of the static picture that the live chart hides.
+        Identifies the static picture that the live chart hides.
     """
 
     _esm = HERE / "chart.js"
@@ -47,11 +47,11 @@ class Chart(anywidget.AnyWidget):
             elif content.get("type") == "pick" and self._on_pick:
                 self._on_pick(str(content["panel"]), content["key"])
         finally:
-            self.send({"type": "done"})  # the next key may come
+            self.send({"type": "done"})  # the browser may send the next key
 
 
 def numbers(values, digits=5):
-    """A list for the browser: short decimals, None for what is no number."""
+    """Round an array for the browser: a flat list of floats with `digits` significant digits, None for values that are not finite."""
     values = np.asarray(values, float).ravel()
     finite = np.isfinite(values)
     known = np.where(finite, values, 0.0)
@@ -61,51 +61,54 @@ def numbers(values, digits=5):
 
 
 def line(x, y, color="ink", name=None, **look):
-    """A line mark; `name` is what the readout under the cursor calls it."""
+    """A mark for a line. The readout under the cursor calls it `name`."""
     return {"type": "line", "x": numbers(x), "y": numbers(y), "color": color, **({"name": name} if name else {}), **look}
 
 
 def band(x, low, high, color, **look):
-    """A band mark."""
+    """A mark for a band between `low` and `high`."""
     return {"type": "band", "x": numbers(x), "low": numbers(low), "high": numbers(high), "color": color, **look}
 
 
 def rule(x, color="#888888", **look):
-    """A vertical rule."""
+    """A mark for a vertical rule at `x`."""
     return {"type": "rule", "x": x, "color": color, **look}
 
 
 def span(start, stop, y, color="ink", opacity=0.07):
-    """A shaded stretch of the time axis over the range `y` (low, high)."""
+    """A mark that shades the time axis from `start` to `stop`, over the range `y` (low, high)."""
     return {"type": "cells", "x0": [start], "x1": [stop], "y0": [y[0]], "y1": [y[1]], "color": [color], "opacity": opacity}
 
 
 def image(values, x, y, low, high, cmap="viridis"):
-    """A picture of an array (row, column), row 0 on top, over the ranges `x` and `y`; grey where it is NaN."""
+    """A mark for a picture of an array (row, column), with row 0 on top, over the ranges `x` and `y`. NaN is grey."""
     values, scale = np.asarray(values, float), colormaps[cmap]
     shares = np.clip((np.nan_to_num(values) - low) / ((high - low) or 1.0), 0, 1)
     places = np.minimum((256 * shares).astype(int), 255)
-    places = np.where(np.isfinite(values), places - (places > 127), 255)  # a palette has 256 places: the middle colour gives way to grey
+    places = np.where(np.isfinite(values), places - (places > 127), 255)  # a palette has 256 places, so the middle colour is replaced by grey
     picture = Image.fromarray(places.astype(np.uint8))
     picture.putpalette([*scale(np.delete(np.arange(256), 128), bytes=True)[:, :3].ravel().tolist(), 153, 153, 153])
     out = io.BytesIO()
-    picture.save(out, format="png", compress_level=2)  # a little larger, much sooner there
+    picture.save(out, format="png", compress_level=2)  # the file is a little larger, but much sooner made
     href = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
     return {"type": "image", "x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1], "href": href}
 
 
 def shades(values, low=None, high=None, cmap="viridis"):
-    """Colours of numbers, and for each the colour of a text that can be read on it.
+    """Colours of numbers, and for each of them a colour of text that is readable on it.
 
     Parameters
     ----------
-    values : array, flat
+    values : float array, shape (n,)
     low, high : float, optional
-        The ends of the scale.
+        Ends of the scale. If None, the smallest and the largest value.
+    cmap : str
+        Name of a colour map.
 
     Returns
     -------
     (list of str, list of str)
+        Colours of the cells and of the texts.
     """
     values = np.asarray(values, float).ravel()
     low, high = (np.nanmin(values) if low is None else low), (np.nanmax(values) if high is None else high)
@@ -116,7 +119,7 @@ def shades(values, low=None, high=None, cmap="viridis"):
 
 
 def around(*arrays, room=0.06, least=1e-6):
-    """A range (low, high) that holds all finite values, with a little room."""
+    """A range (low, high) that holds all finite values of the arrays, with a margin of a share `room` of it."""
     found = np.concatenate([np.asarray(a, float).ravel() for a in arrays]) if arrays else np.zeros(0)
     found = found[np.isfinite(found)]
     low, high = (found.min(), found.max()) if len(found) else (0.0, 1.0)

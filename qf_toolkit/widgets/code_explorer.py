@@ -1,4 +1,4 @@
-"""Code explorer: edit a sequence of codes by hand, and watch what the decoder makes of it."""
+"""Code explorer: edit a sequence of codes by hand, and see how the decoded trace changes."""
 
 import re
 
@@ -18,21 +18,21 @@ from .base import ALL_KEYS, ROW, WIDE, Viewer, fill
 from .chart import around, line, rule, shades, span
 
 UNIT = "signal / neuron's SD"
-MOST_WINDOWS = 2048  # in which the use of the codes is counted
+MOST_WINDOWS = 2048  # about the number of windows in which the use of the codes is counted
 
 
 class CodeExplorer(Viewer):
-    """Edit codes and see the decoded trace change: grey is the sequence one started from, in colour the edited one.
+    """Edit codes and see the decoded trace change. The trace of the starting sequence is grey, that of the edited sequence is coloured.
 
-    Start from a burst of one code or, with trials, from the codes of a real observation. Choose a place (click a cell of the sequence, or left and
-    right), then a code for it (click the codebook, or up and down); or type the whole sequence. The text says by how much the patch at the place
-    changed, and the others: codes are decoded in context.
+    Start from a burst of one code or, with trials, from the codes of a real observation. Choose a place (click a cell of the sequence, or press left
+    and right), then a code for it (click the codebook, or press up and down), or type the whole sequence. The text shows by how much the patch at
+    the place changed, and by how much the others did: codes are decoded in context.
 
     Parameters
     ----------
     autoencoder : Autoencoder
     trials : Trials, optional
-        Whose observations can be started from.
+        Trials whose observations can be the start.
 
     Examples
     --------
@@ -99,7 +99,7 @@ class CodeExplorer(Viewer):
         )
 
     def _codebook(self):
-        """The codes; how often each is used, too, counted in a sample of the windows: in all of a recording it would take minutes."""
+        """The codebook. With trials, the use of the codes is counted in a sample of the windows, since counting all windows would take minutes."""
         if self.trials is None:
             return codebook(self.model)
         windows = sum(len(part) * len(part.neurons) for part in self.trials.by_session())
@@ -107,7 +107,7 @@ class CodeExplorer(Viewer):
         some = self.trials.of_neurons(self.trials.neurons[::every])
         try:
             return codebook(self.model, some.subset(np.arange(0, len(some), every)))
-        except QfError:  # none of them is whole
+        except QfError:  # no window of the sample is whole
             return codebook(self.model)
 
     # ---------------------------------------------------------------- the sequence
@@ -149,18 +149,19 @@ class CodeExplorer(Viewer):
             self._begin(codes)
 
     def start(self, sequence):
-        """Start from another sequence: what is edited from now on is compared with it.
+        """Start from another sequence. Later edits are compared with it.
 
         Parameters
         ----------
         sequence : array_like of int, shape (patch,)
+            Codes.
 
         Raises
         ------
         QfError
-            If it is no sequence of this model.
+            If `sequence` is not one sequence of this model's codes.
         """
-        if decode_codes(self.model, sequence).ndim > 1:  # which says what else is wrong with it
+        if decode_codes(self.model, sequence).ndim > 1:  # decode_codes raises QfError for all other faults
             raise QfError(f"sequence: expected one, of {len(self._sequence)} codes, found {len(sequence)}. Pick one.")
         with self._quiet():
             self.burst.value = self.neuron.value = None
@@ -171,7 +172,7 @@ class CodeExplorer(Viewer):
         self._take(self._original)
 
     def edit(self, place, code):
-        """Put `code` at `place` (from 1 on). Raises QfError if there is no such place or code."""
+        """Put `code` at the patch number `place` (from 1 on). Raises QfError if there is no such place or code."""
         edited = swap(self.model, self._sequence, place, code)["edited"].values
         with self._quiet():
             self.place.value = int(place)
@@ -233,7 +234,7 @@ class CodeExplorer(Viewer):
     # ---------------------------------------------------------------- drawing
 
     def view(self):
-        """What is shown: `before`, `after` (time) in signal / neuron's SD, `sequence`, `edited` (patch), as `interpret.codes.swap` gives them."""
+        """Return the view: `before`, `after` (time) in signal / divisor, `sequence`, `edited` (patch) int, as `interpret.codes.swap` returns them."""
         return super().view()
 
     def _decoded(self):
@@ -325,7 +326,7 @@ class CodeExplorer(Viewer):
     # ---------------------------------------------------------------- keeping
 
     def figure(self):
-        """What is shown, as a matplotlib Figure."""
+        """Return the view as a matplotlib Figure."""
         from matplotlib.figure import Figure
 
         view = self.view()

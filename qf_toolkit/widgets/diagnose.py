@@ -1,4 +1,4 @@
-"""What is missing where a front end shows text instead of a widget."""
+"""Find out why a front end shows text instead of a widget."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -9,12 +9,14 @@ EXTENSIONS = {"@jupyter-widgets/jupyterlab-manager": "jupyterlab_widgets", "anyw
 
 
 def diagnose():
-    """Say what the widgets need and what of it is there. Widgets live in two programs, the kernel and JupyterLab, which may have two environments.
+    """Print which packages the widgets need, which of them are missing, and how to install those.
+
+    Widgets run in two programs, the kernel and JupyterLab, which may have two environments. The function looks into the environment of the kernel.
 
     Returns
     -------
     bool
-        Whether nothing is missing in this environment; what it lacks is printed, with how to install it.
+        True if nothing is missing in this environment.
     """
     print(f"kernel: {sys.executable}")
     missing = []
@@ -40,7 +42,7 @@ def diagnose():
 
 
 def _folders():
-    """Where JupyterLab looks for extensions: those of this environment, of the user and of the system."""
+    """Folders in which JupyterLab looks for extensions: of this environment, of the user and of the system."""
     try:
         from jupyter_core.paths import jupyter_path
     except ImportError:

@@ -1,4 +1,4 @@
-"""Embedding browser: the t-SNE of a model's neuron tokens; click a neuron and see its trials."""
+"""Embedding browser: the t-SNE of a model's neuron tokens. A click on a neuron shows its trials."""
 
 import ipywidgets as widgets
 import numpy as np
@@ -20,28 +20,29 @@ from .trace_inspector import STATISTICS
 TRACES = [{"name": "measured", "color": "ink"}, {"name": "forecast", "color": "#0072b2"}]
 LEARNT, WHOLE = "what training added", "whole"
 K = 5  # nearest neighbours that are marked
-DRAWS = 32  # in all, where a model decodes by draws
-MOST_TRIALS = 24  # whose forecasts are averaged, so that an update stays quick
+DRAWS = 32  # about the number of draws over all trials, for a model that decodes by draws
+MOST_TRIALS = 24  # most trials whose forecasts are averaged, so that an update stays quick
 
 
 class EmbeddingBrowser(Viewer):
     """The plane of neuron tokens (paper Fig. A-10) beside the trials of the chosen neuron.
 
-    A token is its random start plus what training added to it, which is laid out where the start is known; after a short training the whole token (the
-    paper's way) is mostly its start.
+    A token is the sum of its random start and the change that training added. If the start is known, the map shows the change. The paper maps the
+    whole token, which after a short training is mostly its start.
 
-    Click a point, or go to the nearest one in a direction with the arrow keys. Right: all its trials, ordered by condition, and the mean of those of
-    the condition it responds to most, beside what the model forecasts there.
+    Click a point, or press an arrow key to go to the nearest point in that direction. On the right are all trials of the neuron, ordered by
+    condition, and the mean over the trials of its preferred condition, beside the model's forecast of them.
 
     Parameters
     ----------
     model : QuantFormerForecaster or QuantFormerClassifier
     trials : Trials
     perplexity : float or "auto"
-        Of the t-SNE.
+        Perplexity of the t-SNE.
     seed : int
+        Seed of the t-SNE.
     statistics : xarray.Dataset, optional
-        What to colour by, of `neuron_statistics`; that of `trials` where left out.
+        Statistics that can colour the points, as from `neuron_statistics`. If None, those of `trials`.
 
     Examples
     --------
@@ -57,10 +58,10 @@ class EmbeddingBrowser(Viewer):
             self._set_up(model, trials, perplexity, seed, statistics)
 
     def _set_up(self, model, trials, perplexity, seed, statistics):
-        whole = neuron_tokens(model)  # says what is wrong with the model
-        learnt = bool(model.module.neurons.start.isfinite().all())  # unknown in models of before it was kept
+        whole = neuron_tokens(model)  # raises QfError if the model does not fit
+        learnt = bool(model.module.neurons.start.isfinite().all())  # the start is NaN in saved models that do not hold it
         self._tokens = {**({LEARNT: neuron_tokens(model, moved=True)} if learnt else {}), WHOLE: whole}
-        if learnt and not self._tokens[LEARNT].values.any(1).all():  # where a neuron had nothing to learn from it has moved nowhere
+        if learnt and not self._tokens[LEARNT].values.any(1).all():  # a neuron without training data has a change of 0, which has no angle
             del self._tokens[LEARNT]
         self.model, self.observer = model, Observer(trials, [model], n_samples=0)
         self.simulated = trials.simulated
@@ -95,7 +96,7 @@ class EmbeddingBrowser(Viewer):
 
     @property
     def tokens(self):
-        """The tokens that are laid out, DataArray (neuron, width)."""
+        """The tokens that the map shows, an xarray.DataArray (neuron, width), float32."""
         return self._tokens[self.part.value]
 
     # ---------------------------------------------------------------- choosing
@@ -120,7 +121,7 @@ class EmbeddingBrowser(Viewer):
                 self.choose(name.strip())
 
     def choose(self, neuron):
-        """Show a neuron's trials. Raises UnknownKeyError if it is not in the embedding."""
+        """Show the trials of a neuron, given by its key. Raises UnknownKeyError if it is not in the embedding."""
         if neuron not in self.tokens["neuron"].values:
             raise UnknownKeyError(f"neuron: {neuron!r} is not in the embedding; {did_you_mean(neuron, self.tokens['neuron'].values)}")
         self._neuron = neuron
@@ -153,14 +154,14 @@ class EmbeddingBrowser(Viewer):
     # ---------------------------------------------------------------- drawing
 
     def view(self):
-        """What is shown: `x`, `y`, `value` (neuron) of the plane; `mean`, `sd`, `forecast` (time) of the chosen neuron's preferred condition."""
+        """Return the view: `x`, `y`, `value` (neuron) of the plane; `mean`, `sd`, `forecast` (time) of the chosen neuron's preferred condition."""
         return super().view()
 
     def _of_neuron(self, neuron):
-        """Its trials ordered by condition as a picture, and the mean of the preferred condition's; found once."""
+        """A neuron's trials, ordered by condition, as a picture, and the mean over those of its preferred condition. The results are cached."""
         if neuron not in self._shown:
             preferred, homes = self._values("preferred_condition", [neuron])[0], self._homes[neuron]
-            # a matched neuron may be shown the condition it prefers in one of its sessions alone
+            # the preferred condition of a matched neuron may be shown in only one of its sessions
             session = next((s for s in homes if preferred in set(self.observer.of(s).table["condition"])), homes[0])
             ds = self.observer.windows(session, neuron)
             signal = self._trials.window.signal
@@ -187,7 +188,7 @@ class EmbeddingBrowser(Viewer):
         return self._shown[neuron]
 
     def _forecast(self, session, neuron, x, condition, rows):
-        """The mean forecast over some of the windows `x`, NaN before the onset; and why there is none."""
+        """The mean forecast over the windows `x[rows]`, (time,), NaN before the onset, and a note with the reason if there is none."""
         out, n = np.full(x.shape[1], np.nan), self.observer.windows(session, neuron).attrs["n_baseline"]
         if self.model.task != "forecast" or not len(rows):
             return out, ""
@@ -196,7 +197,7 @@ class EmbeddingBrowser(Viewer):
             context = (part.dataset()["zscore"].values if part.window.signal == "zscore" else x[rows, None])[..., :n]
             asked = Observations(np.nan_to_num(context), [neuron], condition[rows].tolist(), session=session)
             with one_thread():
-                # where a forecast is the mean of many draws, all of them for each trial take seconds; the mean of fewer of each expects the same
+                # many draws for each trial would take seconds; the mean of fewer draws of each has the same expectation
                 few = max(1, DRAWS // len(rows))
                 drawn = getattr(self.model, "decode", None) == "sample"
                 found = self.model.sample_arrays(asked, n_samples=few).mean(0) if drawn else self.model.predict_arrays(asked)
@@ -248,7 +249,7 @@ class EmbeddingBrowser(Viewer):
         }, text  # fmt: skip
 
     def _colors(self, values, by):
-        """Colours of the points, the legend's entries, and each value in words."""
+        """Colours of the points, entries of the legend, and each value as text."""
         if by == "preferred condition":
             labels = [str(v) for v in values]
             known = sorted(set(labels) - {""})
@@ -272,7 +273,7 @@ class EmbeddingBrowser(Viewer):
     # ---------------------------------------------------------------- keeping
 
     def figure(self):
-        """What is shown, as a matplotlib Figure."""
+        """Return the view as a matplotlib Figure."""
         from matplotlib.figure import Figure
 
         view, f = self.view(), self._of_neuron(self._neuron)
@@ -303,7 +304,7 @@ class EmbeddingBrowser(Viewer):
 
 
 def _checked(statistics):
-    """What the points are coloured by, if it is all there."""
+    """The statistics that colour the points. Raises QfError if one is missing."""
     missing = [name for name in (*STATISTICS.values(), "preferred_condition") if name not in statistics]
     if missing:
         raise QfError(f"statistics: expected {missing[0]!r} among them, found none. Pass neuron_statistics(trials), or leave it out.")

@@ -1,4 +1,4 @@
-"""Rollout viewer: what a prediction takes from each token, for one observation or a neuron's trials, layer by layer and head by head."""
+"""Rollout viewer: how much a prediction takes from each token, for one observation or a neuron's trials, layer by layer and head by head."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ from .base import ROW, WIDE, Viewer, fill, step
 from .chart import numbers, shades
 
 THIS, CONDITION, STIMULUS = "this trial", "this neuron, trials of the condition", "this neuron, trials of the stimulus"
-MOST_TRIALS = 48  # that are averaged, so that an update stays quick
+MOST_TRIALS = 48  # most trials that are averaged, so that an update stays quick
 ALL_HEADS = "mean"
 
 
 class RolloutViewer(Viewer):
     """Attention rollout (paper Fig. A-8) of a classifier or forecaster.
 
-    Bars: the share of each token in the row that the prediction is read from. Below: the rollout after each layer, and the map of the chosen layer
-    and head. Up and down go to the next neuron, left and right to the next trial.
+    Bars show the share of each token in the row that the prediction is read from. Below them are the rollout after each layer, and the map of the
+    chosen layer and head. The up and down keys go to the next neuron, left and right to the next trial.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class RolloutViewer(Viewer):
             self.layer.value = int(key)
 
     def view(self):
-        """What is shown: `rollout` (layer, token, source), `attention` and `head_rollout` (layer, head, token, source), means over observations."""
+        """Return the view, means over observations: `rollout` (layer, token, source), `attention` and `head_rollout` (layer, head, token, source)."""
         return super().view()
 
     def _look(self):
@@ -127,7 +127,7 @@ class RolloutViewer(Viewer):
 
     def _draw(self):
         asked = tuple(control.value for control in (self.session, self.neuron, self.trial, self.over, self.gradient))
-        if self._looked[0] != asked:  # layer and head choose from what is there
+        if self._looked[0] != asked:  # other layers and heads need no new computation
             self._looked = asked, self._look()
         self._view = view = self._looked[1]
         sources = [str(s) for s in view["source"].values]
@@ -204,7 +204,7 @@ class RolloutViewer(Viewer):
         }
 
     def figure(self):
-        """What is shown, as a matplotlib Figure."""
+        """Return the view as a matplotlib Figure."""
         from matplotlib.figure import Figure
 
         view = self.view()

@@ -1,4 +1,4 @@
-"""Trace inspector: one neuron in one trial, with forecasts, codes and the mean of the condition's trials; arrow keys go on."""
+"""Trace inspector: one neuron in one trial, with forecasts, codes and the mean over the condition's trials. Arrow keys go to the next one."""
 
 import ipywidgets as widgets
 import numpy as np
@@ -15,28 +15,28 @@ from .chart import around, band, line, rule, shades, span
 
 EVERY = "all"
 STORED = "as stored"
-LEFT = 92  # pixels for the names of the models
+LEFT = 92  # width for the names of the models, pixels
 
 
 class TraceInspector(Viewer):
     """Look through the observations of some trials.
 
     Choose session, stimulus, neuron (type a part of its name, or sort by a statistic) and trial. In the picture, up and down go to the next neuron,
-    left and right to the next trial, Home and End to the first and last trial; the pointer, or shift and an arrow, moves a line through all panels
-    and reads off the values.
+    left and right to the next trial, Home and End to the first and last trial. The pointer, or shift with an arrow, moves a line through all panels
+    and shows the values there.
 
     Parameters
     ----------
     trials : Trials
-        Usually the test part of a split: forecasts of trials that a model was trained on look better than they are, and the text says so.
+        Usually the test part of a split. Forecasts of trials that a model was trained on look better than they are; the text then warns of it.
     models : sequence of Forecaster and QuantFormerClassifier
-        Whose forecasts to draw; naive rows, too.
+        Models whose forecasts are drawn; naive rows may be among them.
     autoencoder : Autoencoder, optional
-        Whose codes to show; that of the first model that has one where left out.
+        Its codes are shown. If None, the auto-encoder of the first model that has one.
     n_samples : int
-        Draws for the intervals; 0 for none.
+        Number of draws for the intervals; 0 for none.
     seed : int
-        Of the draws.
+        Seed of the draws.
 
     Examples
     --------
@@ -92,13 +92,14 @@ class TraceInspector(Viewer):
         Parameters
         ----------
         session, neuron : str, optional
-            Keys.
+            Keys. If None, the choice stays, if the session has it.
         trial : int, optional
+            Number of the trial in its session. If None, as for `neuron`.
 
         Raises
         ------
         UnknownKeyError
-            If it is not there.
+            If the session, neuron or trial is not there.
         """
         session = self.session.value if session is None else session
         part = self.observer.of(session)
@@ -160,7 +161,7 @@ class TraceInspector(Viewer):
         fill(self.neuron, list(zip(labels[shown].tolist(), names[shown].tolist(), strict=True)))
 
     def _statistic(self, name):
-        """A statistic of every neuron of the session, found once."""
+        """A statistic of every neuron of the session. The result is cached."""
         key = self.session.value
         if key not in self._statistics:
             self._statistics[key] = neuron_statistics(self._part())
@@ -177,7 +178,7 @@ class TraceInspector(Viewer):
     # ---------------------------------------------------------------- drawing
 
     def view(self):
-        """What is shown: `Observer.look`, an xarray.Dataset."""
+        """Return the view, an xarray.Dataset from `Observer.look`."""
         return super().view()
 
     def _draw(self):
@@ -190,7 +191,7 @@ class TraceInspector(Viewer):
         view = self.observer.look(self.session.value, self.neuron.value, self.trial.value, models=list(self.models.value))
         self._view = view
         time, y, parts = view["time"].values, self._range(view), [view[n].values for n in ("forecast", "low", "high")]
-        looks = [(*look, *rows) for look, *rows in zip(model_looks(view), *parts, strict=True)]  # name, colour, dashes, and three courses each
+        looks = [(*look, *rows) for look, *rows in zip(model_looks(view), *parts, strict=True)]  # name, colour, dashes, three traces of each
         return {
             "about": f"Trace inspector: {title_of(view)}. Arrow up and down: neuron, left and right: trial, with shift: read off values.",
             "legend": self._legend(looks),
@@ -198,7 +199,7 @@ class TraceInspector(Viewer):
         }, self._text(view)
 
     def _range(self, view):
-        """The y axis is that of the neuron, so that trials can be compared; what passes it in this trial still fits."""
+        """Range of the y axis. It is the same for all trials of a neuron, to compare them, and is extended if a trial exceeds it."""
         session, neuron, signal = view.attrs["session"], view.attrs["neuron"], view.attrs["signal"]
         if (session, neuron) not in self._ranges:
             x = self.observer.windows(session, neuron)[signal].values
@@ -282,7 +283,7 @@ class TraceInspector(Viewer):
     # ---------------------------------------------------------------- keeping
 
     def figure(self):
-        """What is shown, as a matplotlib Figure."""
+        """Return the view as a matplotlib Figure."""
         return figure_observation(self.view(), levels=self.levels)
 
     def _name(self):

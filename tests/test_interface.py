@@ -106,6 +106,8 @@ def test_a_forecaster_that_writes_one_method_is_a_row_of_the_table(split):
     assert list(found) == ["forecast"]  # what it is unable to give is left out
     with pytest.raises(QfError, match="own: expected a model that can be saved"):
         Mean().save("nowhere")
+    with pytest.raises(QfError, match="own: expected one that can be fitted again"):
+        Mean().fit(split)
 
 
 class Speed(Decoder):

@@ -25,6 +25,7 @@ def test_kept_windows_are_those_that_would_be_cut(signal):
                 assert one.dataset().identical(other.dataset())
                 assert one.subset([3, 1]).dataset().identical(other.subset([3, 1]).dataset())
                 assert one.of_neurons(chosen).dataset().identical(other.of_neurons(chosen).dataset())
+    assert keeping.keeping() is keeping
     if signal == "zscore":  # other scales are other windows
         one, other = split.test.by_session()[0], keeping.test.by_session()[0]
         assert one.scaled_on(split.test).dataset().identical(other.scaled_on(split.test).dataset())

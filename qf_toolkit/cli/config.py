@@ -1,6 +1,5 @@
 """`--config FILE`: options of a command as JSON or YAML, or as a saved model holds them."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,10 @@ def _trained_with(file):
 
 
 def _json(file, text):
+    from ..estimators.notes import parse_json
+
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _once(dict(pairs), [k for k, _ in pairs]))
+        return parse_json(text)
     except (ValueError, RecursionError) as e:
         raise DamagedFileError(f"{file}: expected JSON, found what is none ({' '.join(str(e).split())[:120]}).") from e
 
@@ -71,12 +72,15 @@ def _json(file, text):
 def _yaml(file, text):
     import yaml
 
+    from ..estimators.notes import each_once
+
     class Loader(yaml.SafeLoader):
         """YAML 1.1, but that 1e-3 is a number, and that a key stands there once."""
 
         def construct_mapping(self, node, deep=False):
             found = super().construct_mapping(node, deep)
-            return _once(found, [self.construct_object(key, deep=True) for key, _ in node.value])
+            each_once([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+            return found
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
     try:
@@ -84,9 +88,3 @@ def _yaml(file, text):
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as e:
         raise DamagedFileError(f"{file}: expected YAML, found what is none ({' '.join(str(e).split())[:120]}).") from e
     return {} if found is None else found
-
-
-def _once(found, keys):
-    if len(found) < len(keys):
-        raise ValueError(f"key {next(shown(k) for i, k in enumerate(keys) if k in keys[:i])} stands there twice")
-    return found

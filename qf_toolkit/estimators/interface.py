@@ -144,8 +144,8 @@ class Estimator:
         self.seen: dict = {}
 
     def fit(self, split: Split) -> Self:
-        """Learn from the training part of a Split, and choose on its validation part; returns self."""
-        raise NotImplementedError
+        """Learn from the training part of a Split, and choose on its validation part; returns self. Raises QfError if a call makes a new one instead."""
+        raise QfError(f"{self.name}: expected one that can be fitted again, found none. Fit a new one: pretrain, fit_network...")
 
     def predict_arrays(self, asked: Observations) -> np.ndarray:
         """Answer `Observations` of one session. `predict` and streams call this method."""

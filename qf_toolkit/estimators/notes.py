@@ -37,7 +37,7 @@ def read_note(folder):
     file = check_folder(folder) / "config.json"
     data = read_bytes(file)
     try:
-        note = _parsed(data)
+        note = parse_json(data.decode("utf-8"))
         if not isinstance(note, dict):
             raise ValueError(f"expected a mapping, found {schema.shown(note)}")
         for key, check in schema.ABOUT.items():
@@ -72,7 +72,7 @@ def _run(folder):
     file, run = (folder / "config.json", note.get("run")) if "run" in note else (folder / "run.json", None)
     try:
         if "run" not in note and (data := read_bytes(file, missing=None)) is not None:
-            run = _parsed(data)
+            run = parse_json(data.decode("utf-8"))
         if run is not None:
             schema.RUN(run, "run")
     except schema.Unfit as e:
@@ -108,8 +108,9 @@ def read_bytes(path, missing=QfError):
     raise missing(f"{path.parent}: expected a saved model, found no {path.name}. Give the folder that `save` or `qf pretrain --out` wrote.")
 
 
-def _parsed(data):
-    note = json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_each_once)
+def parse_json(text):
+    """The value of a JSON text; raises ValueError if it holds NaN or infinity, a key twice, or half a character."""
+    note = json.loads(text, parse_constant=_no_number, object_pairs_hook=each_once)
     json.dumps(note, ensure_ascii=False).encode()  # half a surrogate is no text
     return note
 
@@ -118,9 +119,10 @@ def _no_number(text):
     raise ValueError(f"{text} is no finite number")
 
 
-def _each_once(pairs):
+def each_once(pairs):
+    """A dict of (key, value) pairs; raises ValueError if a key comes twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [k for k, _ in pairs]
-        raise ValueError(f"key {next(k for i, k in enumerate(names) if k in names[:i])[:60]!r} stands there twice")
+        raise ValueError(f"key {next(schema.shown(k) for i, k in enumerate(names) if k in names[:i])} stands there twice")
     return found

@@ -43,20 +43,17 @@ class Split:
         table = pd.concat([self.train.table, self.validation.table])
         return replace(self.train, table=table.sort_values(["session", "onset_frame"], ignore_index=True))
 
-    def keeping(self, kept: Kept | None = None) -> "Split":
-        """Return the same split with a cache of cut windows, which its three parts share.
-
-        Parameters
-        ----------
-        kept : Kept, optional
-            The cache. If None, a new one of at most 256 MB.
+    def keeping(self) -> "Split":
+        """Return the same split with a cache of cut windows of at most 256 MB, which its three parts share; itself if it has one already.
 
         Returns
         -------
         Split
             The cache lives as long as this split.
         """
-        kept = Kept() if kept is None else kept
+        if self.train.kept is not None:
+            return self
+        kept = Kept()
         return replace(self, **{part: replace(getattr(self, part), kept=kept) for part in ("train", "validation", "test")})
 
 

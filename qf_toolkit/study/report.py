@@ -51,7 +51,7 @@ def report(models, split, *, out=None, figures=ReportOptions.figures, bootstrap=
     forecasters, classifiers = _by_task(models)
     if figures is not None and classifiers and not forecasters:
         raise QfError("figures: expected a forecaster to draw, found classifiers alone. Leave --figures out, or add a forecaster.")
-    paths = []
+    split, paths = split.keeping(), []
     if forecasters or not classifiers:
         chosen, keep = _shown(split) if figures is not None else ([], None)
         scored = score(forecasters, split, **{n: v for n, v in asdict(how).items() if n != "shrinkage"}, keep=keep, progress=progress)

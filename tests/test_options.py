@@ -261,7 +261,7 @@ def test_fits_are_repeated_from_what_was_saved(store, base, tmp_path, task):
     [
         ("a.json", "{", "expected JSON"), ("a.json", '{"epochs": 1, "epochs": 2}', "'epochs' stands there twice"), ("a.yaml", "epochs: [", "expected YAML"),
         ("a.yaml", "epochs: 1\nepochs: 2", "'epochs' stands there twice"), ("a.yaml", "- 3", "expected a mapping"), ("a.yml", "epohcs: 3", "did you mean epochs"),
-        ("a.yaml", "epochs: 3.5", "epochs: expected a whole number"), ("a.yaml", "lr: '0.1'", "lr: expected a number"), ("a.json", '{"lr": NaN}', "lr: expected"),
+        ("a.yaml", "epochs: 3.5", "epochs: expected a whole number"), ("a.yaml", "lr: '0.1'", "lr: expected a number"), ("a.json", '{"lr": NaN}', "NaN is no finite number"), ("a.yaml", "lr: .nan", "lr: expected"),
         ("a.yaml", "!!python/object/apply:os.system ['true']", "expected YAML"), ("a.yaml", "batch: 3\nbatch_size: 4", "found batch_size under two names"),
         ("a.yaml", "f0_s: 9", "f0_s: expected at most baseline_s"), ("a.json", "\x00", "expected JSON"), ("a.yaml", "[" * 2000, "expected YAML"),
     ],

@@ -71,7 +71,7 @@ def _run(folder):
     folder, note = check_folder(folder), read_note(folder)
     file, run = (folder / "config.json", note.get("run")) if "run" in note else (folder / "run.json", None)
     try:
-        if "run" not in note and (data := read_bytes(file, missing=None)) is not None:
+        if "run" not in note and (data := bytes_if_there(file)) is not None:
             run = parse_json(data.decode("utf-8"))
         if run is not None:
             schema.RUN(run, "run")
@@ -96,16 +96,20 @@ def refusal(file, unfit):
     return DamagedFileError(f"{file}: {unfit}. {AGAIN}")
 
 
-def read_bytes(path, missing=QfError):
-    """The bytes of a file. If there is no file, returns None if `missing` is None, else raises `missing`."""
+def bytes_if_there(path):
+    """The bytes of a file; None if there is no file."""
     try:
-        if path.is_file():
-            return path.read_bytes()
+        return path.read_bytes() if path.is_file() else None
     except OSError as e:
         raise QfError(f"{path}: can't be read ({e.strerror or e}). Give yourself permission to read it.") from e
-    if missing is None:
-        return None
-    raise missing(f"{path.parent}: expected a saved model, found no {path.name}. Give the folder that `save` or `qf pretrain --out` wrote.")
+
+
+def read_bytes(path):
+    """The bytes of a file; raises QfError if there is no file."""
+    data = bytes_if_there(path)
+    if data is None:
+        raise QfError(f"{path.parent}: expected a saved model, found no {path.name}. Give the folder that `save` or `qf pretrain --out` wrote.")
+    return data
 
 
 def parse_json(text):

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from .._files import atomic_path, sweep, write_text
 from ..errors import DamagedFileError, QfError
 from . import schema
-from .notes import AGAIN, FORMAT, check_folder, read_bytes, read_note, refusal, refuse
+from .notes import AGAIN, FORMAT, bytes_if_there, check_folder, read_bytes, read_note, refusal, refuse
 
 WEIGHTS = "model.safetensors"
 
@@ -93,8 +93,8 @@ def read_model(folder, kind, check, gaps=()):
     except schema.Unfit as e:
         raise refusal(folder / "config.json", e) from e
     waiting = folder / f"model-{note['weights']}.safetensors"
-    for path, missing in ((waiting, None), (folder / WEIGHTS, QfError)):
-        data = read_bytes(path, missing)
+    for path, read in ((waiting, bytes_if_there), (folder / WEIGHTS, read_bytes)):
+        data = read(path)
         if data is not None and _hash(data) == note["weights"]:
             return note, _tensors(path, data, gaps)
     raise DamagedFileError(f"{folder / WEIGHTS}: is cut short or altered, or belongs to another config.json. {AGAIN}")

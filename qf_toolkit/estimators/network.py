@@ -245,7 +245,6 @@ class NetworkForecaster(Network, Forecaster):
 
     kind = "network_forecaster"
     n_response: int
-    n_response: int
 
     @property
     def n_out(self) -> int:

@@ -43,8 +43,6 @@ def per_neuron_scores(forecasters, trials=None):
         return out
     if trials is None:
         raise QfError("trials: expected Trials to score forecasters on, found nothing. Pass split.test.")
-    if trials is None:
-        raise QfError("trials: expected Trials to score forecasters on, found nothing. Pass split.test.")
     rows = named(forecasters)
     for forecaster in rows.values():
         forecaster.check_unseen(trials)

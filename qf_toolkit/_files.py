@@ -110,7 +110,7 @@ def part_name(name):
     The prefix names the host and the process that write it, so that `sweep` can find out whether that process still runs.
     """
     short = name.encode()[:40].decode(errors="ignore")  # a file's name has at most 255 bytes
-    return {"prefix": f".{short}.{HOST}-{os.getpid()}.{(_state(os.getpid()) or (0, 0))[1]}.", "suffix": ".part"}
+    return {"prefix": f".{short}.{HOST}-{os.getpid()}.{this_process()['start']}.", "suffix": ".part"}
 
 
 def what_is(path):
@@ -151,18 +151,42 @@ def _sweep_once(folder):
 
 
 def _is_orphan(part, named):
-    if named["host"] != HOST or sys.platform == "win32":  # on Windows os.kill(pid, 0) would send Ctrl-C
-        return time.time() - part.stat().st_mtime > A_DAY
-    pid = int(named["pid"])
+    gone = is_gone(named["host"], int(named["pid"]), named["start"])
+    return time.time() - part.stat().st_mtime > A_DAY if gone is None else gone
+
+
+def is_gone(host, pid, start):
+    """Whether a process has ended.
+
+    Parameters
+    ----------
+    host : str
+        The `HOST` of that process.
+    pid : int
+    start : str or None
+        When it started, as `this_process` has it.
+
+    Returns
+    -------
+    bool or None
+        None if this process can't know it: the other runs on another machine, or this is Windows.
+    """
+    if host != HOST or sys.platform == "win32":  # on Windows os.kill(pid, 0) would send Ctrl-C
+        return None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except OSError:  # the process runs under another user
         pass
-    state, start = _state(pid) or ("", named["start"])
+    state, now = _state(pid) or ("", start)
     # a killed process keeps its id until its parent waits for it; a process that got the same id later has another start
-    return state in ("Z", "X") or (named["start"] is not None and start != named["start"])
+    return state in ("Z", "X") or (start is not None and now != start)
+
+
+def this_process():
+    """This process as `is_gone` takes it: {host, pid, start}."""
+    return {"host": HOST, "pid": os.getpid(), "start": (_state(os.getpid()) or (0, "0"))[1]}
 
 
 def _state(pid):

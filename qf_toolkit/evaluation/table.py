@@ -110,7 +110,9 @@ def evaluate(
     return table
 
 
-def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, *, seed=EvaluateOptions.seed):
+def evaluate_classifier(
+    classifier, split, shrinkage=EvaluateOptions.shrinkage, *, naive=EvaluateOptions.naive, seed=EvaluateOptions.seed
+):
     """Score classifiers of activation on the test part, beside the naive classifiers.
 
     Probabilities are pooled over sessions. The threshold of each row is the one with the best balanced accuracy on the validation part. If validation
@@ -125,6 +127,8 @@ def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, 
     shrinkage : float
         Weight of a neuron's own frequency in the naive rows, in trials; see `FrequencyClassifier`. The thresholds of the naive rows are chosen with
         fits on the training part only.
+    naive : bool
+        Fit and score the naive classifiers, too.
     seed : int
         Seed of the bootstrap.
 
@@ -153,7 +157,7 @@ def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, 
     rows = named(classifier, task="activation")
     for c in rows.values():
         c.check_unseen(split.test)
-    naive = naive_classifiers(shrinkage)
+    naive = naive_classifiers(shrinkage) if naive else []
     for row in naive:
         if row.name in rows:
             raise QfError(f"{row.name!r}: expected a name of its own, found that of a built-in row. Pass a dict with another name.")
@@ -180,7 +184,7 @@ def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, 
     out = _with_intervals(pd.DataFrame(table).T, drawn, units, facts["n_observations"], seed)
     out.index.name = "classifier"
     facts |= facts_of({**rows, **{row.name: row for row in naive}}, split, {}, [row.name for row in naive])
-    better = _classifier_marks(drawn, list(rows), [row.name for row in naive], units, seed)
+    better = _classifier_marks(drawn, list(rows), [row.name for row in naive], units, seed) if naive else {}
     out.attrs = {
         **levels(units, len(split.test)), **facts, "n_neurons": len(split.test.neurons), "interval_draws": DRAWS, "draw_seed": seed,
         "notes": [*notes, *facts["notes"]], "marks": {"balanced_accuracy": better},

@@ -77,3 +77,26 @@ def parse_condition(condition):
         else:
             features[name] = f"{features[name]},{part}" if name in features else part
     return category, features
+
+
+def well_shown(table, stimuli):
+    """Conditions that are shown often enough to be split.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row per trial: stimulus, condition, block.
+    stimuli : sequence of str
+
+    Returns
+    -------
+    list of str
+        Keys of conditions. If the conditions of a stimulus repeat, only those that are shown at least twice in each block, so that rare blanks are
+        left out; else all of them.
+    """
+    kept = []
+    for stimulus in stimuli:
+        shown = table[table["stimulus"] == stimulus].groupby(["condition", "block"]).size().unstack(fill_value=0)
+        enough = shown.index[(shown >= 2).all(axis=1)] if shown.to_numpy().sum() > len(shown) else shown.index
+        kept += enough.tolist()
+    return kept

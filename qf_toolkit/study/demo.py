@@ -7,9 +7,10 @@ from pathlib import Path
 from .._files import sweep, write_text
 from .._version import __version__
 from ..errors import QfError
+from ..recordings.conditions import well_shown
 from ..models.options import check_options
 from .options import DemoOptions
-from .plans import ALLEN, SIZES, STIMULI, epochs_of, well_shown
+from .plans import ALLEN, SIZES, STIMULI, epochs_of
 from .report import report
 
 MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")

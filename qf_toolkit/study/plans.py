@@ -58,29 +58,6 @@ ALLEN = {
 STIMULI = ("drifting_gratings", "static_gratings", "natural_scenes", "locally_sparse_noise")
 
 
-def well_shown(table, stimuli):
-    """Conditions that are shown often enough to be split.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row per trial: stimulus, condition, block.
-    stimuli : sequence of str
-
-    Returns
-    -------
-    list of str
-        Keys of conditions. If the conditions of a stimulus repeat, only those that are shown at least twice in each block, so that rare blanks are
-        left out; else all of them.
-    """
-    kept = []
-    for stimulus in stimuli:
-        shown = table[table["stimulus"] == stimulus].groupby(["condition", "block"]).size().unstack(fill_value=0)
-        enough = shown.index[(shown >= 2).all(axis=1)] if shown.to_numpy().sum() > len(shown) else shown.index
-        kept += enough.tolist()
-    return kept
-
-
 def epochs_of(plan, split):
     """Replace the steps of a plan by the number of epochs that makes about as many steps on a split.
 

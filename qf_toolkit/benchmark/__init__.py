@@ -1,0 +1,1 @@
+"""Many runs of many models, one result file each, and the tables that are made from them."""

@@ -1,0 +1,375 @@
+"""The runs that a table of the paper is made of: each model, on each subject and stimulus, with each seed."""
+
+import ast
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .._version import versions
+from ..errors import QfError
+from ..recordings.conditions import well_shown
+from ..recordings.options import Selection, SlideOptions, SplitOptions, WindowOptions
+from ..recordings.splits import Split, split_by
+from ..recordings.store import Store
+from ..recordings.trials import Trials
+from . import roster
+from .options import SIZES, TABLES, BenchmarkOptions
+
+PAPER_ROWS = ("lstm", "autoformer", "informer", "brainlm", "brainlm_ft", "crossformer", "quantformer")
+PAPER_STIMULUS = "drifting_gratings"  # the paper's ablations and grids are on it alone
+PRETRAIN = "codes"
+FROM_CODE = ("models", "recordings", "training", "estimators", "evaluation", "benchmark/run.py", "benchmark/roster.py")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, or one fit of the naive rows, and its scores.
+
+    Attributes
+    ----------
+    model : str
+        A name of `roster.rows`.
+    task : {"codes", "forecast", "activation"}
+        "codes" pre-trains on the pooled store.
+    seed : int
+    settings : dict
+        Which trials are taken, and how they are cut and split; see `trials_of`.
+    options : dict
+        Of the model and of its training.
+    tune : int
+        How many learning rates are tried.
+    n_samples : int
+        Draws of each forecast.
+    data : str
+        Digest of the trials.
+    needs : str
+        Identity of the pre-training run that it starts from, or "".
+    code : str
+        Digest of the code that decides the result.
+    """
+
+    model: str
+    task: str
+    seed: int
+    settings: dict
+    options: dict
+    tune: int = 1
+    n_samples: int = 0
+    data: str = ""
+    needs: str = ""
+    code: str = field(default_factory=lambda: code_digest())
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that decides the result."""
+        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=12).hexdigest()
+
+    @property
+    def subject(self) -> str:
+        """The subjects whose trials are taken, or "all"."""
+        return _joined(self.settings.get("subject"))
+
+    @property
+    def stimulus(self) -> str:
+        """The stimuli whose trials are taken, or "all"."""
+        return _joined(self.settings.get("stimulus"))
+
+    def __str__(self) -> str:
+        what = "pre-training" if self.task == PRETRAIN else self.task
+        return f"{self.model}, {what}, {self.subject}, {self.stimulus}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where the scores of a run stand in a table.
+
+    Attributes
+    ----------
+    row : str
+        Name of the row. The naive rows, many in one run, have names of their own.
+    run : str
+        Identity of the run.
+    """
+
+    row: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a table.
+
+    Attributes
+    ----------
+    table : str
+    runs : dict of str to Run
+        By identity, pre-trainings first.
+    cells : list of Cell
+    store : str
+        Folder of the recordings.
+    simulated : bool
+        Whether the recordings are simulated.
+    """
+
+    table: str
+    runs: dict
+    cells: list
+    store: str
+    simulated: bool
+
+    def note(self) -> dict:
+        """The plan as values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_note(cls, note: dict) -> "Plan":
+        """The plan that `note` described."""
+        runs = {identity: Run(**run) for identity, run in note["runs"].items()}
+        return cls(**{**note, "runs": runs, "cells": [Cell(**c) for c in note["cells"]]})
+
+
+def trials_of(store: Store, settings: dict) -> Trials:
+    """The trials of a run.
+
+    Parameters
+    ----------
+    store : Store
+    settings : dict
+        Options of `Selection`, `WindowOptions`, `SlideOptions` and `SplitOptions`; `windows` says whether windows slide; `without` leaves out
+        {"subject" or "stimulus": name}. Conditions that a block does not show twice are left out, if none is named.
+
+    Returns
+    -------
+    Trials
+    """
+    how = {n: settings[n] for kind in (Selection, WindowOptions) for n in _names(kind) if n in settings}
+    if settings.get("windows") == "sliding":
+        slide = {n: settings[n] for n in _names(SlideOptions) if n in settings}
+        chosen = {n: v for n, v in how.items() if n not in ("stimulus", "condition", "block", "baseline_s")}
+        return store.windows(**chosen, **slide)
+    table = store.index
+    for column in ("subject", "session"):
+        if how.get(column):
+            table = table[table[column].isin(how[column])]
+    for column, name in settings.get("without", {}).items():
+        known = table[column].unique().tolist()
+        how[column] = [k for k in (how.get(column) or known) if k != name]
+        table = table[table[column].isin(how[column])]
+    stimuli = how.get("stimulus") or table["stimulus"].unique().tolist()
+    if not how.get("condition"):
+        how["condition"] = well_shown(table, stimuli)
+    return store.trials(**how)
+
+
+def split_of(store: Store, settings: dict) -> Split:
+    """The trials of a run and their split; see `trials_of`."""
+    return split_by(trials_of(store, settings), SplitOptions(**{n: settings[n] for n in _names(SplitOptions) if n in settings}))
+
+
+def _names(kind):
+    from ..models.options import defaults
+
+    return list(defaults(kind))
+
+
+def _joined(names):
+    return ", ".join(names) if names else "all"
+
+
+def make_plan(table: str, store: Store, settings: dict, options: BenchmarkOptions) -> Plan:
+    """Plan the runs of a table of the paper on a store.
+
+    Parameters
+    ----------
+    table : str
+        One of `options.TABLES`.
+    store : Store
+    settings : dict
+        Which trials are taken, and how they are cut and split; see `trials_of`. Without `subject` and `stimulus` all of the store are taken.
+    options : BenchmarkOptions
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    QfError
+        If the table or a model is unknown, or the store has no trial that could be taken.
+    """
+    if table not in TABLES:
+        raise QfError(f"table: expected one of {', '.join(TABLES)}, found {str(table)[:40]!r}.")
+    return _Planner(store, settings, options).plan(table)
+
+
+class _Planner:
+    """Collects the runs of a table."""
+
+    def __init__(self, store, settings, options):
+        self.store, self.settings, self.options, self.size = store, settings, options, SIZES[options.size]
+        self.runs, self.cells, self._digests = {}, [], {}
+        index = store.index
+        self.sliding = settings.get("windows") == "sliding"
+        self.subjects = list(settings.get("subject") or sorted({key.split("/")[0] for key in store.keys()}))
+        known = [] if self.sliding else sorted(index["stimulus"].unique())
+        self.stimuli = list(settings.get("stimulus") or known)
+        if not self.sliding and not len(index):
+            raise QfError(f"store: expected trials in {store.path}, found none. Take sliding windows: --windows sliding.")
+
+    def plan(self, table):
+        getattr(self, f"_{table}")()
+        simulated = all(self.store.header(key).attrs.get("source") == "simulation" for key in self.store.keys())
+        return Plan(table, self.runs, self.cells, str(self.store.path), simulated)
+
+    # ------------------------------------------------------------ the tables
+
+    def _table1(self):
+        self._competitors("activation")
+
+    def _table2(self):
+        self._competitors("forecast")
+
+    _tableA4 = _table2
+
+    def _table3(self):
+        steps = {
+            "Baseline": ({"train": False}, {"neuron_token": False}),
+            "+ learnable tokens": ({"train": False}, {}),
+            "+ auto-encoder": ({"quantise": False}, {}),
+            "+ quantisation": ({}, {}),
+        }
+        for task in ("activation", "forecast"):
+            for where in self._places(self._one_stimulus()):
+                self._naive(task, where)
+                for row, (before, fit) in steps.items():
+                    self._quantformer(row, task, where, before, fit)
+
+    def _table4(self):
+        for column, names in (("subject", self.subjects), ("stimulus", self.stimuli)):
+            row = f"{column} not in pre-training"
+            if len(names) < 2:
+                raise QfError(f"{column}: expected at least 2 in the store for table4, which leaves one out of pre-training, found {len(names)}.")
+            for name in names:
+                for where in self._places():
+                    if where[column] == [name]:
+                        for task in ("activation", "forecast"):
+                            self._quantformer(row, task, where, without={column: name})
+        for where in self._places():
+            for task in ("activation", "forecast"):
+                self._quantformer("all in pre-training", task, where)
+                self._naive(task, where)
+
+    def _tableA1(self):
+        for where in self._places():
+            self._quantformer("QuantFormer", "forecast", where)
+
+    def _tableA2(self):
+        self._grid("forecast")
+
+    def _tableA3(self):
+        self._grid("activation")
+
+    def _grid(self, task):
+        for where in self._places(self._one_stimulus()):
+            for codes in self.size["codes"]:
+                below = {"replace_below": 0.0} if codes >= 128 else {}
+                self._quantformer(f"K = {codes}", task, where, {"codes": codes, **below})
+            for width in self.size["widths"]:
+                self._quantformer(f"d = {width}", task, where, {"width": width})
+            self._naive(task, where)
+
+    def _competitors(self, task):
+        names = roster.check_models(self.options.models or PAPER_ROWS)
+        known = roster.rows()
+        for where in self._places():
+            for name in names:
+                if name == roster.NAIVE:
+                    self._naive(task, where)
+                elif name == roster.QUANTFORMER:
+                    self._quantformer(known[name].name, task, where)
+                else:
+                    self._network(name, known[name], task, where)
+
+    # ------------------------------------------------------------ the runs
+
+    def _places(self, stimuli=None):
+        """The selections of trials: each subject with each stimulus that it saw."""
+        if self.sliding:
+            return [{"subject": [s]} for s in self.subjects]
+        index = self.store.index
+        seen = set(zip(index["subject"], index["stimulus"], strict=True))
+        return [{"subject": [s], "stimulus": [k]} for s in self.subjects for k in (stimuli or self.stimuli) if (s, k) in seen]
+
+    def _one_stimulus(self):
+        return [PAPER_STIMULUS] if PAPER_STIMULUS in self.stimuli else self.stimuli
+
+    def _naive(self, task, where):
+        self._add("", roster.NAIVE, task, 0, where, {})
+
+    def _network(self, name, row, task, where):
+        for seed in range(self.options.seeds):
+            own = {**roster.model_options(name.removesuffix("_ft"), self.size["models"]), **row.options("fit")}
+            needs = ""
+            if row.pretrained:
+                needs = self._add(None, row.pretrained, PRETRAIN, seed, {}, {**own, **self._loop("pretrain", seed)})
+            self._add(row.name, name, task, seed, where, {**own, **self._loop("fit", seed)}, needs)
+
+    def _quantformer(self, row, task, where, before=None, fit=None, without=None):
+        for seed in range(self.options.seeds):
+            sizes = {**self.size["quantformer"], **(before or {})}
+            everywhere = {"without": without} if without else {}
+            needs = self._add(None, roster.QUANTFORMER, PRETRAIN, seed, everywhere, {**sizes, **self._loop("pretrain", seed)})
+            self._add(row, roster.QUANTFORMER, task, seed, where, {**self.size[task], **(fit or {}), **self._loop("fit", seed)}, needs)
+
+    def _loop(self, stage, seed):
+        """The options of the loop. A number of steps counts for every store, whatever its size."""
+        loop = dict(self.size[stage])
+        if stage == "fit" and self.options.steps:
+            loop["steps"] = self.options.steps
+            loop.pop("epochs", None)
+        if "steps" in loop:
+            steps = loop["steps"]
+            loop |= {"epochs": 1, "steps_most": steps, "validate_every": max(1, steps // 8), "schedule_by": "step"}
+        return {**loop, "seed": seed}
+
+    def _add(self, row, model, task, seed, where, options, needs=""):
+        settings = {**{n: v for n, v in self.settings.items() if v is not None}, **where}
+        draws = self.options.n_samples if task == "forecast" else 0
+        tune = 1 if model == roster.NAIVE or task == PRETRAIN else self.options.tune
+        run = Run(model, task, seed, settings, options, tune, draws, self._digest(settings), needs)
+        self.runs.setdefault(run.identity, run)
+        if row is not None:
+            cell = Cell(row, run.identity)
+            if cell not in self.cells:
+                self.cells.append(cell)
+        return run.identity
+
+    def _digest(self, settings):
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._digests:
+            self._digests[key] = trials_of(self.store, settings).digest()
+        return self._digests[key]
+
+
+@cache
+def code_digest() -> str:
+    """A hash of the code that decides results, without its comments and docstrings, and of the versions of the libraries.
+
+    Returns
+    -------
+    str
+    """
+    root, found = Path(__file__).parents[1], hashlib.blake2b(digest_size=12)
+    files = [f for part in FROM_CODE for f in ([root / part] if part.endswith(".py") else sorted((root / part).rglob("*.py")))]
+    for file in files:
+        tree = ast.parse(file.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        found.update(ast.dump(tree).encode())
+    known: Any = versions()
+    found.update(json.dumps({n: known.get(n) for n in ("torch", "numpy", "scipy")}).encode())
+    return found.hexdigest()

@@ -1,0 +1,136 @@
+"""The rows of the benchmark: what each is called, what it is pre-trained on, and how it is fitted. All are given the same trials, steps and batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import QfError, did_you_mean
+from ..estimators.registry import MODELS, find
+
+NAIVE = "naive"
+QUANTFORMER = "quantformer"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the benchmark.
+
+    Attributes
+    ----------
+    name : str
+        As tables show it.
+    pretrained : str
+        The model that is pre-trained on the pooled store first, a name of `PRETRAIN`; "" for none.
+    change : dict
+        Options that make it another row than its model: {"pretrain": {...}, "fit": {...}}.
+    """
+
+    name: str
+    pretrained: str = ""
+    change: Any = None
+
+    def options(self, stage: str) -> dict:
+        """The row's own options of a stage, "pretrain" or "fit"."""
+        return dict((self.change or {}).get(stage, {}))
+
+
+def rows() -> dict[str, Row]:
+    """All rows by the name that the user types: the naive rows (one entry), every network, and QuantFormer."""
+    networks = {name: Row(find(MODELS, name).name) for name in MODELS}
+    if "brainlm" in networks:
+        networks["brainlm_ft"] = Row(f"{networks['brainlm'].name}, pre-trained", "brainlm")
+    return {NAIVE: Row("naive rows"), **networks, QUANTFORMER: Row("QuantFormer", QUANTFORMER)}
+
+
+def check_models(names) -> list[str]:
+    """The names of rows that a user asked for, each once; "all" stands for every one.
+
+    Raises
+    ------
+    QfError
+        If a name is unknown.
+    """
+    known = rows()
+    wanted = list(known) if "all" in names else list(dict.fromkeys([NAIVE, *names]))
+    for name in wanted:
+        if name not in known:
+            raise QfError(f"models: expected all or names of rows, found {name[:40]!r}; {did_you_mean(name, known)} There are {', '.join(known)}.")
+    return wanted
+
+
+def model_options(name: str, given: dict) -> dict:
+    """Those of the given options that a network has.
+
+    Parameters
+    ----------
+    name : str
+        A name of `registry.MODELS`.
+    given : dict
+
+    Returns
+    -------
+    dict
+    """
+    known = {f.name for f in fields(find(MODELS, name).Config)}
+    return {option: value for option, value in given.items() if option in known}
+
+
+def pretrain(name: str, split, options: dict, **keep):
+    """Pre-train a row's model on the pooled training part.
+
+    Parameters
+    ----------
+    name : str
+        `Row.pretrained`.
+    split : Split
+    options : dict
+        Of the model and of its training.
+    **keep
+        checkpoint, device, progress.
+
+    Returns
+    -------
+    Estimator
+    """
+    if name == QUANTFORMER:
+        from ..estimators.quantformer.pretrain import pretrain as fit
+    else:
+        from functools import partial
+
+        from ..estimators.network import pretrain_network
+
+        fit = partial(pretrain_network, model=name)
+    return fit(split, **options, **keep)
+
+
+def fit(name: str, task: str, split, pretrained, options: dict, **keep):
+    """Fit a row to a task.
+
+    Parameters
+    ----------
+    name : str
+        A name of `rows`.
+    task : {"forecast", "activation"}
+    split : Split
+    pretrained : Estimator or None
+        What `pretrain` made.
+    options : dict
+        Of the model and of its training.
+    **keep
+        checkpoint, device, progress.
+
+    Returns
+    -------
+    Forecaster or Classifier
+    """
+    if name.startswith(QUANTFORMER):
+        from ..estimators.quantformer.activation import fit_classifier
+        from ..estimators.quantformer.response import fit_forecaster
+
+        keep.pop("device")  # it is the pre-trained model's
+        fitting: Callable = fit_forecaster if task == "forecast" else fit_classifier
+        return fitting(pretrained, split, **options, **keep)
+    from ..estimators.network import fit_network
+
+    start = {} if pretrained is None else {"pretrained": pretrained}
+    return fit_network(split, name.removesuffix("_ft"), task, **start, **options, **keep)

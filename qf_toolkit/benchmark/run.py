@@ -1,0 +1,204 @@
+"""Makes one run of a benchmark: trains, forecasts the test part once, and returns scores, costs and what made them."""
+
+import math
+import os
+import shutil
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from .._version import versions
+from ..errors import QfError
+from ..estimators.interface import Estimator
+from ..estimators.registry import load
+from ..evaluation.scored import Scored, score
+from ..evaluation.table import evaluate, evaluate_classifier
+from ..recordings.splits import Split
+from ..recordings.store import Store
+from . import roster
+from .plan import PRETRAIN, Run, split_of
+from .results import model_folder, read_result
+
+TRIED = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # times the learning rate, in the order in which they are tried
+SAMPLE_S = 0.02
+
+
+def make(run: Run, out: Path, store: Store, device: str = "auto", keep_model: bool = False) -> dict:
+    """Make a run.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+        Folder of the benchmark.
+    store : Store
+    device : str
+    keep_model : bool
+        Keep the fitted model.
+
+    Returns
+    -------
+    dict
+        run, status ("done" or "failed"), made, versions, and, if it is done: rows ({name: {"scores": {...}, "sessions": [...]}}), blocks (what each
+        block of test trials adds to the sums that are compared), cost, facts, tuning. If it failed: error, in a line, and where.
+    """
+    note = {"run": asdict(run), "made": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
+    folder = model_folder(out, run.identity)
+    try:
+        found = _made(run, out, store, device, folder, keep_model)
+    except Exception as error:  # one run that fails is a row that says so; the others go on
+        return {**note, "status": "failed", "error": f"{_kind(error)}{' '.join(str(error).split())}"[:500], "where": traceback.format_exc()[-4000:]}
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return {**note, "status": "done", **found}
+
+
+def _kind(error):
+    return "" if isinstance(error, QfError) else f"{type(error).__name__}: "
+
+
+def _made(run, out, store, device, folder, keep_model):
+    split = split_of(store, run.settings).keeping()
+    if run.model == roster.NAIVE:
+        return _scores([], run, split)
+    pretrained = _pretrained(run, out, device)
+    tried, best, cost = [], None, {}
+    for factor in TRIED[: run.tune]:
+        options = {**run.options, **({"lr": run.options["lr"] * factor} if run.tune > 1 else {})}
+        keep = {"checkpoint": folder / "checkpoint" / f"{factor:g}", "device": device, "progress": False}
+        with _Watch() as watch:
+            if run.task == PRETRAIN:
+                model = roster.pretrain(run.model, split, options, **keep)
+            else:
+                model = roster.fit(run.model, run.task, split, pretrained, options, **keep)
+        validation = _validation(model)
+        tried.append({"lr": options.get("lr"), "validation": validation, "train_s": watch.seconds})
+        cost = {"train_s": cost.get("train_s", 0) + watch.seconds, "peak_mb": max(cost.get("peak_mb", 0), watch.peak_mb)}
+        if best is None or validation < best[0]:
+            best = validation, model
+    model = best[1]
+    if run.task == PRETRAIN or keep_model:
+        model.save(folder)
+    cost |= {"parameters": _parameters(model), "steps": run.options.get("steps")}
+    if run.task == PRETRAIN:
+        return {"cost": cost, "tuning": tried}
+    found = _scores([model], run, split)
+    with _Watch() as watch:
+        model.predict(split.test)
+    cost |= {"forecast_ms": 1000 * watch.seconds / len(split.test), "n_train": len(split.train), "epoch_s": _epoch_s(run, split, cost)}
+    found["rows"] = dict([(run.model, next(iter(found["rows"].values()))), *list(found["rows"].items())[1:]])
+    return {**found, "cost": cost, "tuning": tried, "history": model.history}
+
+
+def _pretrained(run: Run, out: Path, device: str) -> Estimator | None:
+    if not run.needs:
+        return None
+    before = read_result(out, run.needs)
+    if before is None or before["status"] != "done":
+        raise QfError(f"its pre-training failed: {before['error'] if before else 'it was not run'}")
+    return load(model_folder(out, run.needs), device=device)
+
+
+def _validation(model):
+    """The best validation score of a training, lower is better."""
+    scores = [entry["score"] for entry in model.history if "score" in entry]
+    return min(scores) if scores else math.nan
+
+
+def _parameters(model):
+    return int(sum(t.numel() for t in model.tensors().values()))
+
+
+def _epoch_s(run, split, cost):
+    """Seconds of an epoch of the training."""
+    steps, batch = run.options.get("steps"), run.options.get("batch_size")
+    if steps and batch:
+        observations = sum(len(part) * len(part.neurons) for part in split.train.by_session())
+        return cost["train_s"] / run.tune / (steps * batch / observations)
+    return cost["train_s"] / run.tune / run.options["epochs"]
+
+
+# ---------------------------------------------------------------- scores
+
+
+def _scores(models, run: Run, split: Split) -> dict:
+    """Scores of the given models on the test part, or of the naive rows if there is none."""
+    if run.task == "forecast":
+        scored = score(models, split, naive=not models, n_samples=run.n_samples, seed=run.seed)
+        table = evaluate(scored, split)
+        rows = {name: {"scores": _plain(table.loc[name].to_dict()), "sessions": _plain(scored.sessions.get(name, []))} for name in scored.rows}
+        return {"rows": rows, "blocks": _blocks(scored), "facts": _facts(table.attrs)}
+    table = evaluate_classifier(models, split, naive=not models, seed=run.seed)
+    return {"rows": {name: {"scores": _plain(table.loc[name].to_dict())} for name in table.index}, "facts": _facts(table.attrs)}
+
+
+def _blocks(scored: Scored) -> dict:
+    return {
+        "units": _plain(scored.units.to_dict("list")), "squared": {n: v.tolist() for n, v in scored.squared.items()},
+        "r": {n: v.tolist() for n, v in scored.r.items()},
+        "neurons": {n: _plain(v.reset_index().to_dict("list")) for n, v in scored.neurons.items()},
+    }  # fmt: skip
+
+
+def _facts(attrs):
+    kept = ("n_animals", "n_sessions", "n_trials", "n_neurons", "n_observations", "active_fraction", "data", "simulated", "models", "seeds", "split",
+            "not_applicable", "notes")  # fmt: skip
+    return _plain({name: attrs[name] for name in kept if name in attrs})
+
+
+def _plain(value):
+    """A value that JSON can hold: NaN and infinity become words."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    value = value.item() if hasattr(value, "item") else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---------------------------------------------------------------- costs
+
+
+class _Watch:
+    """Seconds of a block, and the most memory that the process took in it, in MB: on CUDA that of the card, else its resident set, sampled."""
+
+    def __enter__(self):
+        import torch
+
+        self.cuda = torch.cuda.is_available()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self.peak_mb, self._done = 0.0, threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        self.seconds = time.perf_counter() - self._start
+        self._done.set()
+        self._sampler.join()
+        if self.cuda:
+            import torch
+
+            self.peak_mb = torch.cuda.max_memory_allocated() / 2**20
+
+    def _sample(self):
+        while True:
+            self.peak_mb = max(self.peak_mb, _resident_mb())
+            if self._done.wait(SAMPLE_S):
+                return
+
+
+def _resident_mb():
+    """The resident set of this process; where the system does not tell it, the most that it ever was."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,302 @@
+"""Tables, made from the result files of a plan's runs: the paper's table, its numbers beside ours, a leaderboard, and paired differences."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .._files import atomic_path
+from ..evaluation.compare import compare
+from ..evaluation.scored import Scored
+from ..evaluation.table import write_table
+from . import roster
+from .plan import PRETRAIN, Plan
+from .results import read_result
+
+ACTIVATION, FORECAST = ("balanced_accuracy", "f1", "precision", "recall"), ("paper_mse", "paper_smape", "paper_corr", "paper_ssim")
+OURS = {"activation": ("auroc", "brier"), "forecast": ("mse_ratio", "r", "crps", "coverage_90")}
+COST = ("parameters", "train_s", "forecast_ms", "peak_mb")
+COLUMNS = {
+    "table1": {"activation": (*ACTIVATION, *OURS["activation"])},
+    "table2": {"forecast": (*FORECAST, *OURS["forecast"])},
+    "table3": {"activation": ("balanced_accuracy", "f1"), "forecast": ("paper_mse", "paper_corr", "mse_ratio", "r")},
+    "table4": {"activation": ("balanced_accuracy", "f1"), "forecast": ("paper_mse", "paper_corr", "mse_ratio", "r")},
+    "tableA2": {"forecast": ("paper_mse", "paper_mae", "paper_smape", "paper_corr", "paper_ssim", "mse_ratio", "r")},
+    "tableA3": {"activation": ("balanced_accuracy", "f1")},
+    "tableA4": {"forecast": ("mse", "mae", "smape", "paper_corr", "paper_ssim")},
+}
+HIGHER = {"balanced_accuracy", "f1", "precision", "recall", "auroc", "average_precision", "paper_corr", "paper_ssim", "r"}
+CONTAINERS = {  # the paper's 11 mice (appendix I)
+    "511507650", "511510667", "511510675", "511510699", "511510718", "511510779", "511510855", "511510989", "526481129", "536323956", "543677425",
+}  # fmt: skip
+
+
+@dataclass
+class Results:
+    """The results of a plan's runs.
+
+    Attributes
+    ----------
+    plan : Plan
+    runs : pandas.DataFrame
+        One row per table row and run: row, naive, task, subject, stimulus, seed, error ("" if it is done), the scores and the costs.
+    by_run : dict of str to dict
+        The content of the result files.
+    """
+
+    plan: Plan
+    runs: pd.DataFrame
+    by_run: dict
+
+    @property
+    def order(self) -> list[str]:
+        """Rows in the order of the table: those that were trained, then the naive ones."""
+        return list(dict.fromkeys(self.runs.sort_values("naive", kind="stable")["row"]))
+
+
+def read_results(plan: Plan, out: str | Path) -> Results:
+    """Read the result files of a plan's runs.
+
+    Parameters
+    ----------
+    plan : Plan
+    out : str or Path
+        Folder of the benchmark.
+
+    Returns
+    -------
+    Results
+        A run without a result counts as one that failed.
+
+    Raises
+    ------
+    DamagedFileError
+        If a file can't be read.
+    """
+    found = {cell.run: read_result(Path(out), cell.run) for cell in plan.cells}
+    done = [found[cell.run] for cell in plan.cells if not cell.row and found[cell.run] is not None]
+    naive = list(dict.fromkeys(name for result in done for name in result.get("rows", {}))) or ["naive rows"]
+    rows = []
+    for cell in plan.cells:
+        run, result = plan.runs[cell.run], found[cell.run]
+        where = {"run": cell.run, "task": run.task, "subject": run.subject, "stimulus": run.stimulus, "seed": run.seed}
+        if result is None or result["status"] != "done":
+            error = "not run" if result is None else result["error"]
+            rows += [{"row": row, "naive": not cell.row, **where, "error": error} for row in ([cell.row] if cell.row else naive)]
+            continue
+        for name, of in result["rows"].items():
+            scores = {k: float(v) for k, v in of["scores"].items() if v is not None}
+            costs = {n: v for n, v in result.get("cost", {}).items() if v is not None}
+            rows.append({"row": cell.row or name, "naive": not cell.row, **where, "error": "", **scores, **costs})
+        for name, why in result["facts"].get("not_applicable", {}).items():
+            rows[:] = [r for r in rows if not (r["run"] == cell.run and r["row"] == name)]
+            rows.append({"row": name, "naive": not cell.row, **where, "error": f"not applicable: {why}"})
+    return Results(plan, pd.DataFrame(rows), found)
+
+
+def paper_table(name: str) -> pd.DataFrame:
+    """The numbers that the paper prints.
+
+    Parameters
+    ----------
+    name : str
+        One of `options.TABLES`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per printed number: row, column, mean, sd. Percentages are shares, as in our tables.
+
+    Examples
+    --------
+    >>> from qf_toolkit.benchmark.tables import paper_table
+    >>> found = paper_table("table2").set_index(["row", "column"])
+    >>> float(found.loc[("QuantFormer", "paper_corr"), "mean"])
+    0.338
+    """
+    with files(__package__).joinpath("paper_tables.csv").open(encoding="utf-8") as f:
+        table = pd.read_csv(f)
+    table = table[table["table"] == name].reset_index(drop=True)
+    share = np.where(table["unit"] == "%", 100.0, 1.0)
+    return table.assign(mean=table["mean"] / share, sd=table["sd"] / share).drop(columns="table")
+
+
+def make_table(results: Results) -> pd.DataFrame:
+    """The table of the paper, with the naive rows.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, the naive rows last. For each score of the table the mean over runs and its standard deviation (`*_sd`), as in the paper;
+        for a table of both tasks the columns of activation come first. runs and failed count the runs; the costs are means: parameters, train_s
+        (seconds), forecast_ms (a trial, all its neurons) and peak_mb. paper and paper_sd columns hold what the paper prints. attrs: table, naive,
+        reasons ({row: why a cell has no number}), compared (why the paper's numbers can't be compared), simulated.
+    """
+    table, runs = results.plan.table, results.runs
+    rows = {}
+    for row in results.order:
+        of = runs[runs["row"] == row]
+        found = {}
+        for task, columns in COLUMNS[table].items():
+            done = of[(of["task"] == task) & (of["error"] == "")]
+            for column in columns:
+                values = done[column].dropna().to_numpy(float) if column in done else np.empty(0)
+                found[column] = values.mean() if values.size else np.nan
+                with np.errstate(invalid="ignore"):
+                    found[f"{column}_sd"] = values.std(ddof=1) if values.size > 1 else np.nan
+        found |= {"runs": len(of), "failed": int((of["error"] != "").sum())}
+        found |= {c: of[c].mean() if c in of and of[c].notna().any() else np.nan for c in COST}
+        rows[row] = found
+    out = pd.DataFrame(rows).T.infer_objects()
+    out.index.name = "model"
+    printed = paper_table(table)
+    for number in printed.itertuples():
+        if number.row in out.index and number.column in out:
+            out.loc[number.row, f"{number.column}_paper"] = number.mean
+            out.loc[number.row, f"{number.column}_paper_sd"] = number.sd
+    naive = list(dict.fromkeys(runs.loc[runs["naive"], "row"]))
+    out.attrs = {"table": table, "naive": naive, "reasons": _reasons(runs), "compared": not_compared(results), **_facts(results)}
+    return out
+
+
+def _reasons(runs):
+    """{row: why some of its cells have no number}, each reason once."""
+    failed = runs[runs["error"] != ""]
+    return {row: "; ".join(f"{why} ({n} of {int((runs['row'] == row).sum())} runs)" for why, n in of["error"].value_counts().items())
+            for row, of in failed.groupby("row", sort=False)}  # fmt: skip
+
+
+def _facts(results):
+    plan = results.plan
+    done = [r for r in results.by_run.values() if r is not None and r["status"] == "done"]
+    return {
+        "simulated": plan.simulated, "n_runs": len(plan.runs), "subjects": sorted({r.subject for r in plan.runs.values() if r.task != PRETRAIN}),
+        "stimuli": sorted({r.stimulus for r in plan.runs.values() if r.task != PRETRAIN}), "seeds": sorted({r.seed for r in plan.runs.values()}),
+        "data": sorted({r.data for r in plan.runs.values()}), "code": sorted({r.code for r in plan.runs.values()}),
+        "n_animals": len({a for r in done for a in r.get("blocks", {}).get("units", {}).get("animal", [])}) or len({r["run"]["settings"]["subject"][0] for r in done if r["run"]["settings"].get("subject")}),
+    }  # fmt: skip
+
+
+def not_compared(results: Results) -> list[str]:
+    """Why the paper's numbers can't be compared with ours, a sentence each; [] if they can.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    list of str
+    """
+    plan, why = results.plan, []
+    subjects = {s for run in plan.runs.values() for s in (run.settings.get("subject") or ())}
+    if plan.simulated:
+        why.append("the recordings are simulated")
+    elif subjects != CONTAINERS:
+        why.append(f"the recordings are not the paper's 11 containers ({len(subjects & CONTAINERS)} of them are)")
+    fits = [run for run in plan.runs.values() if run.task not in (PRETRAIN,) and run.model != roster.NAIVE]
+    if any(run.options.get("steps") for run in fits):
+        why.append("models and trainings are smaller than the paper's (--size paper has its sizes)")
+    if any(run.settings.get("split", "blocks") != "blocks" for run in fits):
+        why.append("the split is not by sub-sessions")
+    why.append("the paper does not say how it averages over neurons and trials, nor how it labels activity in its Table 1 in full")
+    return why
+
+
+# ---------------------------------------------------------------- who is first
+
+
+def as_scored(results: Results) -> Scored | None:
+    """The runs of forecasts as one pass over the test parts, for paired comparisons: sums over blocks of trials, the mean over seeds.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    Scored or None
+        None if no row has a result for every subject and stimulus. Each recording with each stimulus counts as a session. A row that failed
+        somewhere is left out.
+    """
+    runs = results.runs[results.runs["task"] == "forecast"]
+    places = list(runs.groupby(["subject", "stimulus"], sort=False).groups)
+    units, sums = [], {name: {} for name in ("squared", "r")}
+    rows = [row for row in results.order if len(of := runs[runs["row"] == row]) and not of["error"].any() and len(of.groupby(["subject", "stimulus"])) == len(places)]
+    if not rows or not places:
+        return None
+    for subject, stimulus in places:
+        at = runs[(runs["subject"] == subject) & (runs["stimulus"] == stimulus)]
+        found = None
+        for row in rows:
+            blocks = [results.by_run[r]["blocks"] for r in at.loc[at["row"] == row, "run"]]
+            found = pd.DataFrame(blocks[0]["units"])
+            for name, kept in sums.items():
+                own = [b[name].get(row) or next(iter(b[name].values())) for b in blocks]
+                kept.setdefault(row, []).append(np.mean(own, 0))
+        units.append(found.assign(session=found["session"] + f", {stimulus}"))
+    naive = [row for row in rows if runs.loc[runs["row"] == row, "naive"].all()]
+    units = pd.concat(units, ignore_index=True)
+    joined = {name: {row: np.concatenate(v) for row, v in kept.items()} for name, kept in sums.items()}
+    n_trials = sum(results.by_run[r]["facts"]["n_trials"] for r in runs.drop_duplicates(["subject", "stimulus"])["run"])
+    facts = {"data": " ".join(sorted({r.data for r in results.plan.runs.values()})), "simulated": int(results.plan.simulated), "models": {},
+             "seeds": {}, "n_trials": n_trials, "not_applicable": {}}  # fmt: skip
+    return Scored(
+        rows=dict.fromkeys([*(r for r in rows if r not in naive), *naive]), built_in=naive, missing={}, sessions={}, zero_mse=[], units=units,
+        squared=joined["squared"], r=joined["r"], neurons={}, kept={}, facts=facts,
+    )  # fmt: skip
+
+
+def differences(results: Results, seed: int = 0) -> pd.DataFrame | None:
+    """By how much each model beats each naive row, with intervals over animals, recordings and blocks of trials; see `evaluation.compare`.
+
+    Parameters
+    ----------
+    results : Results
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        None if there are no forecasts to compare.
+    """
+    scored = as_scored(results)
+    return None if scored is None or not scored.models or not scored.naive else compare(scored, None, seed=seed)
+
+
+# ---------------------------------------------------------------- written
+
+
+def write_tables(results: Results, out: str | Path) -> list[Path]:
+    """Write a table as text, CSV, LaTeX and HTML, and the runs that it is made of as CSV.
+
+    Parameters
+    ----------
+    results : Results
+    out : str or Path
+        Folder of the benchmark; the files are in its folder `tables`.
+
+    Returns
+    -------
+    list of Path
+    """
+    from .shown import as_html, as_latex, as_text
+
+    table, folder = results.plan.table, Path(out) / "tables"
+    made = make_table(results)
+    paths = write_table(made, folder / f"{table}.csv")
+    for suffix, text in ((".txt", as_text(results, made)), (".tex", as_latex(made)), (".html", as_html(results, made))):
+        path = folder / f"{table}{suffix}"
+        with atomic_path(path) as tmp:
+            tmp.write_text(text + "\n", encoding="utf-8")
+        paths.append(path)
+    runs = results.runs.copy()
+    runs.attrs = made.attrs
+    return [*paths, *write_table(runs.set_index("row"), folder / f"{table}_runs.csv")]

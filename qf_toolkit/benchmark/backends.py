@@ -13,6 +13,8 @@ from ..errors import QfError
 from .options import GridOptions
 
 LOOK_S = 0.5
+FEW = 3  # deaths for each worker, without a run that ends, at which a grid stops
+PATIENCE_S = 10
 
 
 def start(options: GridOptions) -> Callable:
@@ -25,20 +27,11 @@ def start(options: GridOptions) -> Callable:
     Returns
     -------
     callable
-        It takes a job (see `grid.work`), the options, and a function that tells how far the runs are, and returns when all workers have ended.
-
-    Raises
-    ------
-    QfError
-        If `options.on` names no backend.
+        It takes a job (see `grid.work`), the options, and a function that tells how many runs have ended, and returns when all workers have ended.
     """
     if options.on == "local":
         return _here if options.workers == 1 else _processes
-    if options.on == "slurm":
-        return _slurm
-    if options.on == "dask" or options.on.startswith(("tcp://", "tls://")):
-        return _dask
-    raise QfError(f"on: expected local, dask, the address of a Dask cluster (tcp://host:port) or slurm, found {options.on[:60]!r}.")
+    return _slurm if options.on == "slurm" else _dask
 
 
 def _here(job, options, tell):
@@ -52,23 +45,24 @@ def _processes(job, options, tell):
 
     spawn = multiprocessing.get_context("spawn")
     job = {**job, "threads": max(1, (os.cpu_count() or 1) // options.workers)}
-    workers = [spawn.Process(target=work, args=(job,), daemon=True) for _ in range(options.workers)]
+    workers: list = [None] * options.workers
+    died = 0  # since a run was last finished
+    n_done = -1
     try:
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
-            tell()
+        while died <= FEW * options.workers and not all(worker is not None and worker.exitcode == 0 for worker in workers):
             for i, worker in enumerate(workers):
-                if worker.exitcode not in (None, 0):  # it was killed: another takes its place, so that the run gets a second try
+                if worker is None or worker.exitcode not in (None, 0):  # a killed worker is replaced, so that its run gets a second try
+                    died += worker is not None
                     workers[i] = spawn.Process(target=work, args=(job,), daemon=True)
                     workers[i].start()
             time.sleep(LOOK_S)
+            if (n := tell()) > n_done:
+                n_done, died = n, 0
     finally:
         for worker in workers:
-            if worker.is_alive():
+            if worker is not None:
                 worker.terminate()
-        for worker in workers:
-            worker.join()
+                worker.join()
 
 
 # ---------------------------------------------------------------- clusters
@@ -85,7 +79,9 @@ def _dask(job, options, tell):
             time.sleep(LOOK_S)
         for future in futures:
             if future.status == "error":
-                raise QfError(f"on: expected workers on the Dask cluster that run to the end, found {' '.join(str(future.exception()).split())[:300]}.")
+                raise QfError(
+                    f"on: expected workers on the Dask cluster that run to the end, found {' '.join(str(future.exception()).split())[:300]}."
+                )
 
 
 @contextmanager
@@ -99,7 +95,7 @@ def _client(options):
             yield client
         return
     try:
-        client = Client(options.on, timeout=30, set_as_default=False)
+        client = Client(options.on, timeout=PATIENCE_S, set_as_default=False)
     except Exception as e:  # anything may answer at this address
         raise QfError(f"on: expected a Dask cluster at {options.on}, found none ({' '.join(str(e).split())[:200]}). Start one: dask scheduler") from e
     with client:
@@ -113,7 +109,7 @@ def _slurm(job, options, tell):
         raise QfError("on: slurm needs submitit, which is not installed. Install it: pip install 'qf_toolkit[cluster]'") from e
     from .grid import work
 
-    settings = dict(_setting(text) for text in options.slurm)
+    settings = {name: int(value) if value.isdigit() else value for name, _, value in (text.partition("=") for text in options.slurm)}
     try:
         executor = submitit.SlurmExecutor(folder=os.path.join(job["out"], "slurm"), max_num_timeout=10)
         executor.update_parameters(job_name=f"qf-{job['table']}", array_parallelism=options.workers, **settings)
@@ -124,12 +120,5 @@ def _slurm(job, options, tell):
         tell()
         time.sleep(LOOK_S)
     failed = [j for j in jobs if j.exception() is not None]
-    if failed and not tell():
+    if len(failed) == len(jobs):
         raise QfError(f"slurm: expected jobs that run to the end, found {len(failed)} that ended early. Look at {failed[0].paths.stderr}.")
-
-
-def _setting(text):
-    name, _, value = text.partition("=")
-    if not name or not value:
-        raise QfError(f"slurm: expected name=value, found {text[:60]!r}. Give partition=gpu, for example.")
-    return name, int(value) if value.isdigit() else value

@@ -57,10 +57,10 @@ def run_grid(plan: Plan, out: str | Path, options: GridOptions | None = None, *,
 
     def tell():
         bar.update(len(finished(plan, out)) - bar.n)
-        return bar.n == len(plan.runs)
+        return bar.n
 
     with bar:
-        if not tell():
+        if tell() < len(plan.runs):
             backends.start(options)(job, options, tell)
             tell()
     done = finished(plan, out)

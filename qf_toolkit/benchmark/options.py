@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..errors import QfError
 from ..models.options import Options, option
 
 TABLES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "tableA3", "tableA4")
@@ -33,6 +34,14 @@ class GridOptions(Options):
     retry: bool = option(False, "flag", help="run again what has failed")
     keep_models: bool = option(False, "flag", help="keep the fitted models, too, not only their scores")
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.on not in ("local", "dask", "slurm") and not self.on.startswith(("tcp://", "tls://")):
+            raise QfError(f"on: expected local, dask, the address of a Dask cluster (tcp://host:port) or slurm, found {self.on[:60]!r}.")
+        for text in self.slurm:
+            if not all(text.partition("=")[::2]):
+                raise QfError(f"slurm: expected name=value, found {text[:60]!r}. Give partition=gpu, for example.")
+
 
 # `pretrain` and `fit` are options of the loop, the same for every model; `quantformer` has those of its sizes, `models` those of the others, and
 # `protocol` the simulated recordings that a table is made on where no store is given
@@ -45,7 +54,7 @@ SIZES = {
         },
         "pretrain": {"steps": 600, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
         "fit": {"steps": 240, "batch_size": 64, "lr": 1e-3, "schedule": "cosine"},
-        "quantformer": {"width": 32, "layers": 1, "heads": 4, "patch_frames": 10, "replace_below": 0.003},
+        "quantformer": {"width": 32, "layers": 1, "heads": 4, "patch_s": 1 / 3, "replace_below": 0.003},
         "forecast": {"expectation_weight": 5.0, "hide": 0.5, "dropout": 0.1},
         "activation": {"gain_weight": 3.0, "hide": 1.0, "dropout": 0.1},
         "models": {"width": 32, "layers": 1, "heads": 4},
@@ -57,7 +66,7 @@ SIZES = {
         "simulate": {},
         "pretrain": {"epochs": 50, "batch_trials": 32, "lr": 1e-4},
         "fit": {"epochs": 100, "batch_trials": 32, "lr": 1e-3},
-        "quantformer": {},
+        "quantformer": {"patch_s": 16 / 30},
         "forecast": {},
         "activation": {},
         "models": {},

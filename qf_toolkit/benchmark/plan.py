@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import versions
-from ..errors import QfError
+from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..recordings.conditions import well_shown
 from ..recordings.options import Selection, SlideOptions, SplitOptions, WindowOptions
 from ..recordings.splits import Split, split_by
@@ -213,9 +213,8 @@ class _Planner:
         self.runs, self.cells, self._digests = {}, [], {}
         index = store.index
         self.sliding = settings.get("windows") == "sliding"
-        self.subjects = list(settings.get("subject") or sorted({key.split("/")[0] for key in store.keys()}))
-        known = [] if self.sliding else sorted(index["stimulus"].unique())
-        self.stimuli = list(settings.get("stimulus") or known)
+        self.subjects = _chosen("subject", settings.get("subject"), sorted({key.split("/")[0] for key in store.keys()}))
+        self.stimuli = _chosen("stimulus", settings.get("stimulus"), [] if self.sliding else sorted(index["stimulus"].unique()))
         if not self.sliding and not len(index):
             raise QfError(f"store: expected trials in {store.path}, found none. Take sliding windows: --windows sliding.")
 
@@ -319,10 +318,19 @@ class _Planner:
 
     def _quantformer(self, row, task, where, before=None, fit=None, without=None):
         for seed in range(self.options.seeds):
-            sizes = {**self.size["quantformer"], **(before or {})}
+            sizes = {**self._patches(self.size["quantformer"]), **(before or {})}
             everywhere = {"without": without} if without else {}
             needs = self._add(None, roster.QUANTFORMER, PRETRAIN, seed, everywhere, {**sizes, **self._loop("pretrain", seed)})
             self._add(row, roster.QUANTFORMER, task, seed, where, {**self.size[task], **(fit or {}), **self._loop("fit", seed)}, needs)
+
+    def _patches(self, sizes):
+        """The sizes with the frames of a patch in place of its seconds; a patch is no longer than baseline or response."""
+        rate = float(self.store.header(self.store.keys()[0]).attrs["rate_hz"])
+        window = {n: self.settings.get(n) or v for n, v in (("baseline_s", 3.0), ("response_s", 2.0))}
+        if self.sliding:
+            window["baseline_s"] = (self.settings.get("length_s") or 5.0) - window["response_s"]
+        frames = min(round(rate * seconds) for seconds in (sizes["patch_s"], *window.values()))
+        return {**{n: v for n, v in sizes.items() if n != "patch_s"}, "patch_frames": max(1, frames)}
 
     def _loop(self, stage, seed):
         """The options of the loop. A number of steps counts for every store, whatever its size."""
@@ -352,6 +360,14 @@ class _Planner:
         if key not in self._digests:
             self._digests[key] = trials_of(self.store, settings).digest()
         return self._digests[key]
+
+
+def _chosen(name, wanted, known):
+    """The wanted names, or all that are known."""
+    for one in wanted or ():
+        if one not in known:
+            raise UnknownKeyError(f"{name}: expected one of the store's, found {str(one)[:60]!r}; {did_you_mean(one, known)}")
+    return list(wanted or known)
 
 
 @cache

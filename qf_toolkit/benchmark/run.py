@@ -91,7 +91,18 @@ def _made(run, out, store, device, folder, keep_model):
         model.predict(split.test)
     cost |= {"forecast_ms": 1000 * watch.seconds / len(split.test), "n_train": len(split.train), "epoch_s": _epoch_s(run, split, cost)}
     found["rows"] = dict([(run.model, next(iter(found["rows"].values()))), *list(found["rows"].items())[1:]])
+    found["facts"] |= _protocol(split)
     return {**found, "cost": cost, "tuning": tried, "history": model.history}
+
+
+def _protocol(split):
+    """What the paper's Table A-1 says of a stimulus: how many conditions and trials it has, and the seconds that are scored."""
+    parts = (split.train, split.validation, split.test)
+    ds = split.test.by_session()[0].dataset()
+    return {
+        "conditions": len(set().union(*(part.conditions for part in parts))), "trials": sum(map(len, parts)) + split.dropped,
+        "score_s": float(ds["n_score"].max() / split.test.rate_hz),
+    }  # fmt: skip
 
 
 def _pretrained(run: Run, out: Path, device: str) -> Estimator | None:

@@ -1,12 +1,14 @@
 """A benchmark's table as text, LaTeX and HTML."""
 
+from textwrap import wrap
+
 import numpy as np
 import pandas as pd
 
+from ..evaluation.compare import WIDTH, folded, show_differences
 from .options import TABLES
 from .tables import COST, Results, differences, paper_table
 
-WIDTH = 100
 TITLES = {
     "table1": "Table 1: classification of responses", "table2": "Table 2: forecasts of responses", "table3": "Table 3: ablation",
     "table4": "Table 4: generalisation", "tableA1": "Table A-1: stimuli, data and durations", "tableA2": "Table A-2: codes K and width d, forecasts",
@@ -34,15 +36,25 @@ def as_text(results: Results, table: pd.DataFrame) -> str:
         f"{'SIMULATED DATA, ' if a['simulated'] else ''}{_count(len(a['subjects']), 'subject')}, {_count(len(a['stimuli']), 'selection')} of stimuli, "
         f"{_count(len(a['seeds']), 'seed')}, {a['n_runs']} runs; mean ± sd over runs",
     ]
-    lines = [*head, "", *folded(cells(table)), "", ". marks naive rows: nothing in them is drawn at random, so they run once for each subject and stimulus"]
-    lines += [f"{row}: {why}" for row, why in a["reasons"].items()]
+    lines = [
+        *head,
+        "",
+        *folded(cells(table)),
+        "",
+        ". marks naive rows: nothing in them is drawn at random, so they run once for each subject and stimulus",
+    ]
+    lines += [line for row, why in a["reasons"].items() for line in wrap(f"{row}: {why}", WIDTH, subsequent_indent="  ")]
     printed = printed_cells(a["table"])
     if len(printed):
-        lines += ["", "the paper prints", *folded(printed), "", *(f"not comparable: {why}" for why in a["compared"])]
+        lines += [
+            "",
+            "the paper prints",
+            *folded(printed),
+            "",
+            *(line for why in a["compared"] for line in wrap(f"not comparable: {why}", WIDTH, subsequent_indent="  ")),
+        ]
     found = differences(results)
     if found is not None:
-        from ..evaluation.compare import show_differences
-
         lines += ["", show_differences(found)]
     return "\n".join(lines)
 
@@ -64,7 +76,9 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
     scores = [c for c in table if not c.endswith(ends) and c not in (*COST, "runs", "failed")]
     shown = {c: [_mean_sd(table.loc[row, c], table.loc[row].get(f"{c}_sd")) for row in table.index] for c in scores}
     shown |= {c: [_number(v) for v in table[c]] for c in COST if c in table and table[c].notna().any()}
-    shown["runs"] = [f"{int(n)}" if not failed else f"{int(n - failed)} of {int(n)}" for n, failed in zip(table["runs"], table["failed"], strict=True)]
+    shown["runs"] = [
+        f"{int(n)}" if not failed else f"{int(n - failed)} of {int(n)}" for n, failed in zip(table["runs"], table["failed"], strict=True)
+    ]
     return pd.DataFrame(shown, [f". {r}" if r in table.attrs["naive"] else str(r) for r in table.index])
 
 
@@ -74,16 +88,6 @@ def printed_cells(name: str) -> pd.DataFrame:
     printed["text"] = [_mean_sd(m, s) for m, s in zip(printed["mean"], printed["sd"], strict=True)]
     rows, columns = (list(dict.fromkeys(printed[c])) for c in ("row", "column"))
     return printed.pivot(index="row", columns="column", values="text").loc[rows, columns].rename_axis(index=None, columns=None).fillna(MISSING)
-
-
-def folded(text: pd.DataFrame) -> list[str]:
-    """Lines of at most 100 columns: columns that don't fit follow below, under the names of the rows."""
-    lines, columns = [], list(text)
-    while columns:
-        n = max(1, sum(len(text[columns[: k + 1]].to_string().split("\n")[0]) <= WIDTH for k in range(len(columns))))
-        lines += ([""] if lines else []) + text[columns[:n]].to_string().split("\n")
-        columns = columns[n:]
-    return lines
 
 
 def as_latex(table: pd.DataFrame) -> str:

@@ -139,6 +139,8 @@ def make_table(results: Results) -> pd.DataFrame:
         reasons ({row: why a cell has no number}), compared (why the paper's numbers can't be compared), simulated.
     """
     table, runs = results.plan.table, results.runs
+    if table == "tableA1":
+        return _protocol_table(results)
     rows = {}
     for row in results.order:
         of = runs[runs["row"] == row]
@@ -162,6 +164,38 @@ def make_table(results: Results) -> pd.DataFrame:
             out.loc[number.row, f"{number.column}_paper_sd"] = number.sd
     naive = list(dict.fromkeys(runs.loc[runs["naive"], "row"]))
     out.attrs = {"table": table, "naive": naive, "reasons": _reasons(runs), "compared": not_compared(results), **_facts(results)}
+    return out
+
+
+def _protocol_table(results):
+    """Table A-1, a row per stimulus: conditions, trials of a subject, scored seconds, subjects, signals (trials of all subjects), and the minutes of an
+    epoch of the fit; beside them the parameters and the cost of the fit."""
+    runs, rows = results.runs, {}
+    for stimulus, of in runs.groupby("stimulus", sort=False):
+        done = of[of["error"] == ""]
+        facts = pd.DataFrame([results.by_run[r]["facts"] for r in done["run"]])
+        found = {
+            "conditions": np.nan,
+            "trials": np.nan,
+            "window_s": np.nan,
+            "subjects": of["subject"].nunique(),
+            "signals": np.nan,
+            "epoch_min": np.nan,
+        }
+        if len(done):
+            found |= {
+                "conditions": facts["conditions"].max(), "trials": facts["trials"].mean(), "window_s": facts["score_s"].max(),
+                "signals": facts["trials"].sum() / of["seed"].nunique(), "epoch_min": done["epoch_s"].mean() / 60,
+            }  # fmt: skip
+        found |= {"runs": len(of), "failed": int((of["error"] != "").sum()), **{c: done[c].mean() if len(done) else np.nan for c in COST}}
+        rows[stimulus] = found
+    out = pd.DataFrame(rows).T
+    out.index.name = "stimulus"
+    for number in paper_table("tableA1").itertuples():
+        if number.row in out.index:
+            out.loc[number.row, f"{number.column}_paper"] = number.mean
+    reasons = {of["stimulus"].iloc[0]: "; ".join(of["error"].unique()) for _, of in runs[runs["error"] != ""].groupby("stimulus")}
+    out.attrs = {"table": "tableA1", "naive": [], "reasons": reasons, "compared": not_compared(results), **_facts(results)}
     return out
 
 
@@ -228,7 +262,11 @@ def as_scored(results: Results) -> Scored | None:
     runs = results.runs[results.runs["task"] == "forecast"]
     places = list(runs.groupby(["subject", "stimulus"], sort=False).groups)
     units, sums = [], {name: {} for name in ("squared", "r")}
-    rows = [row for row in results.order if len(of := runs[runs["row"] == row]) and not of["error"].any() and len(of.groupby(["subject", "stimulus"])) == len(places)]
+    rows = [
+        row
+        for row in results.order
+        if len(of := runs[runs["row"] == row]) and not of["error"].any() and len(of.groupby(["subject", "stimulus"])) == len(places)
+    ]
     if not rows or not places:
         return None
     for subject, stimulus in places:

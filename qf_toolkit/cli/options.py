@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..benchmark.options import TABLES, BenchmarkOptions, GridOptions
 from ..estimators.quantformer.options import FitConfig, PretrainConfig
 from ..estimators.registry import MODELS, find
 from ..evaluation.options import EvaluateOptions
@@ -23,6 +24,8 @@ from ..study.options import DemoOptions, FiguresOptions, ReportOptions
 from ..training.options import FIT_LOOP, LoopConfig, RunConfig
 from .parsing import Group, value_of
 
+# of a benchmark: gratings are 3 s apart and images follow each other, so F0 is of the last second; each stimulus has its own window (Table A-1)
+OWN_WINDOW = {"f0_s": 1.0, "score_s": "paper"}
 KINDS = {"nwb": NwbOptions, "allen": AllenOptions, "suite2p": Suite2pOptions, "arrays": ArraysOptions}
 TASKS = ("forecast", "activation")
 FROM_TRIALS = ("rate_hz", "n_baseline", "n_response")  # of QuantFormerConfig
@@ -126,6 +129,16 @@ class EvaluateWhat(Overwrite):
 
 
 @dataclass(frozen=True)
+class BenchmarkWhat(Overwrite):
+    """Which table, of what, and where to."""
+
+    table: str = option(REQUIRED, "text", known=TABLES, place="TABLE", help=", ".join(TABLES))
+    store: str | None = option(None, "path", optional=True, help="folder of the recordings; mice are simulated where left out")
+    out: str = option("benchmark", "path", help="folder of results, models and tables; the same command again goes on there")
+    plan: bool = option(False, "flag", help="show the runs, and make none")
+
+
+@dataclass(frozen=True)
 class DemoOut(Options):
     """Where it is kept."""
 
@@ -205,6 +218,11 @@ def _fit(argv):
     return [Group("", StorePlace), Group("", FitWhat), Group("", ModelOut), *fit_options(model), loop, *window, RUN]
 
 
+def _benchmark(argv):
+    window = [Group(g.title, g.kind, own=OWN_WINDOW if g.title == "window" else {}) for g in _window_groups("")]
+    return [Group("", BenchmarkWhat), Group("runs", BenchmarkOptions), Group("grid", GridOptions), *window]
+
+
 def _filed_model(argv):
     """The model that a file of options names."""
     from .config import read_config
@@ -255,6 +273,10 @@ COMMANDS = {
     "evaluate": Command(
         "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast", "commands:evaluate_models",
         lambda argv: [Group("", StorePlace), Group("", EvaluateWhat), Group("report", ReportOptions), Group("scores", EvaluateOptions), *_window_groups()],
+    ),
+    "benchmark": Command(
+        "make a table of the paper: every model on every subject and stimulus", "qf benchmark table2 --size small --workers 2 --out runs/benchmark",
+        "benchmark:run_benchmark", _benchmark,
     ),
     "demo": Command(
         "simulate, train, forecast and evaluate, in some minutes", "qf demo --out demo --size small", "commands:run_demo",

@@ -10,6 +10,8 @@ from .._files import sweep, what_is
 from ..errors import QfError
 from ..estimators.registry import KINDS
 
+MARK = "benchmark.json"
+
 
 def claim_output(path, kind="file", *, option="--out", overwrite=False, store=None, sources=()):
     """Check that `path` may be written, and remove what killed processes left half-written there.
@@ -19,7 +21,7 @@ def claim_output(path, kind="file", *, option="--out", overwrite=False, store=No
     path : str or Path
         What is to be written. A symbolic link stands for what it leads to.
     kind : str
-        "file"; "folder", for files that are claimed one by one; "store"; or the kind of a saved model, as its config.json names it: one of
+        "file"; "folder", for files that are claimed one by one; "store"; "benchmark", for a folder that holds `MARK`; or the kind of a saved model, as its config.json names it: one of
         `estimators.registry.KINDS`.
     option : str
         How the user names `path`, for the messages.
@@ -96,6 +98,9 @@ def _check_ours(path, kind, option):
             raise QfError(
                 f"{option}: expected a new folder or that of {_named(kind)}, found {_named(saved)} in {path}. Choose another, or pass --overwrite."
             )
+    elif kind == "benchmark":
+        if not _is_ours(path / MARK) and (foreign := _foreign(path)):
+            raise QfError(f"{option}: expected a new folder or that of a benchmark, found {foreign} in {path}. Choose another, or pass --overwrite.")
     elif kind == "file":
         for file in (path, path.with_suffix(".json")) if path.suffix != ".nc" else (path,):
             if file.exists() and not _is_ours(file):

@@ -10,6 +10,7 @@ from .options import EvaluateOptions
 from .scored import Scored, forecast_of, models_of, named, score, truth_of
 from .significance import DRAWS, intervals, levels, macro_means
 
+WIDTH = 100  # columns of a printed table
 COLUMNS = ("ratio_lower", "r_higher", "mse_lower")
 
 
@@ -164,9 +165,19 @@ def show_differences(differences):
         shown = pd.DataFrame(
             {c: [_interval(*v) for v in rows[[c, f"{c}_from", f"{c}_to"]].to_numpy()] for c in COLUMNS}, [t[:24] for _, t in rows.index]
         )
-        lines += ["", f"{shortened(name, 90)} against", shown.to_string()]
+        lines += ["", f"{shortened(name, 90)} against", *folded(shown)]
     lines += ["", "ratio_lower: of mse_ratio, r_higher: of r, mse_lower: of mse"]
     return "\n".join([*lines, *(f"not applicable: {name} ({why})" for name, why in a["not_applicable"].items())])
+
+
+def folded(text):
+    """The lines, of at most 100 columns, of a table of text (DataFrame of str). Columns that don't fit follow below, under the names of the rows."""
+    lines, columns = [], list(text)
+    while columns:
+        n = max(1, sum(len(text[columns[: k + 1]].to_string().split("\n")[0]) <= WIDTH for k in range(len(columns))))
+        lines += ([""] if lines else []) + text[columns[:n]].to_string().split("\n")
+        columns = columns[n:]
+    return lines
 
 
 def shortened(name, most):

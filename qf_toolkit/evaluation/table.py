@@ -22,12 +22,11 @@ from ..estimators.rows import naive_classifiers
 from ..recordings.splits import check_split
 from . import scores as metrics
 from .activation_scores import Drawn, choose_threshold, classification_scores, probability_scores
-from .compare import compare, marks, shortened, show_differences
+from .compare import WIDTH, compare, marks, shortened, show_differences
 from .options import EvaluateOptions
 from .scored import Scored, facts_of, named, score
 from .significance import DRAWS, LEVEL, animal_of, blocks_of, intervals, levels
 
-WIDTH = 100  # columns of a printed table
 RANKED_WORK = 100_000_000  # most observations x draws for the intervals of auroc and average precision, which are slow sums over all ranks
 
 
@@ -110,9 +109,7 @@ def evaluate(
     return table
 
 
-def evaluate_classifier(
-    classifier, split, shrinkage=EvaluateOptions.shrinkage, *, naive=EvaluateOptions.naive, seed=EvaluateOptions.seed
-):
+def evaluate_classifier(classifier, split, shrinkage=EvaluateOptions.shrinkage, *, naive=EvaluateOptions.naive, seed=EvaluateOptions.seed):
     """Score classifiers of activation on the test part, beside the naive classifiers.
 
     Probabilities are pooled over sessions. The threshold of each row is the one with the best balanced accuracy on the validation part. If validation

@@ -7,8 +7,8 @@ from pathlib import Path
 from .._files import sweep, write_text
 from .._version import __version__
 from ..errors import QfError
-from ..recordings.conditions import well_shown
 from ..models.options import check_options
+from ..recordings.conditions import well_shown
 from .options import DemoOptions
 from .plans import ALLEN, SIZES, STIMULI, epochs_of
 from .report import report

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from .._files import write_text
 from ..errors import DamagedFileError, QfError, UnknownKeyError, did_you_mean
-from ..recordings.conditions import well_shown
 from ..models.options import check_options
+from ..recordings.conditions import well_shown
 from .options import FiguresOptions
 from .plans import STIMULI, epochs_of
 

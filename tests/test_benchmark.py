@@ -1,0 +1,226 @@
+"""`qf_toolkit.benchmark`: plans, runs, the grid, and tables of the result files."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import toy_session, untaught
+
+import qf_toolkit as qf
+from qf_toolkit.benchmark import roster
+from qf_toolkit.benchmark.grid import finished, run_grid
+from qf_toolkit.benchmark.options import TABLES, BenchmarkOptions, GridOptions
+from qf_toolkit.benchmark.plan import Plan, Run, make_plan
+from qf_toolkit.benchmark.results import claimed, read_result, result_file
+from qf_toolkit.benchmark.shown import as_html, as_latex, as_text, cells
+from qf_toolkit.benchmark.tables import as_scored, differences, make_table, paper_table, read_results, write_tables
+from qf_toolkit.cli.main import main
+from qf_toolkit.evaluation.compare import compare
+from qf_toolkit.evaluation.table import evaluate
+from qf_toolkit.recordings.splits import split_blocks
+
+pytestmark = untaught
+WINDOW = {"baseline_s": 1.0, "response_s": 1.0, "f0_s": 0.5}
+FAST = {"models": ("nlinear",), "steps": 4, "n_samples": 3}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = qf.Store(tmp_path_factory.mktemp("benchmark") / "store", create=True)
+    for i, subject in enumerate(("ada", "bob")):
+        store.add(toy_session(i, n_neurons=4, subject=subject, stimuli=("drifting_gratings", "static_gratings")))
+    return store
+
+
+@pytest.fixture(scope="module")
+def plan(store):
+    return make_plan("table2", store, WINDOW, BenchmarkOptions(**FAST, seeds=2))
+
+
+@pytest.fixture(scope="module")
+def out(plan, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    assert run_grid(plan, out, progress=False) == {"done": 12, "failed": 0, "made": 12}
+    return out
+
+
+def test_a_plan_has_each_model_on_each_subject_and_stimulus_with_each_seed(plan):
+    runs = pd.DataFrame([{"model": r.model, "subject": r.subject, "stimulus": r.stimulus, "seed": r.seed} for r in plan.runs.values()])
+    assert runs.groupby("model").size().to_dict() == {"naive": 4, "nlinear": 8}  # nothing in the naive rows is drawn: one seed
+    assert set(runs["subject"]) == {"ada", "bob"} and set(runs["stimulus"]) == {"drifting_gratings", "static_gratings"}
+    again = Plan.from_note(json.loads(json.dumps(plan.note())))
+    assert again.runs.keys() == plan.runs.keys() and all(run.identity == identity for identity, run in again.runs.items())
+
+
+def test_the_identity_of_a_run_is_of_all_that_decides_it(store, plan):
+    run = next(r for r in plan.runs.values() if r.model == "nlinear")
+    change = {
+        "model": "lstm", "task": "activation", "seed": 9, "settings": {**run.settings, "response_s": 0.5}, "options": {**run.options, "lr": 0.5},
+        "tune": 2, "n_samples": 9, "data": "other", "needs": "other", "code": "other",
+    }  # fmt: skip
+    names = {f for f in Run.__dataclass_fields__}
+    assert names == change.keys()
+    values = {name: getattr(run, name) for name in names}
+    others = {Run(**{**values, name: value}).identity for name, value in change.items()}
+    assert len(others) == len(change) and run.identity not in others
+
+
+def test_other_recordings_are_other_runs(store, plan, tmp_path):
+    other = qf.Store(tmp_path / "store", create=True)
+    for i, subject in enumerate(("ada", "bob")):
+        other.add(toy_session(i + 5, n_neurons=4, subject=subject, stimuli=("drifting_gratings", "static_gratings")))
+    again = make_plan("table2", other, WINDOW, BenchmarkOptions(**FAST, seeds=2))
+    assert not again.runs.keys() & plan.runs.keys()
+
+
+def test_scores_are_those_of_evaluate(store, plan, out):
+    split = split_blocks(store.trials(subject=["ada"], stimulus=["drifting_gratings"], **WINDOW))
+    wanted = evaluate([], split)
+    runs = read_results(plan, out).runs
+    for row in wanted.index:
+        found = runs[(runs["row"] == row) & (runs["subject"] == "ada") & (runs["stimulus"] == "drifting_gratings")]
+        np.testing.assert_allclose(found[["mse", "r", "mae"]].to_numpy(float)[0], wanted.loc[row, ["mse", "r", "mae"]].to_numpy(float), rtol=1e-9)
+
+
+def test_a_table_is_the_mean_over_runs(plan, out):
+    results = read_results(plan, out)
+    table = make_table(results)
+    own = results.runs[results.runs["row"] == "NLinear"]
+    assert len(own) == 8 and table.loc["NLinear", "runs"] == 8 and table.loc["NLinear", "failed"] == 0
+    for column in ("paper_mse", "mse_ratio", "r"):
+        assert table.loc["NLinear", column] == pytest.approx(own[column].mean())
+        assert table.loc["NLinear", f"{column}_sd"] == pytest.approx(own[column].std())
+    assert (own[["parameters", "train_s", "forecast_ms", "peak_mb"]] > 0).all(axis=None)
+    assert table.index[-1] in table.attrs["naive"] and table.index[0] == "NLinear"  # naive rows come last
+
+
+def test_differences_are_those_of_compare_on_the_same_blocks(store, plan, out):
+    """Of one subject, stimulus and seed the runs' differences are `compare` of the model that a run fitted."""
+    few = make_plan("table2", store, {**WINDOW, "subject": ["ada"], "stimulus": ["drifting_gratings"]}, BenchmarkOptions(**FAST))
+    assert few.runs.keys() <= plan.runs.keys()
+    found = differences(read_results(few, out))
+    run = next(r for r in few.runs.values() if r.model == "nlinear")
+    split = split_blocks(store.trials(subject=["ada"], stimulus=["drifting_gratings"], **WINDOW))
+    model = qf.fit_network(split, "nlinear", device="cpu", progress=False, **run.options)
+    wanted = compare([model], split)
+    np.testing.assert_allclose(found.to_numpy(float), wanted.to_numpy(float), rtol=1e-6, atol=1e-9)
+    scored = as_scored(read_results(plan, out))
+    assert len(scored.units["session"].unique()) == 4 and scored.models == ["NLinear"]
+
+
+def test_what_is_done_is_kept(plan, out):
+    before = {identity: result_file(out, identity).read_bytes() for identity in plan.runs}
+    assert run_grid(plan, out, progress=False) == {"done": 12, "failed": 0, "made": 0}
+    assert before == {identity: result_file(out, identity).read_bytes() for identity in plan.runs}
+    assert not list((out / "runs").glob("*.claim.*"))
+
+
+def test_a_run_that_fails_is_a_row_that_says_so(store, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("the card is full")
+
+    monkeypatch.setattr(roster, "pretrain", full)
+    settings = {**WINDOW, "subject": ["ada"], "stimulus": ["drifting_gratings"]}
+    plan = make_plan("table2", store, settings, BenchmarkOptions(models=("nlinear", "quantformer"), steps=4, n_samples=0))
+    assert run_grid(plan, tmp_path, progress=False) == {"done": 2, "failed": 2, "made": 4}
+    results = read_results(plan, tmp_path)
+    table = make_table(results)
+    assert np.isnan(table.loc["QuantFormer", "mse_ratio"]) and "the card is full" in table.attrs["reasons"]["QuantFormer"]
+    assert "QuantFormer: its pre-training failed: RuntimeError: the card is full" in as_text(results, table) and table.loc["NLinear", "failed"] == 0
+    assert run_grid(plan, tmp_path, progress=False)["made"] == 0
+    assert run_grid(plan, tmp_path, GridOptions(retry=True), progress=False)["made"] == 2
+
+
+def test_a_claim_is_made_by_one_and_taken_over_from_the_dead(tmp_path):
+    with claimed(tmp_path, "a", "grid") as mine:
+        assert mine == 0
+        with claimed(tmp_path, "a", "grid") as other:
+            assert other is None
+    assert not list((tmp_path / "runs").iterdir())
+    dead = {**json.loads(json.dumps(_dead())), "grid": "grid"}
+    (tmp_path / "runs" / "a.claim.1").write_text(json.dumps(dead))
+    with claimed(tmp_path, "a", "grid") as deaths:
+        assert deaths == 1
+    (tmp_path / "runs" / "a.claim.1").write_text(json.dumps({**dead, "grid": "an earlier one"}))
+    with claimed(tmp_path, "a", "grid") as deaths:
+        assert deaths == 0
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def _dead():
+    import subprocess
+    import sys
+
+    from qf_toolkit._files import HOST
+
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+        return {"host": HOST, "pid": process.pid, "start": "1"}
+
+
+def test_files_of_a_table(plan, out):
+    results = read_results(plan, out)
+    paths = write_tables(results, out)
+    assert {p.suffix for p in paths} == {".csv", ".json", ".txt", ".tex", ".html"} and all(p.is_file() for p in paths)
+    read = pd.read_csv(out / "tables" / "table2.csv", index_col=0)
+    table = make_table(results)
+    np.testing.assert_allclose(read["mse_ratio"], table["mse_ratio"])
+    text = (out / "tables" / "table2.txt").read_text()
+    assert max(map(len, text.split("\n"))) <= 100
+    assert "the paper prints" in text and "not comparable: the recordings are not the paper's 11 containers" in text
+    assert r"\toprule" in as_latex(table) and "paper\\_mse" in as_latex(table)
+    page = as_html(results, table)
+    assert "<table" in page and "http" not in page
+    assert list(cells(table).index)[0] == "NLinear" and cells(table).index[-1].startswith(". ")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_papers_numbers(name):
+    table = paper_table(name)
+    assert len(table) and table["mean"].notna().all() and not table.duplicated(["row", "column"]).any()
+    shares = table[table["column"].isin(["balanced_accuracy", "f1", "precision", "recall"])]
+    assert shares["mean"].between(0, 1).all()
+
+
+def test_the_papers_numbers_are_those_printed():
+    found = {name: paper_table(name).set_index(["row", "column"])["mean"] for name in TABLES}
+    assert found["table1"]["Crossformer", "balanced_accuracy"] == pytest.approx(0.7551)
+    assert found["table2"]["LSTM", "paper_mse"] == pytest.approx(60349.339)
+    assert found["table3"]["+ quantisation", "paper_corr"] == pytest.approx(0.252)
+    assert found["table4"]["stimulus not in pre-training", "f1"] == pytest.approx(0.6745)
+    assert found["tableA1"]["locally_sparse_noise", "signals"] == 99000
+    assert found["tableA2"]["K = 32", "paper_smape"] == pytest.approx(0.641)
+    assert found["tableA3"]["d = 512", "balanced_accuracy"] == pytest.approx(0.647)
+    assert found["tableA4"]["QuantFormer", "mse"] == pytest.approx(0.445)
+
+
+def test_the_command(store, tmp_path, capsys):
+    run = ["benchmark", "table2", "--store", str(store.path), "--out", str(tmp_path / "b"), "--models", "nlinear", "--steps", "3", "--samples", "0",
+           "--baseline", "1", "--response", "1", "--f0", "0.5", "--score", "1", "--subject", "ada", "--quiet"]  # fmt: skip
+    assert main([*run, "--plan"]) == 0
+    assert "4 runs" in capsys.readouterr().out and not (tmp_path / "b" / "runs").exists()
+    assert main(run) == 0
+    assert "Table 2: forecasts of responses" in capsys.readouterr().out
+    assert main(run) == 0 and "0 runs made, 4 kept, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--models=lstn"], "did you mean lstm"), (["--on", "pbs"], "on: expected local, dask"), (["--seeds", "0"], "seeds: expected"),
+        (["--split", "subject", "--leave-out", "ada"], "split: expected blocks or chronological"), (["--subject", "eve"], "eve"),
+    ],
+)  # fmt: skip
+def test_refusals_of_the_command(store, tmp_path, capsys, more, why):
+    from helpers import refused
+
+    assert why in refused(capsys, "benchmark", "table2", "--store", store.path, "--out", tmp_path / "b", "--models", "nlinear", "--quiet", *more)
+
+
+def test_a_folder_that_is_not_ours_is_refused(store, tmp_path, capsys):
+    from helpers import refused
+
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "found thesis.txt" in refused(capsys, "benchmark", "table2", "--store", store.path, "--out", tmp_path, "--quiet")
+    assert finished(make_plan("table2", store, WINDOW, BenchmarkOptions(**FAST)), tmp_path) == [] and read_result(tmp_path, "none") is None

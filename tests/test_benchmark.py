@@ -12,9 +12,10 @@ from qf_toolkit.benchmark import roster
 from qf_toolkit.benchmark.grid import finished, run_grid
 from qf_toolkit.benchmark.options import TABLES, BenchmarkOptions, GridOptions
 from qf_toolkit.benchmark.plan import Plan, Run, make_plan
+from qf_toolkit.benchmark.ranking import as_scored, differences
 from qf_toolkit.benchmark.results import claimed, read_result, result_file
 from qf_toolkit.benchmark.shown import as_html, as_latex, as_text, cells
-from qf_toolkit.benchmark.tables import as_scored, differences, make_table, paper_table, read_results, write_tables
+from qf_toolkit.benchmark.tables import make_table, paper_table, read_results, write_tables
 from qf_toolkit.cli.main import main
 from qf_toolkit.evaluation.compare import compare
 from qf_toolkit.evaluation.table import evaluate
@@ -59,7 +60,7 @@ def test_the_identity_of_a_run_is_of_all_that_decides_it(store, plan):
         "model": "lstm", "task": "activation", "seed": 9, "settings": {**run.settings, "response_s": 0.5}, "options": {**run.options, "lr": 0.5},
         "tune": 2, "n_samples": 9, "data": "other", "needs": "other", "code": "other",
     }  # fmt: skip
-    names = {f for f in Run.__dataclass_fields__}
+    names = set(Run.__dataclass_fields__)
     assert names == change.keys()
     values = {name: getattr(run, name) for name in names}
     others = {Run(**{**values, name: value}).identity for name, value in change.items()}
@@ -172,7 +173,7 @@ def test_files_of_a_table(plan, out):
     assert r"\toprule" in as_latex(table) and "paper\\_mse" in as_latex(table)
     page = as_html(results, table)
     assert "<table" in page and "http" not in page
-    assert list(cells(table).index)[0] == "NLinear" and cells(table).index[-1].startswith(". ")
+    assert cells(table).index[0] == "NLinear" and cells(table).index[-1].startswith(". ")
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -30,7 +30,7 @@ def start(options: GridOptions) -> Callable:
         It takes a job (see `grid.work`), the options, and a function that tells how many runs have ended, and returns when all workers have ended.
     """
     if options.on == "local":
-        return _here if options.workers == 1 else _processes
+        return _here if options.workers == 1 else _spawned
     return _slurm if options.on == "slurm" else _dask
 
 
@@ -40,7 +40,7 @@ def _here(job, options, tell):
     work(job, tell)
 
 
-def _processes(job, options, tell):
+def _spawned(job, options, tell):
     from .grid import work
 
     spawn = multiprocessing.get_context("spawn")

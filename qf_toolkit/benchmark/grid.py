@@ -66,7 +66,7 @@ def run_grid(plan: Plan, out: str | Path, options: GridOptions | None = None, *,
     done = finished(plan, out)
     if len(done) < len(plan.runs):
         raise QfError(f"workers: expected all {len(plan.runs)} runs, found {len(done)} when the workers had ended. The same command again goes on.")
-    failed = sum(read_result(out, identity)["status"] == "failed" for identity in done)
+    failed = sum((read_result(out, identity) or {}).get("status") == "failed" for identity in done)
     return {"done": len(done) - failed, "failed": failed, "made": len(done) - before}
 
 

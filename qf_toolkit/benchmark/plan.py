@@ -211,16 +211,17 @@ class _Planner:
     def __init__(self, store, settings, options):
         self.store, self.settings, self.options, self.size = store, settings, options, SIZES[options.size]
         self.runs, self.cells, self._digests = {}, [], {}
-        index = store.index
+        index, keys = store.index, store.keys()
         self.sliding = settings.get("windows") == "sliding"
-        self.subjects = _chosen("subject", settings.get("subject"), sorted({key.split("/")[0] for key in store.keys()}))
+        self.subjects = _chosen("subject", settings.get("subject"), sorted({key.split("/")[0] for key in keys}))
         self.stimuli = _chosen("stimulus", settings.get("stimulus"), [] if self.sliding else sorted(index["stimulus"].unique()))
         if not self.sliding and not len(index):
             raise QfError(f"store: expected trials in {store.path}, found none. Take sliding windows: --windows sliding.")
 
     def plan(self, table):
         getattr(self, f"_{table}")()
-        simulated = all(self.store.header(key).attrs.get("source") == "simulation" for key in self.store.keys())
+        keys = self.store.keys()
+        simulated = all(self.store.header(key).attrs.get("source") == "simulation" for key in keys)
         return Plan(table, self.runs, self.cells, str(self.store.path), simulated)
 
     # ------------------------------------------------------------ the tables

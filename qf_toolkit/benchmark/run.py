@@ -66,7 +66,7 @@ def _made(run, out, store, device, folder, keep_model):
     if run.model == roster.NAIVE:
         return _scores([], run, split)
     pretrained = _pretrained(run, out, device)
-    tried, best, cost = [], None, {}
+    tried, models, cost = [], [], {}
     for factor in TRIED[: run.tune]:
         options = {**run.options, **({"lr": run.options["lr"] * factor} if run.tune > 1 else {})}
         keep = {"checkpoint": folder / "checkpoint" / f"{factor:g}", "device": device, "progress": False}
@@ -78,9 +78,8 @@ def _made(run, out, store, device, folder, keep_model):
         validation = _validation(model)
         tried.append({"lr": options.get("lr"), "validation": validation, "train_s": watch.seconds})
         cost = {"train_s": cost.get("train_s", 0) + watch.seconds, "peak_mb": max(cost.get("peak_mb", 0), watch.peak_mb)}
-        if best is None or validation < best[0]:
-            best = validation, model
-    model = best[1]
+        models.append(model)
+    model = models[int(np.nanargmin([t["validation"] for t in tried]))]
     if run.task == PRETRAIN or keep_model:
         model.save(folder)
     cost |= {"parameters": _parameters(model), "steps": run.options.get("steps")}

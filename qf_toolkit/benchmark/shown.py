@@ -7,7 +7,8 @@ import pandas as pd
 
 from ..evaluation.compare import WIDTH, folded, show_differences
 from .options import TABLES
-from .tables import COST, Results, differences, paper_table
+from .ranking import differences
+from .tables import COST, Results, paper_table
 
 TITLES = {
     "table1": "Table 1: classification of responses", "table2": "Table 2: forecasts of responses", "table3": "Table 3: ablation",
@@ -41,7 +42,7 @@ def as_text(results: Results, table: pd.DataFrame) -> str:
         "",
         *folded(cells(table)),
         "",
-        ". marks naive rows: nothing in them is drawn at random, so they run once for each subject and stimulus",
+        ". marks naive rows: nothing in them is random, so they run once for each subject and stimulus",
     ]
     lines += [line for row, why in a["reasons"].items() for line in wrap(f"{row}: {why}", WIDTH, subsequent_indent="  ")]
     printed = printed_cells(a["table"])
@@ -87,7 +88,8 @@ def printed_cells(name: str) -> pd.DataFrame:
     printed = paper_table(name)
     printed["text"] = [_mean_sd(m, s) for m, s in zip(printed["mean"], printed["sd"], strict=True)]
     rows, columns = (list(dict.fromkeys(printed[c])) for c in ("row", "column"))
-    return printed.pivot(index="row", columns="column", values="text").loc[rows, columns].rename_axis(index=None, columns=None).fillna(MISSING)
+    found = dict(zip(zip(printed["row"], printed["column"], strict=True), printed["text"], strict=True))
+    return pd.DataFrame({c: [found.get((r, c), MISSING) for r in rows] for c in columns}, rows)
 
 
 def as_latex(table: pd.DataFrame) -> str:
@@ -113,13 +115,13 @@ def as_html(results: Results, table: pd.DataFrame) -> str:
 
 
 def _mean_sd(mean, sd):
-    if not isinstance(mean, float | int) or np.isnan(mean):
-        return MISSING
-    return _number(mean) + (f" ± {_number(sd)}" if sd is not None and np.isfinite(sd) else "")
+    sd = np.nan if sd is None else float(sd)
+    return _number(mean) + (f" ± {_number(sd)}" if np.isfinite(sd) else "")
 
 
 def _number(value):
-    if value is None or np.isnan(value):
+    value = float(value)
+    if np.isnan(value):
         return MISSING
     return f"{value:.3f}" if 0.001 <= abs(value) < 100 else f"{value:.3g}" if value else "0"
 

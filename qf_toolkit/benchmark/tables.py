@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 
 from .._files import atomic_path
-from ..evaluation.compare import compare
-from ..evaluation.scored import Scored
 from ..evaluation.table import write_table
 from . import roster
 from .plan import PRETRAIN, Plan
@@ -76,7 +74,7 @@ def read_results(plan: Plan, out: str | Path) -> Results:
         If a file can't be read.
     """
     found = {cell.run: read_result(Path(out), cell.run) for cell in plan.cells}
-    done = [found[cell.run] for cell in plan.cells if not cell.row and found[cell.run] is not None]
+    done = [result for cell in plan.cells if not cell.row and (result := found[cell.run]) is not None]
     naive = list(dict.fromkeys(name for result in done for name in result.get("rows", {}))) or ["naive rows"]
     rows = []
     for cell in plan.cells:
@@ -149,11 +147,9 @@ def make_table(results: Results) -> pd.DataFrame:
             done = of[(of["task"] == task) & (of["error"] == "")]
             for column in columns:
                 values = done[column].dropna().to_numpy(float) if column in done else np.empty(0)
-                found[column] = values.mean() if values.size else np.nan
-                with np.errstate(invalid="ignore"):
-                    found[f"{column}_sd"] = values.std(ddof=1) if values.size > 1 else np.nan
+                found[column], found[f"{column}_sd"] = _mean_sd(values)
         found |= {"runs": len(of), "failed": int((of["error"] != "").sum())}
-        found |= {c: of[c].mean() if c in of and of[c].notna().any() else np.nan for c in COST}
+        found |= {c: _mean_sd(of[c].dropna().to_numpy(float) if c in of else np.empty(0))[0] for c in COST}
         rows[row] = found
     out = pd.DataFrame(rows).T.infer_objects()
     out.index.name = "model"
@@ -165,6 +161,11 @@ def make_table(results: Results) -> pd.DataFrame:
     naive = list(dict.fromkeys(runs.loc[runs["naive"], "row"]))
     out.attrs = {"table": table, "naive": naive, "reasons": _reasons(runs), "compared": not_compared(results), **_facts(results)}
     return out
+
+
+def _mean_sd(values):
+    with np.errstate(invalid="ignore"):  # of infinite scores there is no sd
+        return (values.mean() if values.size else np.nan), (values.std(ddof=1) if values.size > 1 else np.nan)
 
 
 def _protocol_table(results):
@@ -241,72 +242,6 @@ def not_compared(results: Results) -> list[str]:
         why.append("the split is not by sub-sessions")
     why.append("the paper does not say how it averages over neurons and trials, nor how it labels activity in its Table 1 in full")
     return why
-
-
-# ---------------------------------------------------------------- who is first
-
-
-def as_scored(results: Results) -> Scored | None:
-    """The runs of forecasts as one pass over the test parts, for paired comparisons: sums over blocks of trials, the mean over seeds.
-
-    Parameters
-    ----------
-    results : Results
-
-    Returns
-    -------
-    Scored or None
-        None if no row has a result for every subject and stimulus. Each recording with each stimulus counts as a session. A row that failed
-        somewhere is left out.
-    """
-    runs = results.runs[results.runs["task"] == "forecast"]
-    places = list(runs.groupby(["subject", "stimulus"], sort=False).groups)
-    units, sums = [], {name: {} for name in ("squared", "r")}
-    rows = [
-        row
-        for row in results.order
-        if len(of := runs[runs["row"] == row]) and not of["error"].any() and len(of.groupby(["subject", "stimulus"])) == len(places)
-    ]
-    if not rows or not places:
-        return None
-    for subject, stimulus in places:
-        at = runs[(runs["subject"] == subject) & (runs["stimulus"] == stimulus)]
-        found = None
-        for row in rows:
-            blocks = [results.by_run[r]["blocks"] for r in at.loc[at["row"] == row, "run"]]
-            found = pd.DataFrame(blocks[0]["units"])
-            for name, kept in sums.items():
-                own = [b[name].get(row) or next(iter(b[name].values())) for b in blocks]
-                kept.setdefault(row, []).append(np.mean(own, 0))
-        units.append(found.assign(session=found["session"] + f", {stimulus}"))
-    naive = [row for row in rows if runs.loc[runs["row"] == row, "naive"].all()]
-    units = pd.concat(units, ignore_index=True)
-    joined = {name: {row: np.concatenate(v) for row, v in kept.items()} for name, kept in sums.items()}
-    n_trials = sum(results.by_run[r]["facts"]["n_trials"] for r in runs.drop_duplicates(["subject", "stimulus"])["run"])
-    facts = {"data": " ".join(sorted({r.data for r in results.plan.runs.values()})), "simulated": int(results.plan.simulated), "models": {},
-             "seeds": {}, "n_trials": n_trials, "not_applicable": {}}  # fmt: skip
-    return Scored(
-        rows=dict.fromkeys([*(r for r in rows if r not in naive), *naive]), built_in=naive, missing={}, sessions={}, zero_mse=[], units=units,
-        squared=joined["squared"], r=joined["r"], neurons={}, kept={}, facts=facts,
-    )  # fmt: skip
-
-
-def differences(results: Results, seed: int = 0) -> pd.DataFrame | None:
-    """By how much each model beats each naive row, with intervals over animals, recordings and blocks of trials; see `evaluation.compare`.
-
-    Parameters
-    ----------
-    results : Results
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    pandas.DataFrame or None
-        None if there are no forecasts to compare.
-    """
-    scored = as_scored(results)
-    return None if scored is None or not scored.models or not scored.naive else compare(scored, None, seed=seed)
 
 
 # ---------------------------------------------------------------- written

@@ -135,17 +135,17 @@ def test_a_run_that_fails_is_a_row_that_says_so(store, tmp_path, monkeypatch):
 
 def test_a_claim_is_made_by_one_and_taken_over_from_the_dead(tmp_path):
     with claimed(tmp_path, "a", "grid") as mine:
-        assert mine == 0
+        assert mine == (1, 0)
         with claimed(tmp_path, "a", "grid") as other:
             assert other is None
     assert not list((tmp_path / "runs").iterdir())
     dead = {**json.loads(json.dumps(_dead())), "grid": "grid"}
     (tmp_path / "runs" / "a.claim.1").write_text(json.dumps(dead))
     with claimed(tmp_path, "a", "grid") as deaths:
-        assert deaths == 1
+        assert deaths == (2, 1)
     (tmp_path / "runs" / "a.claim.1").write_text(json.dumps({**dead, "grid": "an earlier one"}))
     with claimed(tmp_path, "a", "grid") as deaths:
-        assert deaths == 0
+        assert deaths == (2, 0)
     assert not list((tmp_path / "runs").iterdir())
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .._files import write_text
+from .._files import this_process, write_text
 from ..errors import QfError
 from ..recordings.store import Store
 from .options import GridOptions
-from .plan import Plan, Run
+from .plan import Plan
 from .results import claimed, read_result, result_file, write_result
-from .run import make
+from .run import failed, make
 
 WAIT_S = 0.2
 DEATHS = 2  # a run at which this many workers of one grid died is given up
@@ -66,8 +66,8 @@ def run_grid(plan: Plan, out: str | Path, options: GridOptions | None = None, *,
     done = finished(plan, out)
     if len(done) < len(plan.runs):
         raise QfError(f"workers: expected all {len(plan.runs)} runs, found {len(done)} when the workers had ended. The same command again goes on.")
-    failed = sum((read_result(out, identity) or {}).get("status") == "failed" for identity in done)
-    return {"done": len(done) - failed, "failed": failed, "made": len(done) - before}
+    bad = sum((read_result(out, identity) or {}).get("status") == "failed" for identity in done)
+    return {"done": len(done) - bad, "failed": bad, "made": len(done) - before}
 
 
 def finished(plan: Plan, out: Path) -> list[str]:
@@ -103,19 +103,17 @@ def work(job: dict, tell=None) -> int:
             run = plan.runs[identity]
             if run.needs and not result_file(out, run.needs).exists():
                 continue
-            with claimed(out, identity, job["grid"]) as deaths:
-                if deaths is None:
+            with claimed(out, identity, job["grid"]) as claim:
+                if claim is None:
                     continue
-                write_result(out, identity, make(run, out, store, job["device"], job["keep_models"]) if deaths < DEATHS else _given_up(run, deaths))
+                if claim.deaths < DEATHS:
+                    result = make(run, out, store, job["device"], job["keep_models"])
+                else:
+                    result = failed(run, f"{claim.deaths} workers died at it (out of memory?)")
+                write_result(out, identity, {**result, "attempt": claim.attempt, "worker": this_process()})
                 made += 1
             if tell is not None:
                 tell()
         if made == before:  # others work on all that is left, or on what that needs
             time.sleep(WAIT_S)
     return made
-
-
-def _given_up(run: Run, deaths: int) -> dict:
-    from dataclasses import asdict
-
-    return {"run": asdict(run), "status": "failed", "error": f"{deaths} workers died at it (out of memory?)", "where": ""}

@@ -14,8 +14,9 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from .._files import is_gone, this_process, write_text
+from .._files import atomic_path, is_gone, this_process
 from ..errors import DamagedFileError
 
 HEARTBEAT_S = 20.0
@@ -50,8 +51,24 @@ def read_result(out: Path, identity: str) -> dict | None:
 
 
 def write_result(out: Path, identity: str, result: dict) -> None:
-    """Write the result of a run."""
-    write_text(result_file(out, identity), json.dumps(result, indent=1) + "\n")
+    """Write the result of a run. One that is there stays: it was made by a worker that was taken for dead."""
+    with contextlib.suppress(FileExistsError), atomic_path(result_file(out, identity), exclusive=True) as tmp:
+        tmp.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+class Claim(NamedTuple):
+    """A worker's claim of a run.
+
+    Attributes
+    ----------
+    attempt : int
+        1, or more if workers died at the run.
+    deaths : int
+        How many workers of the same grid died at it.
+    """
+
+    attempt: int
+    deaths: int
 
 
 @contextmanager
@@ -67,8 +84,8 @@ def claimed(out: Path, identity: str, grid: str):
 
     Yields
     ------
-    int or None
-        How many workers of this grid died at this run before; None if another worker has it, or it is done. Then the block must do nothing.
+    Claim or None
+        None if another worker has the run, or it is done. Then the block must do nothing.
     """
     claims = _claims(out, identity)
     if result_file(out, identity).exists() or (claims and not _is_lost(claims[-1])):
@@ -89,7 +106,7 @@ def claimed(out: Path, identity: str, grid: str):
     beat.start()
     try:
         finished = result_file(out, identity).exists()  # by a worker that ended between the first look and the claim
-        yield None if finished else sum(_grid_of(claim) == grid for claim in claims)
+        yield None if finished else Claim(number, sum(_grid_of(claim) == grid for claim in claims))
     finally:
         done.set()
         beat.join()

@@ -47,18 +47,23 @@ def make(run: Run, out: Path, store: Store, device: str = "auto", keep_model: bo
         run, status ("done" or "failed"), made, versions, and, if it is done: rows ({name: {"scores": {...}, "sessions": [...]}}), blocks (what each
         block of test trials adds to the sums that are compared), cost, facts, tuning. If it failed: error, in a line, and where.
     """
-    note = {"run": asdict(run), "made": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
     folder = model_folder(out, run.identity)
     try:
         found = _made(run, out, store, device, folder, keep_model)
     except Exception as error:  # one run that fails is a row that says so; the others go on
-        return {**note, "status": "failed", "error": f"{_kind(error)}{' '.join(str(error).split())}"[:500], "where": traceback.format_exc()[-4000:]}
+        kind = "" if isinstance(error, QfError) else f"{type(error).__name__}: "
+        return failed(run, f"{kind}{' '.join(str(error).split())}"[:500], traceback.format_exc()[-4000:])
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    return {**note, "status": "done", **found}
+    return {**_note(run), "status": "done", **found}
 
 
-def _kind(error):
-    return "" if isinstance(error, QfError) else f"{type(error).__name__}: "
+def failed(run: Run, error: str, where: str = "") -> dict:
+    """The result of a run that failed: the error in a line, and where it was raised."""
+    return {**_note(run), "status": "failed", "error": error, "where": where}
+
+
+def _note(run):
+    return {"run": asdict(run), "made": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions()}
 
 
 def _made(run, out, store, device, folder, keep_model):

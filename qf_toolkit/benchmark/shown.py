@@ -37,13 +37,8 @@ def as_text(results: Results, table: pd.DataFrame) -> str:
         f"{'SIMULATED DATA, ' if a['simulated'] else ''}{_count(len(a['subjects']), 'subject')}, {_count(len(a['stimuli']), 'selection')} of stimuli, "
         f"{_count(len(a['seeds']), 'seed')}, {a['n_runs']} runs; mean ± sd over runs",
     ]
-    lines = [
-        *head,
-        "",
-        *folded(cells(table)),
-        "",
-        ". marks naive rows: nothing in them is random, so they run once for each subject and stimulus",
-    ]
+    lines = [*head, "", *folded(cells(table)), ""]
+    lines += [". marks naive rows: nothing in them is random, so they run once for each subject and stimulus"] * bool(a["naive"])
     lines += [line for row, why in a["reasons"].items() for line in wrap(f"{row}: {why}", WIDTH, subsequent_indent="  ")]
     printed = printed_cells(a["table"])
     if len(printed):
@@ -76,10 +71,8 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
     ends = ("_sd", "_paper", "_paper_sd")
     scores = [c for c in table if not c.endswith(ends) and c not in (*COST, "runs", "failed")]
     shown = {c: [_mean_sd(table.loc[row, c], table.loc[row].get(f"{c}_sd")) for row in table.index] for c in scores}
-    shown |= {c: [_number(v) for v in table[c]] for c in COST if c in table and table[c].notna().any()}
-    shown["runs"] = [
-        f"{int(n)}" if not failed else f"{int(n - failed)} of {int(n)}" for n, failed in zip(table["runs"], table["failed"], strict=True)
-    ]
+    shown |= {c: [_number(v) for v in table[c]] for c in COST if c in table and len(table[c].dropna())}
+    shown["runs"] = [f"{n:.0f}" if not failed else f"{n - failed:.0f} of {n:.0f}" for n, failed in table[["runs", "failed"]].to_numpy(float)]
     return pd.DataFrame(shown, [f". {r}" if r in table.attrs["naive"] else str(r) for r in table.index])
 
 
@@ -121,9 +114,11 @@ def _mean_sd(mean, sd):
 
 def _number(value):
     value = float(value)
-    if np.isnan(value):
-        return MISSING
-    return f"{value:.3f}" if 0.001 <= abs(value) < 100 else f"{value:.3g}" if value else "0"
+    if not np.isfinite(value):
+        return MISSING if np.isnan(value) else str(value)
+    if abs(value) < 1e7 and (value == int(value) or abs(value) >= 100):
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if 0.001 <= abs(value) < 100 else f"{value:.3g}"
 
 
 def _count(n, word):

@@ -1,8 +1,8 @@
-"""A grid of 60 runs, killed five times and started again; the same on a Dask cluster of its own, and through an `sbatch` that starts processes here.
+"""A grid of 63 runs, killed five times and started again; the same on a Dask cluster of its own, and through an `sbatch` that starts processes here.
 
     python benchmarks/grid.py --out results/grid
 
-Every way must give 60 results, each made at the first attempt but for those that were killed, results that are there when the grid is killed must stay as
+Every way must give 63 results, each made at the first attempt but for those that were killed, results that are there when the grid is killed must stay as
 they are to the byte, and the tables must be equal. Prints a line for each way.
 """
 
@@ -59,7 +59,7 @@ def results(out):
 
 def killed(store, out, rng):
     """Run the grid in two processes, kill it at random times, and run it to the end."""
-    kept, kills, total = {}, 0, 60
+    kept, kills, total = {}, 0, 63
     while kills < KILLS:
         wanted = len(kept) + rng.randint(2, 9)
         with subprocess.Popen(command(store, out, "--workers", "2"), start_new_session=True, stdout=subprocess.DEVNULL) as process:
@@ -85,7 +85,10 @@ def tell(way, out):
     notes = [json.loads(data) for data in results(out).values()]
     again = sum(note["attempt"] > 1 for note in notes)
     done = sum(note["status"] == "done" for note in notes)
-    print(f"{way:24} {len(notes)} results, {done} done, {again} made again after a kill, {len(list(out.glob('runs/*.claim.*')))} claims left", flush=True)
+    print(
+        f"{way:24} {len(notes)} results, {done} done, {again} made again after a kill, {len(list(out.glob('runs/*.claim.*')))} claims left",
+        flush=True,
+    )
     return notes
 
 
@@ -97,7 +100,7 @@ def main():
     out = given.out.resolve()
     store = out / "store"
     small = {"n_neurons": 5, "repeats": 15, "directions": 2, "temporal_frequencies": 1}
-    for i in range(5):
+    for i in range(6):
         qf.simulate(store, sessions=("A",), subject=f"sim{i + 1}", seed=i, **small)
     ways = {"whole, one process": [], "Dask, 2 workers": ["--on", "dask", "--workers", "2"], "sbatch, 2 jobs": ["--on", "slurm", "--workers", "2"]}
     commands = out / "bin"

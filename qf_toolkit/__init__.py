@@ -11,6 +11,7 @@ from ._version import __version__
 from .errors import QfError
 
 if TYPE_CHECKING:  # for editors and the type checker
+    from .benchmark.make import benchmark_table
     from .estimators.network import fit_network
     from .estimators.quantformer.activation import fit_classifier
     from .estimators.quantformer.pretrain import pretrain
@@ -40,6 +41,7 @@ __all__ = [
     "Store",
     "Study",
     "__version__",
+    "benchmark_table",
     "compare",
     "evaluate",
     "evaluate_classifier",
@@ -80,6 +82,7 @@ _HOME = {
     "estimators.network": ("fit_network",),
     "estimators.registry": ("load",),
     "evaluation.compare": ("compare",),
+    "benchmark.make": ("benchmark_table",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
     "study.study": ("Study",),
 }

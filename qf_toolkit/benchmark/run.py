@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 import traceback
+import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,16 +46,19 @@ def make(run: Run, out: Path, store: Store, device: str = "auto", keep_model: bo
     -------
     dict
         run, status ("done" or "failed"), made, versions, and, if it is done: rows ({name: {"scores": {...}, "sessions": [...]}}), blocks (what each
-        block of test trials adds to the sums that are compared), cost, facts, tuning. If it failed: error, in a line, and where.
+        block of test trials adds to the sums that are compared), cost, facts, tuning, warnings. If it failed: error, in a line, and where.
     """
     folder = model_folder(out, run.identity)
     try:
-        found = _made(run, out, store, device, folder, keep_model)
+        with warnings.catch_warnings(record=True) as told:  # kept with the result: of many runs nobody would read them as they come
+            warnings.simplefilter("always", UserWarning)
+            found = _made(run, out, store, device, folder, keep_model)
     except Exception as error:  # one run that fails is a row that says so; the others go on
         kind = "" if isinstance(error, QfError) else f"{type(error).__name__}: "
         return failed(run, f"{kind}{' '.join(str(error).split())}"[:500], traceback.format_exc()[-4000:])
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    return {**_note(run), "status": "done", **found}
+    texts = dict.fromkeys(str(w.message) for w in told if issubclass(w.category, UserWarning))
+    return {**_note(run), "status": "done", **found, "warnings": list(texts)}
 
 
 def failed(run: Run, error: str, where: str = "") -> dict:

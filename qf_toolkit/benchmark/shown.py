@@ -40,6 +40,7 @@ def as_text(results: Results, table: pd.DataFrame) -> str:
     lines = [*head, "", *folded(cells(table)), ""]
     lines += [". marks naive rows: nothing in them is random, so they run once for each subject and stimulus"] * bool(a["naive"])
     lines += [line for row, why in a["reasons"].items() for line in wrap(f"{row}: {why}", WIDTH, subsequent_indent="  ")]
+    lines += [line for note in a["notes"] for line in wrap(f"note: {note}", WIDTH, subsequent_indent="  ")]
     printed = printed_cells(a["table"])
     if len(printed):
         lines += [
@@ -95,7 +96,11 @@ def as_html(results: Results, table: pd.DataFrame) -> str:
     from html import escape
 
     a = table.attrs
-    notes = [*(f"{row}: {why}" for row, why in a["reasons"].items()), *(f"The paper's numbers can't be compared: {why}." for why in a["compared"])]
+    notes = [
+        *(f"{row}: {why}" for row, why in a["reasons"].items()),
+        *a["notes"],
+        *(f"The paper's numbers can't be compared: {why}." for why in a["compared"]),
+    ]
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     printed = printed_cells(a["table"])
     beside = f"<h2>The paper prints</h2>{printed.style.format(escape='html').to_html()}" if len(printed) else ""

@@ -1,5 +1,6 @@
 """Tables, made from the result files of a plan's runs: the paper's table, its numbers beside ours, a leaderboard, and paired differences."""
 
+from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -91,7 +92,9 @@ def read_results(plan: Plan, out: str | Path) -> Results:
         for name, why in result["facts"].get("not_applicable", {}).items():
             rows[:] = [r for r in rows if not (r["run"] == cell.run and r["row"] == name)]
             rows.append({"row": name, "naive": not cell.row, **where, "error": f"not applicable: {why}"})
-    return Results(plan, pd.DataFrame(rows), found)
+    runs = pd.DataFrame(rows)
+    runs.attrs = {"simulated": plan.simulated, "data": " ".join(sorted({run.data for run in plan.runs.values()}))}
+    return Results(plan, runs, found)
 
 
 def paper_table(name: str) -> pd.DataFrame:
@@ -209,9 +212,10 @@ def _reasons(runs):
 
 def _facts(results):
     plan = results.plan
+    told = Counter(text for result in results.by_run.values() for text in (result or {}).get("warnings", ()))
     done = [r for r in results.by_run.values() if r is not None and r["status"] == "done"]
     return {
-        "simulated": plan.simulated, "n_runs": len(plan.runs), "subjects": sorted({r.subject for r in plan.runs.values() if r.task != PRETRAIN}),
+        "notes": [f"{text} ({n} runs)" for text, n in told.items()], "simulated": plan.simulated, "n_runs": len(plan.runs), "subjects": sorted({r.subject for r in plan.runs.values() if r.task != PRETRAIN}),
         "stimuli": sorted({r.stimulus for r in plan.runs.values() if r.task != PRETRAIN}), "seeds": sorted({r.seed for r in plan.runs.values()}),
         "data": sorted({r.data for r in plan.runs.values()}), "code": sorted({r.code for r in plan.runs.values()}),
         "n_animals": len({a for r in done for a in r.get("blocks", {}).get("units", {}).get("animal", [])}) or len({r["run"]["settings"]["subject"][0] for r in done if r["run"]["settings"].get("subject")}),

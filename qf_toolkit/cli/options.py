@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..benchmark.options import TABLES, BenchmarkOptions, GridOptions
+from ..benchmark.options import OWN_WINDOW, TABLES, BenchmarkOptions, GridOptions
 from ..estimators.quantformer.options import FitConfig, PretrainConfig
 from ..estimators.registry import MODELS, find
 from ..evaluation.options import EvaluateOptions
@@ -24,8 +24,6 @@ from ..study.options import DemoOptions, FiguresOptions, ReportOptions
 from ..training.options import FIT_LOOP, LoopConfig, RunConfig
 from .parsing import Group, value_of
 
-# of a benchmark: gratings are 3 s apart and images follow each other, so F0 is of the last second; each stimulus has its own window (Table A-1)
-OWN_WINDOW = {"f0_s": 1.0, "score_s": "paper"}
 KINDS = {"nwb": NwbOptions, "allen": AllenOptions, "suite2p": Suite2pOptions, "arrays": ArraysOptions}
 TASKS = ("forecast", "activation")
 FROM_TRIALS = ("rate_hz", "n_baseline", "n_response")  # of QuantFormerConfig

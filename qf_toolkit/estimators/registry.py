@@ -25,6 +25,8 @@ KINDS = {  # the values of "kind" in config.json of saved models
 MODELS = {  # torch modules that `estimators.network` makes forecasters and classifiers of
     "nlinear": "models.baselines.nlinear:NLinear",
     "lstm": "models.baselines.lstm:LSTM",
+    "informer": "models.baselines.informer:Informer",
+    "autoformer": "models.baselines.autoformer:Autoformer",
 }
 
 

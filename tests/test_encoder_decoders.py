@@ -246,7 +246,7 @@ def test_autoformer_carries_a_period_on():
         return torch.from_numpy(wave[..., :36]).float(), torch.from_numpy(wave[..., 36:]).float()
 
     torch.manual_seed(0)
-    assert learnt(Autoformer(Autoformer.Config(width=16, layers=1, dropout=0.0), Sizes(36, 24)), make, 120, 5e-3) < 0.1
+    assert learnt(Autoformer(Autoformer.Config(width=16, layers=1, dropout=0.0), Sizes(36, 24)), make, 60, 5e-3) < 0.1
 
 
 def test_informer_finds_what_happened_long_ago():
@@ -259,16 +259,15 @@ def test_informer_finds_what_happened_long_ago():
         return torch.from_numpy(x).float(), torch.from_numpy(height).float().expand(32, 1, 4)
 
     torch.manual_seed(0)
-    assert learnt(Informer(Informer.Config(width=16, dropout=0.0), Sizes(120, 4)), make, 150, 3e-3) < 0.2
+    assert learnt(Informer(Informer.Config(width=16, dropout=0.0), Sizes(120, 4)), make, 70, 3e-3) < 0.2
 
 
 def test_crossformer_reads_the_other_neurons():
-    """Each neuron responds with the mean of eight neurons' last frames: of one neuron alone at most an eighth of it could be told."""
+    """Eight neurons show a level under noise of three times its spread. From six frames of one of them, 0.6 of its variance can't be told; of all, 0.16."""
 
     def make(seed):
-        x = draw(32, 8, 12, seed=seed)
-        return x, x[..., -6:].mean((1, 2))[:, None, None].expand(32, 8, 2)
+        level = draw(64, 1, 1, seed=seed)
+        return level + 3 * draw(64, 8, 6, seed=seed + 1_000_003), level.expand(64, 8, 2)
 
     torch.manual_seed(0)
-    left = learnt(Crossformer(Crossformer.Config(width=16, layers=2, dropout=0.0), Sizes(12, 2)), make, 200, 3e-3)
-    assert left < 0.5 < 1 - 1 / 8
+    assert learnt(Crossformer(Crossformer.Config(width=16, layers=1, dropout=0.0), Sizes(6, 2)), make, 60, 5e-3) < 0.4

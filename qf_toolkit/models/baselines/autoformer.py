@@ -23,26 +23,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, Sizes
-from ..options import Options, option
-from .series import SeriesEmbedding, check_heads, feed_forward
+from ..options import option
+from .series import EncoderDecoderConfig, SeriesEmbedding, feed_forward
 
 
 @dataclass(frozen=True)
-class AutoformerConfig(Options):
+class AutoformerConfig(EncoderDecoderConfig):
     """Options of Autoformer."""
 
-    width: int = option(32, "whole", least=1, most=4096, help="of the vector of a frame")
-    heads: int = option(4, "whole", least=1, most=256, help="of each auto-correlation; they divide the width")
-    layers: int = option(2, "whole", least=1, most=32, help="of the encoder")
-    decoder_layers: int = option(1, "whole", least=1, most=32, help="of the decoder")
     factor: float = option(3.0, above=0, most=1e6, help="about this times ln(frames) periods are followed")
     slow_frames: int = option(25, "whole", least=1, most=9999, help="of the moving average that is taken for the slow part")
-    start_share: float = option(0.5, above=0, most=1, help="share of the context, its end, with which the decoder begins")
-    dropout: float = option(0.05, least=0, below=1, help="in training")
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_heads(self.width, self.heads)
 
 
 class Decomposition(nn.Module):

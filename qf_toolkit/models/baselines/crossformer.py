@@ -20,27 +20,21 @@ import torch
 from torch import nn
 
 from ..batch import Batch, Sizes
-from ..options import Options, option
-from .series import FullAttention, check_heads, feed_forward
+from ..options import option
+from .series import AttentionConfig, FullAttention, feed_forward
 
 SILENT = -1e30  # a score that leaves no weight; not infinite, so that a trial without any whole neuron gives numbers, too
 
 
 @dataclass(frozen=True)
-class CrossformerConfig(Options):
+class CrossformerConfig(AttentionConfig):
     """Options of Crossformer."""
 
     patch_frames: int = option(6, "whole", least=1, most=9999, help="of a patch (the paper's segment)")
-    width: int = option(32, "whole", least=1, most=4096, help="of the vector of a patch")
-    heads: int = option(4, "whole", least=1, most=256, help="of each attention; they divide the width")
     layers: int = option(3, "whole", least=1, most=32, help="scales of the encoder")
     merge: int = option(2, "whole", least=1, most=64, help="neighbouring patches that the next scale takes as one")
     routers: int = option(4, "whole", least=1, most=1024, help="vectors through which the neurons speak to each other, of each patch")
     dropout: float = option(0.2, least=0, below=1, help="in training")
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_heads(self.width, self.heads)
 
 
 class TwoStageAttention(nn.Module):

@@ -25,28 +25,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, Sizes
-from ..options import Options, option
-from .series import FullAttention, SeriesEmbedding, check_heads, feed_forward, split_heads
+from ..options import option
+from .series import EncoderDecoderConfig, FullAttention, SeriesEmbedding, feed_forward, split_heads
 
 SLICE = 256  # traces whose queries are measured together, which bounds the memory
 
 
 @dataclass(frozen=True)
-class InformerConfig(Options):
+class InformerConfig(EncoderDecoderConfig):
     """Options of Informer."""
 
-    width: int = option(32, "whole", least=1, most=4096, help="of the vector of a frame")
-    heads: int = option(4, "whole", least=1, most=256, help="of each attention; they divide the width")
-    layers: int = option(2, "whole", least=1, most=32, help="of the encoder")
-    decoder_layers: int = option(1, "whole", least=1, most=32, help="of the decoder")
     factor: float = option(5.0, above=0, most=1e6, help="about this times ln(frames) queries attend, each measured by as many keys")
     distil: bool = option(True, "flag", help="halve the frames between layers of the encoder")
-    start_share: float = option(0.5, above=0, most=1, help="share of the context, its end, with which the decoder begins")
-    dropout: float = option(0.05, least=0, below=1, help="in training")
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_heads(self.width, self.heads)
 
 
 class SparseAttention(nn.Module):

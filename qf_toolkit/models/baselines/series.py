@@ -1,18 +1,37 @@
-"""Parts that several baselines share: a trace as a series of vectors, and attention from one series to another."""
+"""Parts and options that several baselines share: a trace as a series of vectors, and attention from one series to another."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ...errors import QfError
+from ..options import Options, option
 
 
-def check_heads(width, heads):
-    """Raise QfError if the heads don't divide the width."""
-    if width % heads:
-        raise QfError(f"heads: expected a divisor of width = {width}, found {heads}.")
+@dataclass(frozen=True)
+class AttentionConfig(Options):
+    """Options of models that attend."""
+
+    width: int = option(32, "whole", least=1, most=4096, help="of the vector of a frame or a patch")
+    heads: int = option(4, "whole", least=1, most=256, help="of each attention; they divide the width")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.width % self.heads:
+            raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
+
+
+@dataclass(frozen=True)
+class EncoderDecoderConfig(AttentionConfig):
+    """Options of models whose decoder goes on from the end of the context."""
+
+    layers: int = option(2, "whole", least=1, most=32, help="of the encoder")
+    decoder_layers: int = option(1, "whole", least=1, most=32, help="of the decoder")
+    start_share: float = option(0.5, above=0, most=1, help="share of the context, its end, with which the decoder begins")
+    dropout: float = option(0.05, least=0, below=1, help="in training")
 
 
 def positions(first, length, width):

@@ -178,12 +178,12 @@ def test_an_epoch_has_every_trial_once_in_batches_of_one_session(mixed):
 def test_a_random_part_of_the_neurons_is_a_part_of_the_population(mixed):
     bank = bank_of(cut(mixed))
     at = torch.arange(5)
-    whole, part = bank.population(at), bank.population(at, most=4)
+    whole, part = bank.population(at), bank.population(at, bank.rows_of(at, 4))
     assert part.x.shape == (5, 4, bank.length) and len(part.neuron[0].unique()) == 4
     where = [whole.neuron[0].tolist().index(n) for n in part.neuron[0].tolist()]
     assert torch.equal(whole.x[:, where], part.x) and torch.equal(whole.valid[:, where], part.valid)
-    assert {tuple(sorted(bank.population(at, most=4).neuron[0].tolist())) for _ in range(20)} != {tuple(sorted(part.neuron[0].tolist()))}
-    assert torch.equal(bank.population(at, most=99).x, whole.x)
+    assert {tuple(sorted(bank.population(at, bank.rows_of(at, 4)).neuron[0].tolist())) for _ in range(20)} != {tuple(sorted(part.neuron[0].tolist()))}
+    assert torch.equal(bank.population(at, bank.rows_of(at, 99)).x, whole.x)
 
 
 # ---------------------------------------------------------------- sliding windows
@@ -238,7 +238,7 @@ def test_a_population_model_learns_through_the_loop(mixed):
 
         found.append(
             run(
-                model, lambda bank=train: bank.trial_batches(8), lambda at, bank=train, model=model: model.loss(bank.population(at, most=5)),
+                model, lambda bank=train: bank.trial_batches(8), lambda at, bank=train, model=model: model.loss(bank.population(at, bank.rows_of(at, 5))),
                 validate, LoopConfig(epochs=4, lr=1e-2), settings={}, run_config=RunConfig(progress=False),
             )
         )  # fmt: skip

@@ -3,11 +3,15 @@
 A module is one file with one class. The class has a `name` and a `Config`, the dataclass of its options, and is built from (config, Sizes). It maps a
 `Batch` of contexts, x (B, N, n_context), to (B, N, n_out). A line in `registry.MODELS` makes it available to `fit_network`, `qf fit --model`, tables,
 plots and widgets.
+
+A class that says `population = True` reads whole trials: N is the number of neurons of a session, or of as many as `most_neurons` says in training. Any
+other class reads each neuron by itself: N is 1. In a whole trial a neuron may lack frames. `Batch.whole` says which neurons don't; the module must
+answer these as if the others were not there, and the others enter no loss.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -33,7 +37,7 @@ from .digests import Digest
 from .divisors import divisors_of
 from .interface import Classifier, Forecaster, Observations
 from .notes import refusal, refuse
-from .objectives import best_threshold, constants_of_labels, constants_of_responses, weighed_error
+from .objectives import best_threshold, constants_of_labels, constants_of_responses, mean_of, weighed_error
 from .reference import told
 from .registry import MODELS, find
 from .saving import check_shapes, fill
@@ -51,6 +55,29 @@ class NetworkConfig(Options):
                              "its category")  # fmt: skip
     normalise: str = option("neuron", "text", known=("neuron", "global", "none"), help="divide each neuron's signal by its own spread, all by one, "
                             "or not at all")  # fmt: skip
+    most_neurons: int = option(256, "whole", least=0, most=10**9, help="of a session that a step shows a model of the population, drawn anew each step; "
+                               "0: all")  # fmt: skip
+
+
+class Given(NamedTuple):
+    """What a training step has asked of a module.
+
+    Attributes
+    ----------
+    out : float tensor, shape (b, n_out)
+        The module's output for b observations.
+    response : float32 tensor, shape (b, time)
+        The responses, divided by each neuron's divisor.
+    at : long tensor, shape (b,)
+        Positions of the observations in the bank.
+    usable : bool tensor, shape (b,), or None
+        False where the bank has no such observation, which then must not count; None if it has all.
+    """
+
+    out: torch.Tensor
+    response: torch.Tensor
+    at: torch.Tensor
+    usable: torch.Tensor | None
 
 
 class Network(Tokened):
@@ -81,6 +108,8 @@ class Network(Tokened):
     ----------
     module : Conditioned
         Maps contexts x (B, N, n_context), float32, to (B, N, n_out).
+    population : bool
+        Whether the model's class reads whole trials.
     n_context, n_response : int
         Frames before and after the onset.
     history : list of dict
@@ -101,9 +130,9 @@ class Network(Tokened):
         self.model, self.options, self.config, self._digest = model, options, config, Digest()
         self.window, self.rate_hz, self.neurons, self.tokens, self._scale, self.scaling = window, rate_hz, neurons, tokens, scale, scaling
         kind = find(MODELS, model)
-        self.name = kind.name
+        self.name, self.population = kind.name, getattr(kind, "population", False)
         self.n_context, self.n_response, _ = window.frames(rate_hz)
-        sizes = Sizes(self.n_context, self.n_out)
+        sizes = Sizes(self.n_context, self.n_out, len(self.neurons) if config.token_width else 0)
         self.module = Conditioned(
             kind(options, sizes), sizes.n_context, sizes.n_out, len(self.neurons), tokens.size, config.token_width
         )  # fmt: skip
@@ -142,10 +171,19 @@ class Network(Tokened):
 
     def _answers(self, asked: Observations, last: Callable[[torch.Tensor], torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """The module's output after `last`, float32 (trial, neuron, n_out), and the divisors, float32 (neuron,)."""
-        with torch.no_grad(), self.inputs(asked) as (x, neuron, stimulus, divisor):
-            parts = torch.arange(len(x), device=self.device).split(CHUNK)
-            out = torch.cat([last(self.module(_batch(x[at], neuron[at], stimulus[at])).float())[:, 0].cpu() for at in parts])
-        return out.numpy().reshape(len(asked.conditions), len(asked.neurons), -1), divisor
+        with torch.no_grad(), self.inputs(asked) as inputs:
+            out = torch.cat([last(self.module(part).float()).flatten(0, 1).cpu() for part in self._parts(asked, *inputs[:3])])
+        return out.numpy().reshape(len(asked.conditions), len(asked.neurons), -1), inputs[3]
+
+    def _parts(self, asked, x, neuron, stimulus):
+        """The contexts as Batches of about CHUNK observations, made of what `inputs` gives for `asked`."""
+        if not self.population:
+            return (_batch(x[at], neuron[at], stimulus[at]) for at in torch.arange(len(x), device=self.device).split(CHUNK))
+        shape = len(asked.conditions), len(asked.neurons)
+        valid = torch.ones(*shape, x.shape[-1], dtype=torch.bool) if asked.valid is None else torch.from_numpy(np.asarray(asked.valid, bool))
+        shown = stimulus.reshape(shape)[:, 0]
+        whole = x.unflatten(0, shape), valid.to(self.device), neuron.reshape(shape), shown, torch.zeros_like(shown)
+        return (Batch(*part) for part in zip(*(v.split(max(1, CHUNK // shape[1])) for v in whole), strict=True))
 
     # ------------------------------------------------------------ training
 
@@ -155,14 +193,14 @@ class Network(Tokened):
 
         def validate():
             total = 0.0
-            for at in validation.chunks():
-                total += float(self._loss(validation, at)) * len(at)
+            for at in self._chunks(validation):
+                given = self._given(validation, at)
+                total += float(self._loss(validation, given)) * (len(at) if given.usable is None else int(given.usable.sum()))
             return {"score": total / len(validation)}
 
         groups = [Group([self.module.neurons.table.weight], speed=loop.token_speed)] if self.has_tokens else []
         self.history = run(
-            self.module, lambda: batches(torch.randperm(len(train), device=self.device), loop, train.trial), lambda at: self._loss(train, at),
-            validate, loop, groups=groups, label=f"{self.name} ({self.task})", **keep,
+            self.module, lambda: self._drawn(train, loop), lambda at: self._loss(train, self._given(train, at)), validate, loop, groups=groups, label=f"{self.name} ({self.task})", **keep,
             settings={"model": self.model, "task": self.task, "options": self.options, "config": self.config, "neurons": self.neurons,
                       **self.tokens.note(), "window": self.window, "data": seen_frames(split.train), "train": train.digest(),
                       "validation": validation.digest()},
@@ -172,14 +210,32 @@ class Network(Tokened):
         self._learnt(validation)
         self.reference = told(f"{self.name} ({self.task})", self.history, self._constants(train, validation), keep["run_config"].progress)
 
-    def _given(self, bank: Bank, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The module's output for the observations `at`, (b, n_out), and their responses, (b, time), divided by each neuron's divisor."""
-        batch = bank.batch(at)
-        out = self.module(_batch(batch.x[:, 0, : self.n_context], batch.neuron[:, 0], batch.condition))[:, 0]
-        return out, batch.x[:, 0, self.n_context :]
+    def _drawn(self, bank: Bank, loop: LoopConfig) -> list[torch.Tensor]:
+        """The batches of an epoch: positions of observations, or for a population model of trials, with about `batch_size` observations in a batch."""
+        if not self.population:
+            return batches(torch.randperm(len(bank), device=self.device), loop, bank.trial)
+        most = self.config.most_neurons
+        return bank.trial_batches(loop.batch_trials or (lambda n: max(1, loop.batch_size // (min(n, most) if most else n))))
 
-    def _loss(self, bank, at):
-        """The loss of the observations `at`, a scalar tensor; training and validation use the same loss."""
+    def _chunks(self, bank: Bank) -> Sequence[torch.Tensor]:
+        """Positions of all observations, or for a population model of their trials, in parts of about CHUNK observations."""
+        return bank.trial_chunks() if self.population else bank.chunks()
+
+    def _given(self, bank: Bank, at: torch.Tensor) -> Given:
+        """Ask the module about the observations `at`; or, of a population model, about all observations of the trials `at`. A training step shows at
+        most `most_neurons` of a trial's neurons."""
+        n = self.n_context
+        if not self.population:
+            batch = bank.batch(at)
+            out = self.module(_batch(batch.x[:, 0, :n], batch.neuron[:, 0], batch.condition))[:, 0]
+            return Given(out, batch.x[:, 0, n:], at, None)
+        rows = bank.rows_of(at, self.config.most_neurons if self.module.training else 0)
+        batch, places = bank.population(at, rows), bank.observations(at, rows).flatten()
+        out = self.module(batch._replace(x=batch.x[..., :n], valid=batch.valid[..., :n]))
+        return Given(out.flatten(0, 1), batch.x[..., n:].flatten(0, 1), places.clamp(min=0), places >= 0)
+
+    def _loss(self, bank: Bank, given: Given) -> torch.Tensor:
+        """The loss of the observations that were asked about, a scalar tensor; training and validation use the same loss."""
         raise NotImplementedError
 
     def _constants(self, train, validation):
@@ -250,9 +306,8 @@ class NetworkForecaster(Network, Forecaster):
     def n_out(self) -> int:
         return self.n_response
 
-    def _loss(self, bank, at):
-        out, response = self._given(bank, at)
-        return weighed_error(out.float() - response, bank, at)
+    def _loss(self, bank, given):
+        return weighed_error(given.out.float() - given.response, bank, given.at, given.usable)
 
     def _constants(self, train, validation):
         return constants_of_responses(train, validation, self.n_context)
@@ -277,17 +332,21 @@ class NetworkClassifier(Network, Classifier):
         check_labels(self.window, trials)
         return super().prepare(trials)
 
-    def _loss(self, bank, at):
-        out, _ = self._given(bank, at)
-        return F.binary_cross_entropy_with_logits(out[:, 0].float(), bank.active[at].float())
+    def _loss(self, bank, given):
+        logit, label = given.out[:, 0].float(), bank.active[given.at].float()
+        if given.usable is None:
+            return F.binary_cross_entropy_with_logits(logit, label)
+        return mean_of(F.binary_cross_entropy_with_logits(logit, label, reduction="none"), given.usable)
 
     def _constants(self, train, validation):
         return constants_of_labels(train, validation)
 
     @torch.no_grad()
     def _learnt(self, validation):
-        p = [self._given(validation, at)[0][:, 0].float().sigmoid() for at in validation.chunks()]
-        self.threshold = best_threshold(torch.cat(p), validation.active, 0.5)
+        found = [self._given(validation, at) for at in self._chunks(validation)]
+        p = torch.cat([g.out[:, 0].float().sigmoid() if g.usable is None else g.out[g.usable, 0].float().sigmoid() for g in found])
+        at = torch.cat([g.at if g.usable is None else g.at[g.usable] for g in found])
+        self.threshold = best_threshold(p, validation.active[at], 0.5)
 
     def predict_arrays(self, asked: Observations) -> np.ndarray:
         return self._answers(asked, torch.sigmoid)[0][..., 0]
@@ -317,8 +376,9 @@ def fit_network(
     checkpoint : str or Path, optional
         Folder for checkpoints, from which an interrupted fit goes on; None keeps none.
     **options
-        Options of the model (its `Config`), of `NetworkConfig` (token_width, stim_token, normalise), of `LoopConfig` (epochs (100), steps,
-        batch_size, lr (1e-3)...) and of `RunConfig` (memory_mb, checkpoint_s, resume, progress).
+        Options of the model (its `Config`), of `NetworkConfig` (token_width, stim_token, normalise, most_neurons), of `LoopConfig` (epochs (100), steps,
+        batch_size, lr (1e-3)...) and of `RunConfig` (memory_mb, checkpoint_s, resume, progress). batch_size counts observations: a step of a
+        population model takes batch_size // neurons whole trials of a session, at least one.
 
     Returns
     -------

@@ -8,7 +8,14 @@ from ..training.bank import Bank
 from .reference import constant_scores
 
 
-def weighed_error(error: torch.Tensor, bank: Bank, at: torch.Tensor) -> torch.Tensor:
+def mean_of(values: torch.Tensor, usable: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean of `values`, float (b,), over those that are `usable`, bool (b,); over all if that is None. A scalar, 0 if none is usable."""
+    if usable is None:
+        return values.mean()
+    return torch.where(usable, values, 0.0).sum() / usable.sum().clamp(min=1)
+
+
+def weighed_error(error: torch.Tensor, bank: Bank, at: torch.Tensor, usable: torch.Tensor | None = None) -> torch.Tensor:
     """Mean squared error of forecasts, weighed by each neuron's divisor: the error in units of the signal, up to one constant factor.
 
     Parameters
@@ -18,13 +25,15 @@ def weighed_error(error: torch.Tensor, bank: Bank, at: torch.Tensor) -> torch.Te
     bank : Bank
     at : long tensor, shape (b,)
         Positions of the observations in the bank.
+    usable : bool tensor, shape (b,), optional
+        The observations that count; all if it is None.
 
     Returns
     -------
     float tensor, scalar
     """
     weight = (bank.divisor(at) / bank.divisors.square().mean().sqrt()).square()
-    return (error.square().mean(1) * weight).mean()
+    return mean_of(error.square().mean(1) * weight, usable)
 
 
 def constants_of_responses(train: Bank, validation: Bank, n_baseline: int) -> dict[str, float]:

@@ -223,9 +223,9 @@ class Observer:
         """
         try:
             x, names, conditions = self._windows(model, part, key)
-            context, mine = np.nan_to_num(x[..., :n]), names.index(key[1])
+            mine, asked = names.index(key[1]), Observations(np.nan_to_num(x[..., :n]), names, conditions, np.isfinite(x[..., :n]), session=key[0])
             wanted = ("forecast", *(("samples",) if self.n_samples else ()), *(("codes",) if model.name in self._coded else ()))
-            parts = model.forecast_arrays(Observations(context, names, conditions, session=key[0]), wanted, self.n_samples, self.seed)
+            parts = model.forecast_arrays(asked, wanted, self.n_samples, self.seed)
             found = {"forecast": parts["forecast"][0, mine]}
             if "samples" in parts:
                 found["low"], found["high"] = central_interval(parts["samples"][:, 0, mine], LEVEL)
@@ -239,7 +239,7 @@ class Observer:
     def _probability(self, model, part, key, n, notes):
         try:
             x, names, conditions = self._windows(model, part, key)
-            asked = Observations(np.nan_to_num(x[..., :n]), names, conditions, session=key[0])
+            asked = Observations(np.nan_to_num(x[..., :n]), names, conditions, np.isfinite(x[..., :n]), session=key[0])
             return float(model.predict_arrays(asked)[0, names.index(key[1])])
         except QfError as error:
             notes.append(_named(f"{model.name} (classifier)", error))

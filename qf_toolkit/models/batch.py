@@ -29,6 +29,10 @@ class Batch(NamedTuple):
     condition: torch.Tensor
     session: torch.Tensor
 
+    def whole(self):
+        """Which neurons have a whole window in each trial, bool (B, N). What a population model makes of the others must not reach these."""
+        return self.valid.all(-1)
+
     def folded(self):
         """x (B N, T), valid (B N, T), neuron (B N,) and condition (B N,), with one row per observation."""
         n = self.x.shape[1]
@@ -45,7 +49,10 @@ class Sizes:
         Frames that the module reads.
     n_out : int
         Numbers that it returns per observation: the frames of the response, or 1 for the label.
+    n_neurons: int
+        Neurons that have a position of their own in `Batch.neuron`; 0 if the module is not told which neuron is which.
     """
 
     n_context: int
     n_out: int
+    n_neurons: int = 0

@@ -2,6 +2,8 @@
 
 import hashlib
 import warnings
+from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -243,16 +245,36 @@ class Bank:
         x = self.signal(at).div_(self.divisor(at)[:, None])[:, None]
         return Batch(x, torch.ones_like(x, dtype=torch.bool), self.neuron(at)[:, None], self.condition(at), self.session(at))
 
-    def population(self, trials: torch.Tensor, most: int = 0) -> Batch:
-        """Trials of one session as a Batch of all its neurons that are in the model's table.
+    def rows_of(self, trials: torch.Tensor, most: int = 0) -> torch.Tensor:
+        """The rows of the neurons of the trials' session that are in the model's table.
+
+        Parameters
+        ----------
+        trials : long tensor, shape (B,)
+            Positions in `conditions`, all of one session; on the host, as `trial_batches` and `trial_chunks` return them.
+        most : int
+            If the session has more neurons than this, draw so many of them with torch's generator; 0 takes all.
+
+        Returns
+        -------
+        long tensor, shape (N,)
+            Positions in `keys`, on the device.
+        """
+        row = torch.arange(*self._spans[self._session_of_trial[int(trials[0])]])
+        if 0 < most < len(row):
+            row = row[torch.randperm(len(row))[:most]]
+        return row.to(self.device)
+
+    def population(self, trials: torch.Tensor, rows: torch.Tensor | None = None) -> Batch:
+        """Trials of one session as a Batch of several of its neurons.
 
         Parameters
         ----------
         trials : long tensor, shape (B,)
             Positions in `conditions`, all of one session. The tensor lies on the host, as `trial_batches` and `trial_chunks` return it, so that
             nothing waits for the device.
-        most : int
-            If the session has more neurons than this, draw so many of them at random; 0 takes all.
+        rows : long tensor, shape (N,), optional
+            Rows of that session, as `rows_of` returns them; all of them if it is None.
 
         Returns
         -------
@@ -266,10 +288,7 @@ class Bank:
             If the traces are read from a file, and the file can't be read or has changed.
         """
         session = self._session_of_trial[int(trials[0])]
-        row = torch.arange(*self._spans[session])
-        if 0 < most < len(row):
-            row = row[torch.randperm(len(row))[:most]]
-        row, trials = row.to(self.device), trials.to(self.device)
+        row, trials = self.rows_of(trials) if rows is None else rows, trials.to(self.device)
         start = self._of_trial["start"][trials]
         x, usable = self._signal(self.traces.gather(session, self._of_row["place"][row], start[:, None], self.length), row)
         valid = self._valid(x, usable)
@@ -277,27 +296,56 @@ class Bank:
         neuron = self._of_row["neuron"][row].expand(len(trials), -1)
         return Batch(x, valid, neuron, self._of_trial["condition"][trials], self._of_trial["session"][trials])
 
-    def trial_batches(self, size: int) -> list[torch.Tensor]:
+    @cached_property
+    def _order(self):
+        """A number for each observation that grows with its position, long (n,)."""
+        return self.trial.long() * len(self.keys) + self.row
+
+    def observations(self, trials: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The positions of the observations of a `population`, for example to look up their labels in `active`.
+
+        Parameters
+        ----------
+        trials : long tensor, shape (B,)
+        rows : long tensor, shape (N,)
+
+        Returns
+        -------
+        long tensor, shape (B, N)
+            -1 where the bank has no usable observation.
+        """
+        wanted = trials.to(self.device)[:, None] * len(self.keys) + rows
+        at = torch.searchsorted(self._order, wanted).clamp(max=len(self) - 1)
+        return torch.where(self._order[at] == wanted, at, -1)
+
+    def trial_batches(self, size: int | Callable[[int], int]) -> list[torch.Tensor]:
         """One epoch of batches for `population`, in random order. They hold all trials that have a usable observation.
 
         Parameters
         ----------
-        size : int
-            Trials per batch; a session's last batch may have fewer.
+        size : int or callable
+            Trials per batch, or a function that gives them for a session's number of neurons; a session's last batch may have fewer.
 
         Returns
         -------
         list of long tensors
             Positions in `conditions`, all of one session per tensor; on the host.
         """
-        parts = [part for mine in self._trials_by_session() for part in mine[torch.randperm(len(mine))].split(size)]
+        parts = [
+            part
+            for mine in self._trials_by_session()
+            for part in mine[torch.randperm(len(mine))].split(size if isinstance(size, int) else size(self._width(mine)))
+        ]
         return [parts[i] for i in torch.randperm(len(parts)).tolist()]
 
     def trial_chunks(self) -> list[torch.Tensor]:
         """The trials of `trial_batches` in their order, each tensor with about CHUNK observations of one session: list of long tensors, on the host."""
-        by_session = self._trials_by_session()
-        widths = (np.subtract(*self._spans[self._session_of_trial[int(mine[0])]][::-1]) for mine in by_session)
-        return [part for mine, width in zip(by_session, widths, strict=True) for part in mine.split(max(1, CHUNK // int(width)))]
+        return [part for mine in self._trials_by_session() for part in mine.split(max(1, CHUNK // self._width(mine)))]
+
+    def _width(self, trials):
+        """How many neurons the session of these trials has in the model's table."""
+        first, end = self._spans[self._session_of_trial[int(trials[0])]]
+        return end - first
 
     def _trials_by_session(self):
         used = self.trial.unique().long().cpu()

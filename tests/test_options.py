@@ -20,6 +20,7 @@ from qf_toolkit.cli.main import main
 from qf_toolkit.cli.options import COMMANDS
 from qf_toolkit.errors import QfError
 from qf_toolkit.estimators.network import fit_network
+from qf_toolkit.estimators.registry import MODELS
 from qf_toolkit.models.options import Options, Range
 from qf_toolkit.recordings.importers.arrays import read_arrays
 from qf_toolkit.recordings.options import SplitOptions
@@ -125,7 +126,7 @@ def test_the_shell_reaches_every_option_of_the_library(call, command, argv, data
 
 def test_the_shell_reaches_every_field_of_every_dataclass_of_options():
     known = set().union(*(reached(c) for c in COMMANDS), *(reached("import", k) for k in ("nwb", "allen", "suite2p", "arrays")))
-    known |= set().union(*(reached("fit", "--model", m) for m in ("nlinear", "lstm"))) | {"progress", "config"}  # those of every command
+    known |= set().union(*(reached("fit", "--model", m) for m in MODELS)) | {"progress", "config"}  # those of every command
     from_trials = {"rate_hz", "n_baseline", "n_response"}
     missing = {f"{kind.__name__}.{f.name}" for _, kinds in modules() for kind in kinds for f in fields(kind) if f.name not in known | from_trials}
     assert not missing

@@ -21,10 +21,13 @@ KINDS = {  # the values of "kind" in config.json of saved models
     "frequency": "estimators.frequency:FrequencyClassifier",
     "level_over_f0": "estimators.over_f0:LevelOverF0",
     "frequency_over_f0": "estimators.over_f0:FrequencyOverF0",
+    "chronos": "estimators.chronos:ChronosForecaster",
 }
 MODELS = {  # torch modules that `estimators.network` makes forecasters and classifiers of
     "nlinear": "models.baselines.nlinear:NLinear",
     "lstm": "models.baselines.lstm:LSTM",
+    "informer": "models.baselines.informer:Informer",
+    "autoformer": "models.baselines.autoformer:Autoformer",
 }
 
 

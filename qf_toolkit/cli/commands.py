@@ -10,7 +10,7 @@ from ..evaluation.options import EvaluateOptions
 from ..models.options import defaults
 from ..recordings.options import SETTINGS, Selection, SlideOptions, SplitOptions, WindowOptions
 from ..recordings.simulated.options import SimulateOptions
-from ..study.options import DemoOptions, FiguresOptions, ReportOptions
+from ..study.options import DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import check_device
 from .info import print_store
 from .options import FitWhat, Pretrained
@@ -219,20 +219,20 @@ def _bar(parts, args):
 
 def evaluate_models(args: Arguments):
     """Run `qf evaluate`."""
-    from ..study.report import report, report_files
+    from ..study.tables import table_files, write_tables
 
     models = [_load_fitted(folder) for folder in args.model]
     rows = [(type(m), m.name) for m in models]
     for folder, model, row in zip(args.model, models, rows, strict=True):
         if rows.count(row) > 1:
             model.name = f"{model.name} ({folder})"
-    for option, files in report_files(models, args.out, args.figures, args.bootstrap).items():
+    for option, files in table_files(models, args.out, args.figures, args.bootstrap).items():
         for file in files:
             claim_output(file, option=option, overwrite=args.overwrite, store=args.store)
     # without a model, the naive rows alone in the windows that `qf pretrain` would take
     split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store) if args.model else {}))
     print(split)
-    report(models, split, out=args.out, progress=args.progress, **args.all(ReportOptions, EvaluateOptions))
+    write_tables(models, split, out=args.out, progress=args.progress, **args.all(TablesOptions, EvaluateOptions))
 
 
 # ---------------------------------------------------------------- everything at once

@@ -19,7 +19,7 @@ from ..recordings.importers.options import (
 )  # fmt: skip
 from ..recordings.options import SETTINGS
 from ..recordings.simulated.options import SimulateOptions
-from ..study.options import DemoOptions, FiguresOptions, ReportOptions
+from ..study.options import DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import FIT_LOOP, LoopConfig, RunConfig
 from .parsing import Group, value_of
 
@@ -254,7 +254,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast", "commands:evaluate_models",
-        lambda argv: [Group("", StorePlace), Group("", EvaluateWhat), Group("report", ReportOptions), Group("scores", EvaluateOptions), *_window_groups()],
+        lambda argv: [Group("", StorePlace), Group("", EvaluateWhat), Group("tables", TablesOptions), Group("scores", EvaluateOptions), *_window_groups()],
     ),
     "demo": Command(
         "simulate, train, forecast and evaluate, in some minutes", "qf demo --out demo --size small", "commands:run_demo",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .recordings.simulated.cortex import simulate
     from .recordings.splits import leave_one_out, split_blocks, split_chronological
     from .recordings.store import Store, open_store
+    from .study.recording_page import report
     from .study.study import Study
 
 put_up_signpost()
@@ -56,6 +57,7 @@ __all__ = [
     "read_allen",
     "read_nwb",
     "read_suite2p",
+    "report",
     "show",
     "simulate",
     "split_blocks",
@@ -81,6 +83,7 @@ _HOME = {
     "estimators.registry": ("load",),
     "evaluation.compare": ("compare",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
+    "study.recording_page": ("report",),
     "study.study": ("Study",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -172,11 +172,7 @@ def evaluate_models(args: Arguments):
     """Run `qf evaluate`."""
     from ..study.tables import table_files, write_tables
 
-    models = [_load_fitted(folder) for folder in args.model]
-    rows = [(type(m), m.name) for m in models]
-    for folder, model, row in zip(args.model, models, rows, strict=True):
-        if rows.count(row) > 1:
-            model.name = f"{model.name} ({folder})"
+    models = _named_apart([_load_fitted(folder) for folder in args.model], args.model)
     for option, files in table_files(models, args.out, args.figures, args.bootstrap).items():
         for file in files:
             claim_output(file, option=option, overwrite=args.overwrite, store=args.store)
@@ -185,6 +181,27 @@ def evaluate_models(args: Arguments):
     split = split_by_settings(args.store, whole_settings(args.of(*SETTINGS), base))
     print(split)
     write_tables(models, split, out=args.out, progress=args.progress, **args.all(TablesOptions, EvaluateOptions))
+
+
+def _named_apart(models, folders):
+    """The models, with the folder in the name of those that would share one."""
+    rows = [(type(m), m.name) for m in models]
+    for folder, model, row in zip(folders, models, rows, strict=True):
+        if rows.count(row) > 1:
+            model.name = f"{model.name} ({folder})"
+    return models
+
+
+def report_recording(args: Arguments):
+    """Run `qf report`."""
+    from ..study.recording_page import report
+
+    out = claim_output(args.out, "page", overwrite=args.overwrite, store=args.store)
+    models = [_load_fitted(folder) for folder in args.model]
+    page = report(args.store, _named_apart(models, args.model), out=out, overwrite=True, n_samples=args.n_samples, seed=args.seed,
+                  progress=args.progress, **args.of(*SETTINGS))  # fmt: skip
+    print("\n".join(page.short))
+    print(f"the page: {args.out}")
 
 
 # ---------------------------------------------------------------- everything at once

@@ -19,7 +19,7 @@ from ..recordings.importers.options import (
 )  # fmt: skip
 from ..recordings.options import SETTINGS
 from ..recordings.simulated.options import SimulateOptions
-from ..study.options import DemoOptions, FiguresOptions, TablesOptions
+from ..study.options import REPORT_SAMPLES, DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import FIT_LOOP, LoopConfig, RunConfig
 from .parsing import Group, value_of
 
@@ -126,6 +126,16 @@ class EvaluateWhat(Overwrite):
 
 
 @dataclass(frozen=True)
+class ReportWhat(Overwrite):
+    """What the page shows, and where it is written."""
+
+    out: str = option("report.html", "path", help="the page, one HTML file that needs no network")
+    model: tuple = option(
+        (), "path", several=True, help="folders of fitted forecasters, shown beside the naive rows; the first one's window and split are used"
+    )
+
+
+@dataclass(frozen=True)
 class DemoOut(Options):
     """Where it is kept."""
 
@@ -228,6 +238,7 @@ def _import(argv):
 
 
 RUN = Group("run", RunConfig, ("progress",))
+NO_REPORT = ("naive", "ceiling", "ceiling_samples", "shrinkage")  # of EvaluateOptions
 COMMANDS = {
     "simulate": Command(
         "record a simulated visual cortex with known truth", "qf simulate data/sim --neurons 40 --sessions A B --seed 1", "commands:simulate_recording",
@@ -255,6 +266,10 @@ COMMANDS = {
     "evaluate": Command(
         "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast", "commands:evaluate_models",
         lambda argv: [Group("", StorePlace), Group("", EvaluateWhat), Group("tables", TablesOptions), Group("scores", EvaluateOptions), *_window_groups()],
+    ),
+    "report": Command(
+        "say on one page how far ahead and how surely a recording can be forecast", "qf report data/store --out report.html", "commands:report_recording",
+        lambda argv: [Group("", StorePlace), Group("", ReportWhat), Group("scores", EvaluateOptions, NO_REPORT, {"n_samples": REPORT_SAMPLES}), *_window_groups("")],
     ),
     "demo": Command(
         "simulate, train, forecast and evaluate, in some minutes", "qf demo --out demo --size small", "commands:run_demo",

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from ..models.options import Options, option
 
+REPORT_SAMPLES = 100  # of each forecast on the page of a recording; `qf evaluate` draws none unless asked
+
 
 @dataclass(frozen=True)
 class Seeded(Options):

@@ -113,7 +113,7 @@ def _one_rate(store, given, notes):
     others = sorted({f"{rates[k]:.4g}" for k in keys if k not in kept})
     notes.append(
         f"The page is of the {_counted(len(kept), 'session')} at {best:.4g} Hz; {_counted(len(keys) - len(kept), 'session')} at {', '.join(others)} Hz "
-        "need a page of their own (--session), since one forecaster can't mix frame rates."
+        "left for another page (--session), since one forecaster can't mix frame rates."
     )
     return {**given, "session": tuple(kept)}
 

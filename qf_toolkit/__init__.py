@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .recordings.simulated.cortex import simulate
     from .recordings.splits import leave_one_out, split_blocks, split_chronological
     from .recordings.store import Store, open_store
+    from .study.recording_page import report
     from .study.study import Study
 
 put_up_signpost()
@@ -58,6 +59,7 @@ __all__ = [
     "read_allen",
     "read_nwb",
     "read_suite2p",
+    "report",
     "show",
     "simulate",
     "split_blocks",
@@ -84,6 +86,7 @@ _HOME = {
     "evaluation.compare": ("compare",),
     "benchmark.make": ("benchmark_table",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
+    "study.recording_page": ("report",),
     "study.study": ("Study",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -4,7 +4,7 @@ import sys
 from importlib.abc import MetaPathFinder
 
 MOVED = {
-    "demo": "study.demo (report: study.report; SIZES and ALLEN: study.plans)",
+    "demo": "study.demo (report: study.tables.write_tables; SIZES and ALLEN: study.plans)",
     "evaluation.ceiling": "estimators.ceiling",
     "evaluation.frequency": "estimators.frequency",
     "evaluation.metrics": "evaluation.scores (the paper's family: evaluation.paper_scores)",

@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import QfError
 from ..models.options import defaults, refuse_unknown
 from ..recordings.options import SETTINGS
+from ..recordings.settings import whole_settings
 from ..recordings.store import Store
 from .grid import run_grid
 from .options import OWN_WINDOW, SIZES, BenchmarkOptions, GridOptions
@@ -78,7 +79,7 @@ def prepare(table: str, store: Store | str | Path | None, out: Path, options: di
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
     of = {kind: {n: v for n, v in options.items() if n in defaults(kind)} for kind in kinds}
     how, grid = BenchmarkOptions(**of[BenchmarkOptions]), GridOptions(**of[GridOptions])
-    settings = {n: v for kind in SETTINGS for n, v in {**defaults(kind), **OWN_WINDOW, **of[kind]}.items() if n in defaults(kind)}
+    settings = whole_settings({n: v for kind in SETTINGS for n, v in of[kind].items()}, OWN_WINDOW)
     if settings["split"] in ("subject", "stimulus"):
         raise QfError("split: expected blocks or chronological, found that a subject or stimulus is left out. For that there is table4.")
     if store is None:

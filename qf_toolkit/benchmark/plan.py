@@ -10,8 +10,10 @@ from typing import Any
 
 from .._version import versions
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..models.options import defaults
 from ..recordings.conditions import well_shown
-from ..recordings.options import Selection, SlideOptions, SplitOptions, WindowOptions
+from ..recordings.options import SplitOptions
+from ..recordings.settings import trials_by, whole_settings
 from ..recordings.splits import Split, split_by
 from ..recordings.store import Store
 from ..recordings.trials import Trials
@@ -138,41 +140,30 @@ def trials_of(store: Store, settings: dict) -> Trials:
     ----------
     store : Store
     settings : dict
-        Options of `Selection`, `WindowOptions`, `SlideOptions` and `SplitOptions`; `windows` says whether windows slide; `without` leaves out
-        {"subject" or "stimulus": name}. Conditions that a block does not show twice are left out, if none is named.
+        Options of `recordings.options.SETTINGS`; `without` leaves out {"subject" or "stimulus": name}. Conditions that a block does not show twice are left out, if none is named.
 
     Returns
     -------
     Trials
     """
-    how = {n: settings[n] for kind in (Selection, WindowOptions) for n in _names(kind) if n in settings}
-    if settings.get("windows") == "sliding":
-        slide = {n: settings[n] for n in _names(SlideOptions) if n in settings}
-        chosen = {n: v for n, v in how.items() if n not in ("stimulus", "condition", "block", "baseline_s")}
-        return store.windows(**chosen, **slide)
+    settings = whole_settings(settings)
+    if settings["windows"] == "sliding":
+        return trials_by(store, settings)
     table = store.index
     for column in ("subject", "session"):
-        if how.get(column):
-            table = table[table[column].isin(how[column])]
+        if settings[column]:
+            table = table[table[column].isin(settings[column])]
     for column, name in settings.get("without", {}).items():
-        known = table[column].unique().tolist()
-        how[column] = [k for k in (how.get(column) or known) if k != name]
-        table = table[table[column].isin(how[column])]
-    stimuli = how.get("stimulus") or table["stimulus"].unique().tolist()
-    if not how.get("condition"):
-        how["condition"] = well_shown(table, stimuli)
-    return store.trials(**how)
+        known = settings[column] or table[column].unique().tolist()
+        settings[column] = tuple(k for k in known if k != name)
+        table = table[table[column].isin(settings[column])]
+    stimuli = settings["stimulus"] or table["stimulus"].unique().tolist()
+    return trials_by(store, {**settings, "condition": settings["condition"] or well_shown(table, stimuli)})
 
 
 def split_of(store: Store, settings: dict) -> Split:
     """The trials of a run and their split; see `trials_of`."""
-    return split_by(trials_of(store, settings), SplitOptions(**{n: settings[n] for n in _names(SplitOptions) if n in settings}))
-
-
-def _names(kind):
-    from ..models.options import defaults
-
-    return list(defaults(kind))
+    return split_by(trials_of(store, settings), SplitOptions(**{n: v for n, v in settings.items() if n in defaults(SplitOptions)}))
 
 
 def _joined(names):

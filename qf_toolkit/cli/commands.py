@@ -7,10 +7,10 @@ from .._files import write_netcdf
 from .._version import __version__
 from ..errors import QfError
 from ..evaluation.options import EvaluateOptions
-from ..models.options import defaults
-from ..recordings.options import SETTINGS, Selection, SlideOptions, SplitOptions, WindowOptions
+from ..recordings.options import SETTINGS
+from ..recordings.settings import split_by_settings, trials_by, whole_settings
 from ..recordings.simulated.options import SimulateOptions
-from ..study.options import DemoOptions, FiguresOptions, ReportOptions
+from ..study.options import DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import check_device
 from .info import print_store
 from .options import FitWhat, Pretrained
@@ -18,8 +18,6 @@ from .outputs import claim_output
 from .parsing import Arguments
 
 FITS = {"forecast": "forecaster", "activation": "classifier"}  # what each task makes
-USUAL = {name: value for kind in SETTINGS for name, value in defaults(kind).items()}
-SLIDING = {"baseline_s": "length_s", "stimulus": "epoch", "condition": "epoch", "block": "session"}  # what is chosen by what, without onsets
 
 
 def simulate_recording(args: Arguments):
@@ -36,51 +34,7 @@ def simulate_recording(args: Arguments):
     return print_store(store)
 
 
-# ---------------------------------------------------------------- trials and splits
-
-
-def _settings(args, base):
-    """The options of window and split: those given, over those in `base`."""
-    settings = {**USUAL, **base, **args.of(*SETTINGS)}
-    sliding = settings["windows"] == "sliding"
-    for name in [name for name, value in args.of(*SETTINGS).items() if value != USUAL[name]]:
-        if not sliding and name in defaults(SlideOptions):
-            raise QfError(f"{name}: expected only with windows sliding (--windows sliding). Leave it out.")
-        if sliding and name in SLIDING:
-            raise QfError(f"{name}: expected only around onsets; sliding windows are chosen by {SLIDING[name]}. Leave it out.")
-    return settings
-
-
-def _of(kind, settings):
-    return {name: settings[name] for name in defaults(kind)}
-
-
-def _trials(store, settings):
-    from ..recordings.store import Store
-
-    how = {**_of(Selection, settings), **_of(WindowOptions, settings)}
-    if settings["windows"] == "onsets":
-        return Store(store).trials(**how)
-    return Store(store).windows(**{n: v for n, v in how.items() if n not in SLIDING}, **_of(SlideOptions, settings))
-
-
-def make_split(store, settings):
-    """Trials of a store and their split, from the options that config.json keeps.
-
-    Parameters
-    ----------
-    store : str or Path
-    settings : dict
-        Of all `SETTINGS`.
-
-    Returns
-    -------
-    Split
-    """
-    from ..recordings.splits import split_by
-
-    how = SplitOptions(**_of(SplitOptions, settings))
-    return split_by(_trials(store, settings), how)
+# ---------------------------------------------------------------- models
 
 
 def _run_of(folder, store):
@@ -100,9 +54,6 @@ def _run_of(folder, store):
         if lacking := set(model.tokens.lacking(present)):
             settings["condition"] = sorted(set(present) - lacking) or None
     return settings
-
-
-# ---------------------------------------------------------------- models
 
 
 def _finish(command, model, args, settings, options):
@@ -126,13 +77,13 @@ def _training(args):
 def pretrain_model(args: Arguments):
     """Run `qf pretrain`."""
     options, checkpoint = _training(args)  # what is wrong with the command is told before any work
-    settings = _settings(args, {})
+    settings = whole_settings(args.of(*SETTINGS))
     from ..estimators.quantformer.pretrain import pretrain
     from ..training.device import pick_device
 
     pick_device(args.device)
     claim_output(args.out, "autoencoder", overwrite=args.overwrite, store=args.store)
-    split = make_split(args.store, settings)
+    split = split_by_settings(args.store, settings)
     print(split)
     _finish("pretrain", pretrain(split, **options, **checkpoint), args, settings, options)
 
@@ -162,19 +113,19 @@ def _fit_quantformer(args, options):
     from ..estimators.registry import load
 
     model = load(args.pretrained, device=options.pop("device"))
-    settings = _settings(args, _run_of(args.pretrained, args.store))
-    split = make_split(args.store, settings)
+    settings = whole_settings(args.of(*SETTINGS), _run_of(args.pretrained, args.store))
+    split = split_by_settings(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
     return fit(model, split, **options), settings
 
 
 def _fit_network(args, options):
-    settings = _settings(args, {})
+    settings = whole_settings(args.of(*SETTINGS))
     from ..estimators.network import fit_network
 
     claim_output(args.out, f"network_{FITS[args.task]}", overwrite=args.overwrite, store=args.store)
-    split = make_split(args.store, settings)
+    split = split_by_settings(args.store, settings)
     print(split)
     return fit_network(split, args.model, args.task, **options), settings
 
@@ -197,9 +148,9 @@ def write_forecasts(args: Arguments):
         if not (model.task == "forecast" and model.has_codes):
             raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
         model.decode = args.decode
-    settings = _settings(args, _run_of(args.model, args.store))
+    settings = whole_settings(args.of(*SETTINGS), _run_of(args.model, args.store))
     # the model brings its own z-scores, so that all trials need no split
-    trials = _trials(args.store, settings) if args.part == "all" else getattr(make_split(args.store, settings), args.part)
+    trials = trials_by(args.store, settings) if args.part == "all" else getattr(split_by_settings(args.store, settings), args.part)
     model.prepare(trials)  # whatever doesn't fit is told before the first file
     out, parts = Path(args.out), trials.by_session()
     folder = out.with_suffix("") if out.suffix == ".nc" else out
@@ -219,20 +170,38 @@ def _bar(parts, args):
 
 def evaluate_models(args: Arguments):
     """Run `qf evaluate`."""
-    from ..study.report import report, report_files
+    from ..study.tables import table_files, write_tables
 
-    models = [_load_fitted(folder) for folder in args.model]
-    rows = [(type(m), m.name) for m in models]
-    for folder, model, row in zip(args.model, models, rows, strict=True):
-        if rows.count(row) > 1:
-            model.name = f"{model.name} ({folder})"
-    for option, files in report_files(models, args.out, args.figures, args.bootstrap).items():
+    models = _named_apart([_load_fitted(folder) for folder in args.model], args.model)
+    for option, files in table_files(models, args.out, args.figures, args.bootstrap).items():
         for file in files:
             claim_output(file, option=option, overwrite=args.overwrite, store=args.store)
     # without a model, the naive rows alone in the windows that `qf pretrain` would take
-    split = make_split(args.store, _settings(args, _run_of(args.model[0], args.store) if args.model else {}))
+    base = _run_of(args.model[0], args.store) if args.model else None
+    split = split_by_settings(args.store, whole_settings(args.of(*SETTINGS), base))
     print(split)
-    report(models, split, out=args.out, progress=args.progress, **args.all(ReportOptions, EvaluateOptions))
+    write_tables(models, split, out=args.out, progress=args.progress, **args.all(TablesOptions, EvaluateOptions))
+
+
+def _named_apart(models, folders):
+    """The models, with the folder in the name of those that would share one."""
+    rows = [(type(m), m.name) for m in models]
+    for folder, model, row in zip(folders, models, rows, strict=True):
+        if rows.count(row) > 1:
+            model.name = f"{model.name} ({folder})"
+    return models
+
+
+def report_recording(args: Arguments):
+    """Run `qf report`."""
+    from ..study.recording_page import report
+
+    out = claim_output(args.out, "page", overwrite=args.overwrite, store=args.store)
+    models = [_load_fitted(folder) for folder in args.model]
+    page = report(args.store, _named_apart(models, args.model), out=out, overwrite=True, n_samples=args.n_samples, seed=args.seed,
+                  progress=args.progress, **args.of(*SETTINGS))  # fmt: skip
+    print("\n".join(page.short))
+    print(f"the page: {args.out}")
 
 
 # ---------------------------------------------------------------- everything at once

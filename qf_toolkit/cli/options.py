@@ -20,7 +20,7 @@ from ..recordings.importers.options import (
 )  # fmt: skip
 from ..recordings.options import SETTINGS
 from ..recordings.simulated.options import SimulateOptions
-from ..study.options import DemoOptions, FiguresOptions, ReportOptions
+from ..study.options import REPORT_SAMPLES, DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import FIT_LOOP, LoopConfig, RunConfig
 from .parsing import Group, value_of
 
@@ -137,6 +137,16 @@ class BenchmarkWhat(Overwrite):
 
 
 @dataclass(frozen=True)
+class ReportWhat(Overwrite):
+    """What the page shows, and where it is written."""
+
+    out: str = option("report.html", "path", help="the page, one HTML file that needs no network")
+    model: tuple = option(
+        (), "path", several=True, help="folders of fitted forecasters, shown beside the naive rows; the first one's window and split are used"
+    )
+
+
+@dataclass(frozen=True)
 class DemoOut(Options):
     """Where it is kept."""
 
@@ -244,6 +254,7 @@ def _import(argv):
 
 
 RUN = Group("run", RunConfig, ("progress",))
+NO_REPORT = ("naive", "ceiling", "ceiling_samples", "shrinkage")  # of EvaluateOptions
 COMMANDS = {
     "simulate": Command(
         "record a simulated visual cortex with known truth", "qf simulate data/sim --neurons 40 --sessions A B --seed 1", "commands:simulate_recording",
@@ -270,7 +281,11 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast", "commands:evaluate_models",
-        lambda argv: [Group("", StorePlace), Group("", EvaluateWhat), Group("report", ReportOptions), Group("scores", EvaluateOptions), *_window_groups()],
+        lambda argv: [Group("", StorePlace), Group("", EvaluateWhat), Group("tables", TablesOptions), Group("scores", EvaluateOptions), *_window_groups()],
+    ),
+    "report": Command(
+        "say on one page how far ahead and how surely a recording can be forecast", "qf report data/store --out report.html", "commands:report_recording",
+        lambda argv: [Group("", StorePlace), Group("", ReportWhat), Group("scores", EvaluateOptions, NO_REPORT, {"n_samples": REPORT_SAMPLES}), *_window_groups("")],
     ),
     "benchmark": Command(
         "make a table of the paper: every model on every subject and stimulus", "qf benchmark table2 --size small --workers 2 --out runs/benchmark",

@@ -9,6 +9,9 @@ from pathlib import Path
 from .._files import sweep, what_is
 from ..errors import QfError
 from ..estimators.registry import KINDS
+from ..study.page_file import is_page
+
+FILES = ("file", "page")  # kinds of what is written as one file
 
 MARK = "benchmark.json"
 
@@ -21,7 +24,8 @@ def claim_output(path, kind="file", *, option="--out", overwrite=False, store=No
     path : str or Path
         What is to be written. A symbolic link stands for what it leads to.
     kind : str
-        "file"; "folder", for files that are claimed one by one; "store"; "benchmark", for a folder that holds `MARK`; or the kind of a saved model, as its config.json names it: one of
+        "file"; "page", an HTML file that names its maker; "folder", for files that are claimed one by one; "store"; "benchmark", for a folder that
+        holds `MARK`; or the kind of a saved model, as its config.json names it: one of
         `estimators.registry.KINDS`.
     option : str
         How the user names `path`, for the messages.
@@ -52,15 +56,15 @@ def claim_output(path, kind="file", *, option="--out", overwrite=False, store=No
             _check_ours(path, kind, option)
     except OSError as e:  # a name that is too long, a folder that can't be read
         raise QfError(f"{option}: expected what can be written, found {path} ({e.strerror}). Choose another.") from e
-    for folder in [path.parent] if kind == "file" else [path, *(p for p in path.glob("*") if p.is_dir())]:
+    for folder in [path.parent] if kind in FILES else [path, *(p for p in path.glob("*") if p.is_dir())]:
         sweep(folder)
     return path
 
 
 def _check_place(path, kind, option):
     """A file takes the place of a file, a folder that of a folder, below folders that can be written."""
-    wanted = "a file" if kind == "file" else "a folder"
-    if path.exists() and not (path.is_file() if kind == "file" else path.is_dir()):
+    wanted = "a file" if kind in FILES else "a folder"
+    if path.exists() and not (path.is_file() if kind in FILES else path.is_dir()):
         raise QfError(f"{option}: expected {wanted} to write, found {what_is(path)}, {path}. Give another.")
     there = path if path.is_dir() else next(p for p in path.absolute().parents if p.exists())
     if not there.is_dir():
@@ -72,7 +76,7 @@ def _check_place(path, kind, option):
 def _check_kept(path, kind, option, store, sources):
     """Recordings and the models that are read stay as they are."""
     real = path.resolve()
-    folder = real.parent if kind == "file" else real
+    folder = real.parent if kind in FILES else real
     if kind != "store":
         if _is_store(folder) or (store is not None and Path(store).is_dir() and Path(store).resolve() in (folder, *folder.parents)):
             raise QfError(f"{option}: expected a place outside the store, found {path}, in the folder of its recordings. Choose another.")
@@ -101,6 +105,12 @@ def _check_ours(path, kind, option):
     elif kind == "benchmark":
         if not _is_ours(path / MARK) and (foreign := _foreign(path)):
             raise QfError(f"{option}: expected a new folder or that of a benchmark, found {foreign} in {path}. Choose another, or pass --overwrite.")
+    elif kind == "page":
+        if path.exists() and not is_page(path):
+            raise QfError(
+                f"{option}: expected a new file or a page of qf_toolkit's, found {path}, which is none. Choose another name, or pass --overwrite to "
+                "replace it."
+            )
     elif kind == "file":
         for file in (path, path.with_suffix(".json")) if path.suffix != ".nc" else (path,):
             if file.exists() and not _is_ours(file):

@@ -11,7 +11,7 @@ from ..models.options import check_options
 from ..recordings.conditions import well_shown
 from .options import DemoOptions
 from .plans import ALLEN, SIZES, STIMULI, epochs_of
-from .report import report
+from .tables import write_tables
 
 MADE = ("store", "files", "autoencoder", "forecaster", "classifier", "figures")
 # every table that the demo may write, and the sidecar of each
@@ -73,7 +73,8 @@ def demo(out="demo", *, size=DemoOptions.size, seed=DemoOptions.seed, device=Dem
     classifier = fit_classifier(model, split, checkpoint=out / "classifier" / "checkpoint", **plan["classifier"], **common)
     classifier.save(out / "classifier")
     print("4. forecasts of the last block, which no model has seen\n")
-    return _finished(out, report([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True, progress=progress))
+    paths = write_tables([forecaster, classifier], split, out=out / "table.csv", figures=out / "figures", ceiling=True, progress=progress)
+    return _finished(out, paths)
 
 
 def _finished(out, paths):
@@ -122,7 +123,7 @@ def _demo_allen(out, plan, device, common):
             folder = out / name / stimulus
             models.append(fit(model, split, checkpoint=folder / "checkpoint", **epochs_of(plan[name], split), **common))
             models[-1].save(folder)
-        paths += report(models, split, out=out / f"{stimulus}.csv", figures=out / "figures" / stimulus, progress=common["progress"])
+        paths += write_tables(models, split, out=out / f"{stimulus}.csv", figures=out / "figures" / stimulus, progress=common["progress"])
     return paths
 
 

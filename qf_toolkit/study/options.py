@@ -1,8 +1,10 @@
-"""Options of the demo, the report and the page of figures. This file does not import torch, so that the command line starts fast."""
+"""Options of the demo, the tables and the page of figures. This file does not import torch, so that the command line starts fast."""
 
 from dataclasses import dataclass
 
 from ..models.options import Options, option
+
+REPORT_SAMPLES = 100  # of each forecast on the page of a recording; `qf evaluate` draws none unless asked
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class DemoOptions(Seeded):
 
 
 @dataclass(frozen=True)
-class ReportOptions(Options):
-    """What a report holds beside its table."""
+class TablesOptions(Options):
+    """What is written beside a table."""
 
     figures: str | None = option(None, "path", optional=True, help="folder for forecasts beside the truth, svg and png")
     bootstrap: bool = option(False, "flag", help="how sure each difference to the naive rows is: animals, sessions and blocks of trials are drawn")

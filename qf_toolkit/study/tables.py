@@ -1,16 +1,16 @@
-"""The demo's report: it writes the tables and figures of some models."""
+"""The tables of some models, printed and written, with their figures."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import QfError
 from ..evaluation.options import EvaluateOptions
-from .options import ReportOptions
+from .options import TablesOptions
 
 FIGURES = ("forecasts", "mse", "explained")
 
 
-def report(models, split, *, out=None, figures=ReportOptions.figures, bootstrap=ReportOptions.bootstrap, progress=False, **options):
+def write_tables(models, split, *, out=None, figures=TablesOptions.figures, bootstrap=TablesOptions.bootstrap, progress=False, **options):
     """Evaluate models on the test part, print their tables, and write tables and figures. Each row forecasts each session once.
 
     Parameters
@@ -81,13 +81,13 @@ def _by_task(models):
     return [m for m in models if m not in classifiers], classifiers
 
 
-def report_files(models, out, figures, bootstrap):
-    """List the files that `report` may write.
+def table_files(models, out, figures, bootstrap):
+    """List the files that `write_tables` may write.
 
     Parameters
     ----------
     models, out, figures, bootstrap
-        As for `report`.
+        As for `write_tables`.
 
     Returns
     -------

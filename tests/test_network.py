@@ -65,9 +65,9 @@ def test_a_module_gives_a_number_for_each_frame_and_observation(model, n_out):
     given = batch()
     out = module(given)
     assert out.shape == (4, 3, n_out) and torch.isfinite(out).all() and isinstance(module, nn.Module)
-    # a model of single traces answers each the same, whatever stands beside it
-    alone = module(given._replace(x=given.x[1:2, 2:3]))
-    torch.testing.assert_close(alone[0, 0], out[1, 2], rtol=1e-5, atol=1e-6)
+    if not getattr(kind, "population", False):  # a model of single traces answers each the same, whatever stands beside it
+        alone = module(given._replace(x=given.x[1:2, 2:3]))
+        torch.testing.assert_close(alone[0, 0], out[1, 2], rtol=1e-5, atol=1e-6)
 
 
 @each_model

@@ -33,6 +33,7 @@ torch.set_num_threads(1)
 pytestmark = untaught
 TASKS = ("forecast", "activation")
 FEW = {"epochs": 3, "batch_size": 64, "lr": 3e-3, "progress": False}
+SMALL = dict.fromkeys(("informer", "autoformer", "crossformer"), {"width": 8, "layers": 1})  # options of models that would take long
 SESSIONS = [toy_session(0, matched=True), toy_session(1, session="two", matched=True)]
 each_model = pytest.mark.parametrize("model", sorted(MODELS))
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -45,7 +46,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def fitted(split):
-    return {(m, t): fit_network(split, m, t, **FEW) for m in MODELS for t in TASKS}
+    return {(m, t): fit_network(split, m, t, **FEW, **SMALL.get(m, {})) for m in MODELS for t in TASKS}
 
 
 def batch(b=4, n=3, t=20, seed=0):
@@ -128,7 +129,7 @@ def test_tokens_change_nothing_before_training_and_tell_a_tuning_afterwards():
 @each_model
 @each_task
 def test_training_lowers_the_validation_score_and_is_repeatable(model, task, split):
-    options = {**FEW, "epochs": 8}
+    options = {**FEW, "epochs": 8, **SMALL.get(model, {})}
     first, again = (fit_network(split, model, task, **options) for _ in range(2))
     assert min(h["score"] for h in first.history) < first.history[0]["score"]
     assert first.digest() == again.digest() and first.seed == 0

@@ -33,6 +33,7 @@ torch.set_num_threads(1)
 pytestmark = untaught
 TASKS = ("forecast", "activation")
 FEW = {"epochs": 3, "batch_size": 64, "lr": 3e-3, "progress": False}
+SMALL = dict.fromkeys(("informer", "autoformer", "crossformer"), {"width": 8, "layers": 1})  # options of models that would take long
 SESSIONS = [toy_session(0, matched=True), toy_session(1, session="two", matched=True)]
 each_model = pytest.mark.parametrize("model", sorted(MODELS))
 each_task = pytest.mark.parametrize("task", TASKS)
@@ -45,7 +46,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def fitted(split):
-    return {(m, t): fit_network(split, m, t, **FEW) for m in MODELS for t in TASKS}
+    return {(m, t): fit_network(split, m, t, **FEW, **SMALL.get(m, {})) for m in MODELS for t in TASKS}
 
 
 def batch(b=4, n=3, t=20, seed=0):
@@ -65,9 +66,9 @@ def test_a_module_gives_a_number_for_each_frame_and_observation(model, n_out):
     given = batch()
     out = module(given)
     assert out.shape == (4, 3, n_out) and torch.isfinite(out).all() and isinstance(module, nn.Module)
-    # a model of single traces answers each the same, whatever stands beside it
-    alone = module(given._replace(x=given.x[1:2, 2:3]))
-    torch.testing.assert_close(alone[0, 0], out[1, 2], rtol=1e-5, atol=1e-6)
+    if not getattr(kind, "population", False):  # a model of single traces answers each the same, whatever stands beside it
+        alone = module(given._replace(x=given.x[1:2, 2:3]))
+        torch.testing.assert_close(alone[0, 0], out[1, 2], rtol=1e-5, atol=1e-6)
 
 
 @each_model
@@ -128,7 +129,7 @@ def test_tokens_change_nothing_before_training_and_tell_a_tuning_afterwards():
 @each_model
 @each_task
 def test_training_lowers_the_validation_score_and_is_repeatable(model, task, split):
-    options = {**FEW, "epochs": 8}
+    options = {**FEW, "epochs": 8, **SMALL.get(model, {})}
     first, again = (fit_network(split, model, task, **options) for _ in range(2))
     assert min(h["score"] for h in first.history) < first.history[0]["score"]
     assert first.digest() == again.digest() and first.seed == 0

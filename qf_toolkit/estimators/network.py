@@ -289,6 +289,7 @@ class Network(Tokened):
             check_shapes(folder, cls(*made, *given, "meta").module, tensors)
         self = cls(*made, *given, device)
         fill(folder, self.module, tensors)
+        self.module.requires_grad_(False)  # as after a fit: torch may add up in another order where weights ask for a gradient
         self.history, self.seen, self.seed, self.simulated = (note[n] for n in ("history", "seen", "seed", "simulated"))
         self.reference = note["reference"]
         for name in cls.results:

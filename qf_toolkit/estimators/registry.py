@@ -28,6 +28,7 @@ MODELS = {  # torch modules that `estimators.network` makes forecasters and clas
     "lstm": "models.baselines.lstm:LSTM",
     "informer": "models.baselines.informer:Informer",
     "autoformer": "models.baselines.autoformer:Autoformer",
+    "crossformer": "models.baselines.crossformer:Crossformer",
 }
 
 

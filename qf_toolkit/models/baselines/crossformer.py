@@ -139,7 +139,7 @@ class Crossformer(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Map a Batch with contexts x (B, N, n_context) of all neurons of a session to (B, N, n_out)."""
         x = torch.cat([batch.x[..., :1].expand(-1, -1, self.missing), batch.x], -1)
-        silent = ~batch.valid.all(-1)[:, None, None, None]
+        silent = ~batch.whole()[:, None, None, None]
         mask = torch.zeros(silent.shape, device=x.device).masked_fill(silent, SILENT)
         scales = [self.norm(self.read(x.unflatten(-1, (-1, self.patch_frames))) + self.place)]
         for merge, layer in zip(self.merge, self.encoder, strict=True):

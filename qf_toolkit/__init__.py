@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .recordings.importers.suite2p import read_suite2p
     from .recordings.session import new_session
     from .recordings.simulated.cortex import simulate
-    from .recordings.splits import leave_one_out, split_blocks, split_chronological
+    from .recordings.splits import hold_out, leave_one_out, split_blocks, split_chronological, split_unseen
     from .recordings.store import Store, open_store
     from .study.recording_page import report
     from .study.study import Study
@@ -50,6 +50,7 @@ __all__ = [
     "fit_forecaster",
     "fit_network",
     "from_arrays",
+    "hold_out",
     "import_many",
     "leave_one_out",
     "load",
@@ -64,6 +65,7 @@ __all__ = [
     "simulate",
     "split_blocks",
     "split_chronological",
+    "split_unseen",
 ]
 
 _HOME = {
@@ -76,7 +78,7 @@ _HOME = {
     "recordings.importers.many": ("import_many",),
     "recordings.importers.nwb": ("read_nwb",),
     "recordings.importers.suite2p": ("read_suite2p",),
-    "recordings.splits": ("split_blocks", "split_chronological", "leave_one_out"),
+    "recordings.splits": ("split_blocks", "split_chronological", "split_unseen", "hold_out", "leave_one_out"),
     "models.config": ("QuantFormerConfig",),
     "estimators.quantformer.pretrain": ("pretrain",),
     "estimators.quantformer.response": ("fit_forecaster",),

@@ -47,7 +47,7 @@ def _run_of(folder, store):
 
     model = load(folder, device="cpu")
     settings = asdict(model.window)
-    if model.has_tokens:
+    if model.has_stimulus_tokens:
         from ..recordings.store import Store
 
         present = Store(store).index["condition"]
@@ -107,12 +107,13 @@ def _fit_quantformer(args, options):
 
     if (kind := read_note(args.pretrained)["kind"]) != "autoencoder":
         raise QfError(f"--pretrained: expected what `qf pretrain` saved, found a {kind} in {args.pretrained}. Give the model it was fitted on.")
-    claim_output(args.out, FITS[args.task], overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
     from ..estimators.quantformer.activation import fit_classifier
     from ..estimators.quantformer.response import fit_forecaster
     from ..estimators.registry import load
 
     model = load(args.pretrained, device=options.pop("device"))
+    kind = FITS[args.task] if model.has_codes or args.task == "activation" else "regressor"
+    claim_output(args.out, kind, overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
     settings = whole_settings(args.of(*SETTINGS), _run_of(args.pretrained, args.store))
     split = split_by_settings(args.store, settings)
     print(split)

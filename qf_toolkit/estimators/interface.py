@@ -98,11 +98,13 @@ class Estimator:
     has_arrays : bool
         Whether it has a `predict_arrays` of its own. A row that reads more than the context (F0, the simulator's truth) only answers `predict`.
     has_codes : bool
-        Whether it is an auto-encoder, or has an `autoencoder` whose codes it uses.
+        Whether it is an auto-encoder with a codebook, or has an `autoencoder` whose codes it uses.
     has_attention : bool
         Whether `interpret.attention` can read its attention.
     has_tokens : bool
         Whether it has learnt a token for each neuron.
+    has_stimulus_tokens : bool
+        Whether it has learnt tokens of conditions or stimulus categories.
     patch_frames : int or None
         Frames of a patch; None if its forecast is not made of patches.
     device : torch.device or str
@@ -128,6 +130,7 @@ class Estimator:
     has_codes: bool = False
     has_attention: bool = False
     has_tokens: bool = False
+    has_stimulus_tokens: bool = False
     patch_frames: int | None = None
     device: Any = "cpu"
     n_response: int | None = None

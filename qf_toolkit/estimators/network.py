@@ -137,7 +137,7 @@ class Network(Tokened):
             kind(options, sizes), sizes.n_context, sizes.n_out, len(self.neurons), tokens.size, config.token_width
         )  # fmt: skip
         self.module.to(device).eval()
-        self.has_tokens = config.token_width > 0
+        self.has_tokens = self.has_stimulus_tokens = config.token_width > 0
         self.history, self.reference = [], None
 
     @property

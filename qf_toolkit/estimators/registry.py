@@ -8,6 +8,7 @@ from .notes import read_note
 KINDS = {  # the values of "kind" in config.json of saved models
     "autoencoder": "estimators.quantformer.pretrain:Autoencoder",
     "forecaster": "estimators.quantformer.response:QuantFormerForecaster",
+    "regressor": "estimators.quantformer.response:QuantFormerRegressor",
     "classifier": "estimators.quantformer.activation:QuantFormerClassifier",
     "network_forecaster": "estimators.network:NetworkForecaster",
     "network_classifier": "estimators.network:NetworkClassifier",

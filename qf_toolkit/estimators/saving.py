@@ -131,6 +131,8 @@ def check_sizes(folder, tensors, where, config):
     """
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     book, patch, place = (shapes.get(n, ()) for n in ("quantizer.codebook", "to_patch.weight", "decoder_position"))
+    if not config.quantise and not book:
+        book = (config.codes, *place[1:])  # without a codebook
     layers = sum(k.startswith("decoder.blocks.") and k.endswith(".norm1.weight") for k in shapes)
     if not len(book) == len(patch) == len(place) == 2:
         refuse(folder, where, "the settings of an auto-encoder beside its weights", "other weights")

@@ -28,6 +28,7 @@ class Tokened(Estimator):
     """
 
     has_tokens = True
+    has_stimulus_tokens = True
     hint = "Fit on trials of it, or choose neurons=... in trials()."
     module: Any
     tokens: StimulusTokens
@@ -74,7 +75,7 @@ class Tokened(Estimator):
 
     def _stimulus_ids(self, conditions):
         """{key of the stimulus token: position}, for a bank. Under "features" the module first gets the features of conditions that are new to it."""
-        if self.has_tokens and self.stim_token == "features":
+        if self.has_stimulus_tokens and self.stim_token == "features":
             self.module.stimuli.describe(*map(torch.from_numpy, self.tokens.describe(conditions)))
         return self.tokens.ids
 
@@ -102,10 +103,11 @@ class Tokened(Estimator):
         """
         if self.has_tokens:
             check_keys("neuron", asked.neurons, self._places, self.hint)
+        if self.has_stimulus_tokens:
             self.tokens.check(asked.conditions)
         divisor = np.array([self._scale[n] if n in self._scale else self._scale[""] for n in asked.neurons], np.float32)
         x = torch.from_numpy(np.ascontiguousarray(asked.context / divisor[:, None], dtype=np.float32)).flatten(0, 1).to(self.device)
-        # a model without tokens takes any neuron and condition
+        # a model without tokens of neurons takes any neuron, and one without those of stimuli any condition
         places = [self._places[k] if self.has_tokens else 0 for k in asked.neurons]
         neuron = torch.tensor(places, device=self.device).repeat(len(asked.conditions))
         with self._described(asked.conditions) as ids:
@@ -115,7 +117,7 @@ class Tokened(Estimator):
     def _described(self, conditions):
         """A context that gives the positions of the conditions' stimulus tokens, a list of int. Under "features" the module makes the tokens from the
         conditions and drops them when the context ends."""
-        if not self.has_tokens:
+        if not self.has_stimulus_tokens:
             yield [0] * len(conditions)
             return
         if self.stim_token != "features":

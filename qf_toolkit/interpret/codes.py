@@ -341,6 +341,10 @@ def _autoencoder(model):
     if getattr(model, "task", None) != "codes":
         hint = "Pass model.autoencoder." if hasattr(model, "autoencoder") else "Load one with qf_toolkit.load(folder)."
         raise QfError(f"model: expected an auto-encoder, found {type(model).__name__}. {hint}")
+    if not model.has_codes:
+        raise QfError(
+            "model: expected an auto-encoder with codes, found one without a codebook (quantise=False). Pass one that was pre-trained with it."
+        )
     return model
 
 

@@ -47,7 +47,8 @@ class Observer:
     Raises
     ------
     QfError
-        If there is no trial, two models of one task share a name, a model can't forecast a single observation, or `autoencoder` is none.
+        If there is no trial, two models of one task share a name, a model can't forecast a single observation, or `autoencoder` is none, or has
+        no codes.
     """
 
     def __init__(self, trials, models=(), *, autoencoder=None, n_samples=64, seed=0):
@@ -55,6 +56,8 @@ class Observer:
         models = _checked(models)
         if autoencoder is not None and getattr(autoencoder, "task", None) != "codes":
             raise QfError(f"autoencoder: expected an Autoencoder, found {type(autoencoder).__name__}. Pass model.autoencoder.")
+        if autoencoder is not None and not autoencoder.has_codes:
+            raise QfError("autoencoder: expected one with codes, found one without a codebook (quantise=False). Leave it out.")
         self.classifiers = {m.name: m for m in models if m.task == "activation"}
         self.forecasters = {m.name: m for m in models if m.task == "forecast"}
         if len(self.classifiers) + len(self.forecasters) < len(models):

@@ -43,6 +43,7 @@ class QuantFormerConfig(Options):
     dropout: float = option(0.0, least=0, below=1, help="of encoder and decoder in training")
     norm: str = option("post", "text", known=("post", "pre"), help="LayerNorm after or before each part of a block")
     residual_attention: bool = option(False, "flag", help="add a layer's scores of attention to the next layer's (released code)")
+    quantise: bool = option(True, "flag", help="replace the encoder's outputs by codes; without, a plain auto-encoder (paper Table 3)")
     quantizer_beta: float = option(0.25, least=0, most=1, help="weight of the commitment")
     affine_lr: float = option(10.0, least=0, most=1e6, help="of the codebook's affine map")
     sync: float = option(0.2, least=0, most=1e6, help="share of the reconstruction's gradient that reaches the codes")
@@ -62,7 +63,7 @@ class QuantFormerConfig(Options):
             raise QfError(f"patch_frames: expected a window of at most {MOST_PATCHES} patches, found {self.patches}. Take a larger patch_frames.")
         if self.width % self.heads:
             raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
-        if self.replace_below >= 1 / self.codes:
+        if self.quantise and self.replace_below >= 1 / self.codes:
             raise QfError(f"replace_below: expected a share from 0 to below 1 / codes = {1 / self.codes:.3g}, found {self.replace_below}.")
         if self.weights > MOST_WEIGHTS:
             raise QfError(
@@ -74,7 +75,7 @@ class QuantFormerConfig(Options):
     def weights(self):
         """About how many weights the auto-encoder has."""
         D = self.width
-        return 2 * self.layers * (12 * D * D + 13 * D) + D * (self.codes + 2 * self.patch_frames + 2 * self.patches + 8)
+        return 2 * self.layers * (12 * D * D + 13 * D) + D * (self.codes * self.quantise + 2 * self.patch_frames + 2 * self.patches + 8)
 
     @property
     def baseline_patches(self):

@@ -21,12 +21,16 @@ Choices where the paper is silent:
   `replace_below`) are the released code's. The released code also adds attention scores from layer to layer; `residual_attention` does so and is off, as
   in the paper.
 
+The ablations of Table 3: `quantise=False` makes a plain auto-encoder, whose decoder reads the encoder's outputs, and whose loss is eq. 2 alone. Its
+forecaster is a `ResponseRegressor`. `neuron_token=False` leaves [NEURON] out of the sequence.
+
 Additions, off by default: `expectation_weight` adds the squared error of the soft decoding to eq. 4. With `gain_weight` the classifier also learns which
 of several levels the response's gain passes, beside the label's. In training, `hide` replaces random patches by [MASK], and `dropout` drops at random.
 """
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,16 +106,22 @@ class Encoder(nn.Module):
 
 
 class QuantFormer(nn.Module):
-    """The vector-quantised masked auto-encoder (paper 3.3)."""
+    """The vector-quantised masked auto-encoder (paper 3.3).
+
+    Attributes
+    ----------
+    quantizer : Quantizer or None
+        None under `quantise=False`: the decoder then reads the encoder's outputs, there are no codes, and the loss is eq. 2 alone.
+    """
 
     def __init__(self, config: QuantFormerConfig):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.quantizer = Quantizer(
+        self.quantizer: Any = Quantizer(
             codes=config.codes, width=config.width, beta=config.quantizer_beta, affine_lr=config.affine_lr,
             sync=config.sync, replace_every=config.replace_every, replace_below=config.replace_below,
-        )  # fmt: skip
+        ) if config.quantise else None  # fmt: skip
         self.decoder_position = nn.Parameter(0.02 * torch.randn(config.patches, config.width))
         self.decoder = _stack(config)
         self.to_patch = nn.Linear(config.width, config.patch_frames)
@@ -145,8 +155,7 @@ class QuantFormer(nn.Module):
     def baseline_codes(self, x):
         """Codes, long (B, P_b), of the baselines of `x` (B, T_b or longer). [MASK] replaces the response, so later frames have no influence."""
         c = self.config
-        patches = F.pad(self.patchify(x[:, : c.n_baseline]), (0, 0, 0, c.response_patches))
-        mask = (torch.arange(c.patches, device=x.device) >= c.baseline_patches).expand(len(x), -1)
+        patches, mask = _responses_masked(c, self.patchify(x[:, : c.n_baseline]))
         return self.quantizer.nearest(self.encoder(patches, mask)[:, : c.baseline_patches])
 
     def decode_vectors(self, vectors):
@@ -169,11 +178,15 @@ class QuantFormer(nn.Module):
         Returns
         -------
         reconstruction : float tensor, shape (B, T)
-        codes : long tensor, shape (B, P)
+        codes : long tensor, shape (B, P), or None
+            None without a quantiser.
         loss : float tensor, scalar
-            The quantiser's loss; 0 in eval.
+            The quantiser's loss; 0 in eval and without a quantiser.
         """
-        vectors, codes, loss = self.quantizer(self.encoder(self.patchify(x), mask))
+        encoded = self.encoder(self.patchify(x), mask)
+        if self.quantizer is None:
+            return self.decode_vectors(encoded), None, encoded.new_zeros(())
+        vectors, codes, loss = self.quantizer(encoded)
         return self.decode_vectors(vectors), codes, loss
 
     def loss(self, batch: Batch, active, beta):
@@ -209,6 +222,15 @@ class QuantFormer(nn.Module):
         return (weight * (self.config.alpha * masked + unmasked)).mean()
 
 
+def _responses_masked(config, patches, hidden=None):
+    """Patches of baselines (B, P_b, L) with M empty ones behind them, (B, P, L), and which of all [MASK] replaces: bool (B, P), those of the response,
+    and the baseline's of `hidden`, bool (B, P_b)."""
+    mask = (torch.arange(config.patches, device=patches.device) >= config.baseline_patches).expand(len(patches), -1)
+    if hidden is not None:
+        mask = mask | F.pad(hidden, (0, config.response_patches))
+    return F.pad(patches, (0, 0, 0, config.response_patches)), mask
+
+
 GAIN_LEVELS = (-0.5, 0.0, 0.5, 2.0, 4.0, 8.0)  # levels of the gain besides the label's, as multiples of it
 
 
@@ -218,6 +240,16 @@ def _encoder_of(autoencoder, dropout):
     encoder = Encoder(config if dropout is None else replace(config, dropout=dropout))
     encoder.load_state_dict(autoencoder.encoder.state_dict())
     return encoder
+
+
+def _tokens(config, n_neurons, n_stimuli, neuron_token):
+    """The token tables of the neurons, None without their token, and of the stimuli."""
+    return Tokens(n_neurons, config.width) if neuron_token else None, stimulus_tokens(n_stimuli, config.width)
+
+
+def _prompts(module, neuron, stimulus, *first):
+    """The learned tokens in front of the patches, (B, S', D): `first`, [NEURON] where the module has it, [STIM]."""
+    return torch.cat([*first, *([] if module.neurons is None else [module.neurons(neuron)]), module.stimuli(stimulus)], 1)
 
 
 class ActivationClassifier(nn.Module):
@@ -233,14 +265,16 @@ class ActivationClassifier(nn.Module):
         Number of stimulus tokens, or the numbers of categories and features of `FeatureTokens`.
     dropout : float, optional
         Dropout of the encoder in training; None takes the auto-encoder's.
+    neuron_token : bool
+        Whether [NEURON] stands in the sequence.
     """
 
-    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None):
+    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None, neuron_token=True):
         super().__init__()
         config = autoencoder.config
         self.config, self.encoder = config, _encoder_of(autoencoder, dropout)
         self.cls = nn.Parameter(0.02 * torch.randn(config.width))
-        self.neurons, self.stimuli = Tokens(n_neurons, config.width), stimulus_tokens(n_stimuli, config.width)
+        self.neurons, self.stimuli = _tokens(config, n_neurons, n_stimuli, neuron_token)
         self.head, self.levels = nn.Linear(config.width, 2), nn.Linear(config.width, len(GAIN_LEVELS))
         self.patchify = autoencoder.patchify
 
@@ -251,25 +285,24 @@ class ActivationClassifier(nn.Module):
 
     def summary(self, x, neuron, stimulus, hidden=None, need_maps=False):
         """The encoder's output for [CLS], (B, D); with `need_maps` also the maps. [MASK] replaces the patches of `hidden`, bool (B, P_b)."""
-        cls = self.cls.expand(len(x), 1, -1)
-        prompts = torch.cat([cls, self.neurons(neuron), self.stimuli(stimulus)], 1)
+        prompts = _prompts(self, neuron, stimulus, self.cls.expand(len(x), 1, -1))
         h = self.encoder(self.patchify(x[:, : self.config.n_baseline]), hidden, prompts, need_maps)
         return (h[0][:, 0], h[1]) if need_maps else h[:, 0]
 
 
-class ResponseForecaster(nn.Module):
-    """Forecasts distributions over the response's codes, which the frozen decoder turns into frames (paper 3.4.2).
+class _Forecaster(nn.Module):
+    """The encoder of a forecaster: it reads [NEURON]_n [STIM]_s, the baseline's patches and M times [MASK], and a head reads its M last outputs.
 
-    The encoder reads [NEURON]_n [STIM]_s, the baseline's patches and M times [MASK]. Parameters are those of `ActivationClassifier`.
+    Parameters are those of `ActivationClassifier`, and `n_out`, the numbers that the head gives for each patch of the response.
     """
 
-    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None):
+    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout, neuron_token, n_out):
         super().__init__()
         config = autoencoder.config
         self.config, self.autoencoder = config, autoencoder.requires_grad_(False)
         self.encoder = _encoder_of(autoencoder, dropout)
-        self.neurons, self.stimuli = Tokens(n_neurons, config.width), stimulus_tokens(n_stimuli, config.width)
-        self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, config.codes))
+        self.neurons, self.stimuli = _tokens(config, n_neurons, n_stimuli, neuron_token)
+        self.head = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), nn.Linear(config.width, n_out))
 
     def train(self, mode=True):
         """As `nn.Module.train`, but the auto-encoder stays in eval, because its codebook and decoder are frozen."""
@@ -278,20 +311,26 @@ class ResponseForecaster(nn.Module):
         return self
 
     def forward(self, x, neuron, stimulus, hidden=None, need_maps=False):
-        """Map baselines (B, T_b) and positions of tokens, both long (B,), to logits (B, M, K) of the response's codes; with `need_maps` also to the maps.
+        """Map baselines (B, T_b) and positions of tokens, both long (B,), to the head's output (B, M, n_out); with `need_maps` also to the maps.
 
         [MASK] replaces the baseline's patches of `hidden`, bool (B, P_b).
         """
         c = self.config
-        patches = F.pad(self.autoencoder.patchify(x[:, : c.n_baseline]), (0, 0, 0, c.response_patches))
-        mask = (torch.arange(c.patches, device=x.device) >= c.baseline_patches).expand(len(x), -1)
-        if hidden is not None:
-            mask = mask | F.pad(hidden, (0, c.response_patches))
-        prompts = torch.cat([self.neurons(neuron), self.stimuli(stimulus)], 1)
-        h = self.encoder(patches, mask, prompts, need_maps)
+        patches, mask = _responses_masked(c, self.autoencoder.patchify(x[:, : c.n_baseline]), hidden)
+        h = self.encoder(patches, mask, _prompts(self, neuron, stimulus), need_maps)
         h, maps = h if need_maps else (h, None)
-        logits = self.head(h[:, -c.response_patches :])
-        return (logits, maps) if need_maps else logits
+        out = self.head(h[:, -c.response_patches :])
+        return (out, maps) if need_maps else out
+
+
+class ResponseForecaster(_Forecaster):
+    """Forecasts distributions over the response's codes, as logits (B, M, K), which the frozen decoder turns into frames (paper 3.4.2).
+
+    Parameters are those of `ActivationClassifier`.
+    """
+
+    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None, neuron_token=True):
+        super().__init__(autoencoder, n_neurons, n_stimuli, dropout, neuron_token, autoencoder.config.codes)
 
     def decode(self, baseline_codes, logits, how="argmax", temperature=1.0, uniforms=None):
         """Decode distributions over codes to forecasts.
@@ -332,3 +371,17 @@ class ResponseForecaster(nn.Module):
             response = vectors[passed.sum(-1).clamp(max=len(vectors) - 1)]
         whole = self.autoencoder.decode_vectors(torch.cat([vectors[baseline_codes], response], 1))
         return whole[:, self.config.n_baseline :]
+
+
+class ResponseRegressor(_Forecaster):
+    """Forecasts the response's patches themselves, (B, M, L): a regression head in place of codes and decoder (paper Table 3, without quantisation).
+
+    Parameters are those of `ActivationClassifier`. The auto-encoder gives its encoder; its decoder is not used.
+    """
+
+    def __init__(self, autoencoder, n_neurons, n_stimuli, dropout=None, neuron_token=True):
+        super().__init__(autoencoder, n_neurons, n_stimuli, dropout, neuron_token, autoencoder.config.patch_frames)
+
+    def decode(self, patches):
+        """Join patches (B, M, L) to forecasts (B, T_f), without the padding behind the response."""
+        return patches.flatten(1)[:, : self.config.n_response]

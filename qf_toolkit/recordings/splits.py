@@ -1,7 +1,8 @@
-"""Splitting trials into train, validation and test parts that share no frame: by sub-session, by time, or by leaving out one subject or stimulus."""
+"""Splitting trials into train, validation and test parts that share no frame: by sub-session, by time, or by subject or stimulus."""
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -78,14 +79,14 @@ def split_by(trials, how):
     Raises
     ------
     QfError
-        As the function of the rule: `split_blocks`, `split_chronological` or `leave_one_out`.
+        As the function of the rule: `split_blocks`, `split_chronological` or `split_unseen`.
     """
     test = {} if how.test is None else {"test": how.test}
     if how.split == "blocks":
         return split_blocks(trials, **test, validation=how.validation)
     if how.split == "chronological":
         return split_chronological(trials, **test, validation=how.validation, gap_s=how.gap_s)
-    return leave_one_out(trials, **{how.split: how.leave_out}, validation=how.validation)
+    return split_unseen(trials, **{how.split: how.leave_out}, validation=how.validation)
 
 
 def split_blocks(trials, test=-1, validation=SplitOptions.validation):
@@ -176,8 +177,10 @@ def split_chronological(trials, test=1 / 3, validation=SplitOptions.validation, 
     return cut_into_parts(trials, is_test, trials.table["session"], validation, gap, f"chronological (last {test:.0%}, gap {gap:g} s)")
 
 
-def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOptions.validation):
-    """Test on all trials of one subject or of one stimulus category, and train on the others (paper 4.2, Table 4).
+def split_unseen(trials, *, subject=None, stimulus=None, validation=SplitOptions.validation):
+    """Test on all trials of one subject or of one stimulus category, and train on the others: a transfer to what no training has seen.
+
+    The leave-one-out of the paper (4.2, Table 4) is another protocol, which trains on blocks of what it left out of pre-training: see `hold_out`.
 
     One mouse may be in several containers of the Allen Brain Observatory. As in the paper, each container counts as a subject. If a training subject
     is the same mouse as the tested one, a warning names it.
@@ -201,22 +204,84 @@ def leave_one_out(trials, *, subject=None, stimulus=None, validation=SplitOption
 
     Examples
     --------
-    >>> leave_one_out(trials, subject="sim2")
+    >>> split_unseen(trials, subject="sim2")
     Traceback (most recent call last):
     qf_toolkit.errors.UnknownKeyError: subject: 'sim2' has no trial here; ...
     """
     check_trials(trials)
     validation = check_options(SplitOptions, {"validation": validation})["validation"]
+    is_test, what = _chosen(trials, "split_unseen", subject, stimulus)
+    return cut_into_parts(trials, is_test, block_names(trials), validation, 0, f"leaving out {what}")
+
+
+leave_one_out = split_unseen
+"""An earlier name of `split_unseen`."""
+
+
+class HeldOut(NamedTuple):
+    """The two selections of `hold_out`.
+
+    Attributes
+    ----------
+    rest : Trials
+        For pre-training.
+    held : Trials
+        For the fits to a task and their test.
+    """
+
+    rest: Trials
+    held: Trials
+
+
+def hold_out(trials, *, subject=None, stimulus=None):
+    """Leave one subject or one stimulus category out of pre-training, to fit and test on its own blocks (paper 4.2, Table 4).
+
+    Split `rest` to pre-train, and `held` to fit and to test, each with `split_blocks`. The neurons of a held-out subject then get tokens of their own
+    in the fit, and their divisors come from its training part.
+
+    Parameters
+    ----------
+    trials : Trials
+    subject, stimulus : str, optional
+        What is held out; name exactly one of the two.
+
+    Returns
+    -------
+    HeldOut
+        No window of one selection shares a frame with a window of the other: where they do, `rest` gives way. `autoencoder.check_unseen(held)` raises
+        LeakageError if an auto-encoder was pre-trained on anything of it. If a subject of `rest` is the same mouse as the held-out one, a warning
+        names it.
+
+    Raises
+    ------
+    QfError
+        If not exactly one of the two is named, it is unknown (UnknownKeyError), or nothing is left beside it.
+
+    Examples
+    --------
+    >>> hold_out(trials, stimulus="drifting_gratings")
+    Traceback (most recent call last):
+    qf_toolkit.errors.QfError: hold_out: no trial is left beside stimulus drifting_gratings. Choose more subjects or stimuli.
+    """
+    check_trials(trials)
+    is_held, what = _chosen(trials, "hold_out", subject, stimulus)
+    is_rest = ~is_held & ~_near(trials, is_held, 0)
+    if not is_rest.any():
+        raise QfError(f"hold_out: no trial is left beside {what}. Choose more subjects or stimuli.")
+    return HeldOut(trials.subset(is_rest), trials.subset(is_held))
+
+
+def _chosen(trials, call, subject, stimulus):
+    """Which trials are of the subject or the stimulus that is named, bool array (trial,), and its name in words."""
     if (subject is None) == (stimulus is None):
-        raise QfError("leave_one_out: expected either subject or stimulus. Name exactly one of the two.")
+        raise QfError(f"{call}: expected either subject or stimulus. Name exactly one of the two.")
     column, value = ("subject", subject) if stimulus is None else ("stimulus", stimulus)
     known = sorted(trials.table[column].unique())
     if value not in known:
         raise UnknownKeyError(f"{column}: {value!r} has no trial here; {did_you_mean(value, known)}")
-    is_test = (trials.table[column] == value).to_numpy()
     if column == "subject":
         _tell_same_mouse(trials, value)
-    return cut_into_parts(trials, is_test, block_names(trials), validation, 0, f"leaving out {column} {value}")
+    return (trials.table[column] == value).to_numpy(), f"{column} {value}"
 
 
 def _tell_same_mouse(trials, subject):
@@ -227,7 +292,7 @@ def _tell_same_mouse(trials, subject):
     others = sorted(set().union(*(m for m in mouse.values() if subject in m)) - {subject})
     if others:
         warnings.warn(
-            f"subject: {', '.join(others)} is of the same mouse as {subject}, and is trained on. Choose subject=... without it.", stacklevel=3
+            f"subject: {', '.join(others)} is of the same mouse as {subject}, and is trained on. Choose subject=... without it.", stacklevel=4
         )
 
 

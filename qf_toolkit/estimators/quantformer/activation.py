@@ -24,7 +24,7 @@ class QuantFormerClassifier(Downstream, Classifier):
     name = "QuantFormer"
     module_class = ActivationClassifier
     module: ActivationClassifier
-    options = ("dropout", "hide", "gain_weight")
+    options = ("dropout", "hide", "neuron_token", "gain_weight")
     results: ClassVar[dict] = {"threshold": schema.number(least=0, most=1)}
 
     def __init__(self, autoencoder, neurons, tokens, *, gain_weight=FitConfig.gain_weight, **options):
@@ -86,7 +86,7 @@ class QuantFormerClassifier(Downstream, Classifier):
 
     def sequence(self):
         """The encoder's input: the names of the learned tokens in front, and the number of patches that follow."""
-        return ["[CLS]", "[NEURON]", "[STIM]"], self.autoencoder.config.baseline_patches
+        return ["[CLS]", *self.front()], self.autoencoder.config.baseline_patches
 
     @staticmethod
     def evidence(logits):
@@ -101,6 +101,7 @@ def fit_classifier(
     tuning=FitConfig.tuning,
     stim_token=FitConfig.stim_token,
     gain_weight=FitConfig.gain_weight,
+    neuron_token=FitConfig.neuron_token,
     hide=FitConfig.hide,
     dropout=FitConfig.dropout,
     seed=LoopConfig.seed,
@@ -113,7 +114,7 @@ def fit_classifier(
     gain_weight : float
         Weight of a second loss: which levels (-0.5, 0, 0.5, 2, 4 and 8 times that of the label) the response's gain passes. A label holds one bit
         about a response; the levels hold more. They are only used in training. 0 is the paper.
-    autoencoder, split, tuning, stim_token, hide, dropout, seed, **options
+    autoencoder, split, tuning, stim_token, neuron_token, hide, dropout, seed, **options
         As in `fit_forecaster`.
 
     Returns
@@ -133,5 +134,5 @@ def fit_classifier(
     >>> probability.dims, bool(((probability >= 0) & (probability <= 1)).all())
     (('trial', 'neuron'), True)
     """
-    own = {"gain_weight": gain_weight, "hide": hide, "dropout": dropout}
+    own = {"gain_weight": gain_weight, "neuron_token": neuron_token, "hide": hide, "dropout": dropout}
     return fit(QuantFormerClassifier, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

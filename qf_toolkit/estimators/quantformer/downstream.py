@@ -1,6 +1,5 @@
 """The base of response forecasting (paper 3.4.2) and activation classification (3.4.1): tokens, training, saved models, new neurons."""
 
-from copy import copy
 from dataclasses import asdict
 from typing import ClassVar
 
@@ -19,7 +18,6 @@ from ...training.options import FIT_LOOP, LoopConfig, RunConfig
 from ...training.traces import Traces
 from ..checks import check_keys
 from ..digests import Digest
-from ..divisors import divisors_of
 from ..notes import refuse
 from ..reference import told
 from ..saving import fill
@@ -47,6 +45,8 @@ class Downstream(Tokened):
         Dropout of the encoder in training, from 0 to below 1; None takes the auto-encoder's.
     hide : float
         Largest share of the baseline's patches that a training step hides, from 0 to 1.
+    neuron_token : bool
+        Whether the sequence holds a token of the neuron. A model without takes neurons that it was not fitted on.
     **weights
         Weights of `FitConfig` for the task: expectation_weight or gain_weight.
 
@@ -67,25 +67,28 @@ class Downstream(Tokened):
         If an option is out of range.
     """
 
-    has_codes = has_attention = True
+    has_attention = True
     gaps = (".start",)  # the start of a token is NaN if an older saved model lacks it
     hint = "Add it with model.add_neurons(split), or choose neurons=... in trials()."
     call = ""  # the function that fits one
     module_class: type = torch.nn.Module
-    options: tuple = ("dropout", "hide")  # options of `FitConfig` that are saved
+    options: tuple = ("dropout", "hide", "neuron_token")  # options of `FitConfig` that are saved
     results: ClassVar[dict] = {}  # attributes that are set after training and saved: {name: check of `schema`}
 
-    def __init__(self, autoencoder, neurons, tokens, *, dropout=FitConfig.dropout, hide=FitConfig.hide, **weights):
+    def __init__(
+        self, autoencoder, neurons, tokens, *, dropout=FitConfig.dropout, hide=FitConfig.hide, neuron_token=FitConfig.neuron_token, **weights
+    ):
         super().__init__()
         self.autoencoder, self._digest = autoencoder, Digest()
-        vars(self).update(check_options(FitConfig, {"dropout": dropout, "hide": hide, **weights}))
+        vars(self).update(check_options(FitConfig, {"dropout": dropout, "hide": hide, "neuron_token": neuron_token, **weights}))
+        self.has_codes, self.has_tokens = autoencoder.has_codes, self.neuron_token
         self.neurons, self.tokens = neurons, tokens
         self.window, self.n_response = autoencoder.window, autoencoder.config.n_response
         self.history, self.chosen, self.reference = [], {}, None
         # the auto-encoder is frozen, and so may be shared
-        self.module = self.module_class(autoencoder.module, len(self.neurons), tokens.size, self.dropout)
+        self.module = self.module_class(autoencoder.module, len(self.neurons), tokens.size, self.dropout, self.neuron_token)
         self.module.to(autoencoder.device).eval()
-        self._scale = {n: autoencoder.divisor(n) for n in self.neurons}
+        self._scale = {n: autoencoder.divisor(n) for n in [*([] if self.neuron_token else [""]), *self.neurons]}
 
     @property
     def simulated(self):
@@ -119,9 +122,14 @@ class Downstream(Tokened):
             If a neuron or a condition has no token.
         """
         trials = self.autoencoder.prepare(trials)
-        check_keys("neuron", trials.neurons, self._places, self.hint)
+        if self.has_tokens:
+            check_keys("neuron", trials.neurons, self._places, self.hint)
         self.tokens.check(trials.conditions)
         return trials
+
+    def front(self):
+        """The learned tokens of neuron and stimulus in front of the patches, a list of str."""
+        return ["[NEURON]", "[STIM]"] if self.has_tokens else ["[STIM]"]
 
     def check_labels(self, trials):
         """Refuse trials that define "active" in another way than in training. Models that learn no labels accept all trials."""
@@ -144,10 +152,15 @@ class Downstream(Tokened):
         Raises
         ------
         QfError
-            If an option is unknown or out of range, or the training fails. The model is then the same as before the call.
+            If the model has no tokens of neurons, an option is unknown or out of range, or the training fails. The model is then the same as before
+            the call.
         """
         check_split(split)
         loop, keep, _ = self._options(options)
+        if not self.has_tokens:
+            raise QfError(
+                f"{self.name}: expected a model with tokens of neurons, found one without (neuron_token=False). It takes any neuron as it is."
+            )
         new = [n for n in split.train.neurons if n not in self._places]
         if not new:
             return []
@@ -156,14 +169,8 @@ class Downstream(Tokened):
             (self.module.neurons.table, self.module.neurons.start),
         )
         known = len(self.neurons)
-        scale = divisors_of(split.train, self.autoencoder.normalise, Traces([split.train], self.device, keep["run_config"].memory_mb))
-        self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: scale[n] for n in new}}
-        if self.autoencoder.scaling is not None:
-            self.autoencoder = copy(self.autoencoder)  # other models may share the original
-            scaling = dict(self.autoencoder.scaling)
-            for session, found in split.train.scaling.items():
-                scaling[session] = {**scaling.get(session, {}), **{n: found[n] for n in new if n in found}}
-            self.autoencoder.scaling = scaling
+        self.autoencoder = self.autoencoder.knowing(new, split.train, Traces([split.train], self.device, keep["run_config"].memory_mb))
+        self.neurons, self._scale = self.neurons + new, {**self._scale, **{n: self.autoencoder.divisor(n) for n in new}}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(loop.seed)
             self.module.neurons.grow(len(new))
@@ -194,10 +201,12 @@ class Downstream(Tokened):
             return weight.register_hook(lambda g: torch.cat([torch.zeros_like(g[:known]), g[known:]]))
         return None
 
-    def _tokens_group(self, loop, tuning):
-        """The parameter group of the neurons' tokens. They have a speed of their own, because a token learns only from its neuron's observations, which
+    def _groups(self, loop, tuning):
+        """The parameter group of the neurons' tokens, if there are any. They have a speed of their own, because a token learns only from its neuron's observations, which
         are few in a batch. Under "new" they have no weight decay, which would move the tokens that must stay."""
-        return Group([self.module.neurons.table.weight], speed=loop.token_speed, weight_decay=0.0 if tuning == "new" else None)
+        if not self.has_tokens:
+            return []
+        return [Group([self.module.neurons.table.weight], speed=loop.token_speed, weight_decay=0.0 if tuning == "new" else None)]
 
     @classmethod
     def _options(cls, options, own=()):
@@ -229,7 +238,7 @@ class Downstream(Tokened):
                       "model": self.autoencoder.config, "pretrained": digest(self.autoencoder.module.state_dict()),
                       "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest(),
                       **self._settings(*self.options)},
-            groups=[self._tokens_group(loop, tuning)], label=label, **keep,
+            groups=self._groups(loop, tuning), label=label, **keep,
         )  # fmt: skip
         if kept is not None:
             kept.remove()
@@ -292,7 +301,7 @@ class Downstream(Tokened):
                 refuse(folder, name, f"a key for each of the {len(table)} tokens", len(keys))
             if table is not None:  # an older saved model may lack the start of its tokens
                 tensors.setdefault(f"task.{name}.start", torch.full_like(table, float("nan")))
-        if missing := [n for n in note["neurons"] if n not in note["scale"]]:
+        if missing := [n for n in [*([] if note.get("neuron_token", True) else [""]), *note["neurons"]] if n not in note["scale"]]:
             refuse(folder, f"scale.{missing[0]}", "a divisor", "none")
         try:
             window = saved_window(note["window"])
@@ -300,7 +309,7 @@ class Downstream(Tokened):
             refuse(folder, "window", "values that go together", e)
         if (n := window.frames(autoencoder.config.rate_hz)) != autoencoder.window.frames(autoencoder.config.rate_hz):
             refuse(folder, "window", "the auto-encoder's frames", n)
-        self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options})
+        self = cls(autoencoder, note["neurons"], tokens, **{n: note[n] for n in cls.options if n in note})
         if any(k.startswith("task.autoencoder.") for k in self._both().state_dict()):
             tensors |= {f"task.autoencoder.{k}": v for k, v in pretrained.items()}
         fill(folder, self._both(), tensors)
@@ -340,6 +349,8 @@ def fit(kind, autoencoder, split, own, *, tuning, stim_token, seed, **options):
     loop, keep, _ = kind._options({**options, "seed": seed})
     tokens = StimulusTokens.learnt(autoencoder.config.stim_token if stim_token is None else stim_token, split.train.table)
     with told_memory(autoencoder.device):
+        if new := [n for n in split.train.neurons if n not in autoencoder.scale]:  # of a subject that was left out of pre-training, say
+            autoencoder = autoencoder.knowing(new, split.train, Traces([split.train], autoencoder.device, keep["run_config"].memory_mb))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(loop.seed)
             model = kind(autoencoder, split.train.neurons, tokens, **own)

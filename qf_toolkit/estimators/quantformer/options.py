@@ -53,6 +53,7 @@ class FitConfig(Options):
     tuning: str = option("fine", "text", known=("fine", "prompt"), help="fine: the encoder learns, too; prompt: tokens and head alone")
     stim_token: str | None = option(None, "text", known=STIM_TOKENS, optional=True, help="what has a stimulus token; auto: each condition where "
                                    "those are repeated, else its category; the pre-trained model's where left out")  # fmt: skip
+    neuron_token: bool = option(True, "flag", help="tell the model the neuron, by a learned token; without, the stimulus alone (paper Table 3)")
     hide: float = option(0.0, least=0, most=1, help="hide up to this share of the baseline in training steps")
     dropout: float | None = option(None, least=0, below=1, optional=True, help="of the encoder in training; the pre-trained model's where left out")
     expectation_weight: float = option(0.0, least=0, most=1e6, task="forecast", help="weight of the expected forecast's squared error beside eq. 4")

@@ -1,5 +1,6 @@
 """Pre-training: the masked auto-encoder learns from all observations and ignores neuron and stimulus (paper 3.3)."""
 
+from copy import copy
 from dataclasses import asdict
 
 import numpy as np
@@ -36,6 +37,8 @@ class Autoencoder(Estimator):
 
     Attributes
     ----------
+    has_codes : bool
+        False under `quantise=False`: it then only reconstructs.
     module : QuantFormer
         Maps windows (B, T), float32, divided by each neuron's divisor, to reconstructions and codes.
     window : Window
@@ -63,12 +66,12 @@ class Autoencoder(Estimator):
     task = "codes"
     kind = "autoencoder"
     name = "QuantFormer auto-encoder"
-    has_codes = True
 
     def __init__(self, module, window, normalise, scale, seen, history, scaling=None, seed=None, simulated=None, reference=None):
         super().__init__()
         self._digest = Digest()
         self.module, self.window, self.normalise, self.scale = module.eval(), window, normalise, scale
+        self.has_codes = module.quantizer is not None
         self.seen, self.history, self.scaling, self.seed, self.simulated = seen, history, scaling, seed, simulated
         self.reference = reference
 
@@ -103,9 +106,50 @@ class Autoencoder(Estimator):
         """Check rate, window and signal of trials, and give them this model's z-scores; raises QfError if they differ from the model's."""
         return check_window(self.window, self.config.rate_hz, trials, self.scaling)
 
+    def knowing(self, neurons, trials, traces=None):
+        """This auto-encoder, with the divisors and z-scores of new neurons.
+
+        Parameters
+        ----------
+        neurons : sequence of str
+            Keys.
+        trials : Trials
+            The training part on which they are measured, as in `pretrain`.
+        traces : Traces, optional
+            Traces that hold their sessions.
+
+        Returns
+        -------
+        Autoencoder
+            Itself if `neurons` is empty. Otherwise a copy with the same weights, because other models may share this one.
+
+        Raises
+        ------
+        QfError
+            If no observation is usable.
+        """
+        if not neurons:
+            return self
+        found, scaling = copy(self), self.scaling
+        scale = divisors_of(trials, self.normalise, traces or Traces([trials], self.device))
+        found._digest, found.scale = Digest(), {**self.scale, **{n: scale[n] for n in neurons}}
+        if scaling is not None:
+            found.scaling = dict(scaling)
+            for session, known in trials.scaling.items():
+                found.scaling[session] = {**scaling.get(session, {}), **{n: known[n] for n in neurons if n in known}}
+        return found
+
     def predict(self, trials):
-        """Codes and reconstructions of whole windows; see `codes`."""
-        return self.codes(trials)
+        """Reconstructions of whole windows of one session, unmasked, and their codes if the model has a codebook; see `codes`."""
+        ds = self.prepare(trials).dataset()
+        codes, reconstruction = self.codes_arrays(ds[self.window.signal].values, [str(n) for n in ds["neuron"].values])
+        dims = ("trial", "neuron")
+        coded = {} if codes is None else {"code": ((*dims, "patch"), codes)}
+        found = xr.Dataset({**coded, "reconstruction": ((*dims, "time"), reconstruction)}, ds.coords, ds.attrs)
+        found = found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
+        for name in found.data_vars:  # so that a variable that is taken out of the Dataset keeps its origin
+            found[name].attrs.update(found.attrs)
+        return found
 
     def codes(self, trials):
         """Codes and reconstructions of whole windows of one session, unmasked.
@@ -125,16 +169,11 @@ class Autoencoder(Estimator):
         Raises
         ------
         QfError
-            If the trials belong to several sessions, or if rate, window or signal are not the model's.
+            If the model has no codes, the trials belong to several sessions, or rate, window or signal are not the model's.
         """
-        ds = self.prepare(trials).dataset()
-        codes, reconstruction = self.codes_arrays(ds[self.window.signal].values, [str(n) for n in ds["neuron"].values])
-        dims = ("trial", "neuron")
-        found = xr.Dataset({"code": ((*dims, "patch"), codes), "reconstruction": ((*dims, "time"), reconstruction)}, ds.coords, ds.attrs)
-        found = found.assign_coords(start_s=("patch", self.config.patch_starts)).assign_attrs(origin(trials, self))
-        for name in found.data_vars:  # so that a variable that is taken out of the Dataset keeps its origin
-            found[name].attrs.update(found.attrs)
-        return found
+        if not self.has_codes:
+            raise QfError(f"{self.name}: expected one with a codebook, found one without (quantise=False). Ask predict for its reconstructions.")
+        return self.predict(trials)
 
     def codes_arrays(self, x, neurons):
         """Codes and reconstructions of an array of whole windows; see `codes`.
@@ -148,19 +187,21 @@ class Autoencoder(Estimator):
 
         Returns
         -------
-        codes : int64 array, shape (trial, neuron, patch)
+        codes : int64 array, shape (trial, neuron, patch), or None
+            None if the model has no codes.
         reconstruction : float32 array, shape (trial, neuron, time)
         """
         x = np.asarray(x, np.float32)  # Apple's GPUs have no float64
         whole = np.isfinite(x).all(-1)
         divisor = np.array([self.divisor(n) for n in neurons], np.float32)[:, None]
-        codes = np.full((*whole.shape, self.config.patches), -1)
+        codes = np.full((*whole.shape, self.config.patches), -1) if self.has_codes else None
         out = np.full_like(x, np.nan)
         flat = torch.from_numpy((x / divisor)[whole])
         with torch.no_grad():
             parts = [self.module(part.to(self.device)) for part in flat.split(CHUNK)]
         if parts:
-            codes[whole] = torch.cat([p[1] for p in parts]).cpu().numpy()
+            if codes is not None:
+                codes[whole] = torch.cat([p[1] for p in parts]).cpu().numpy()
             out[whole] = torch.cat([p[0] for p in parts]).cpu().numpy()
         return codes, out * divisor
 
@@ -179,7 +220,7 @@ class Autoencoder(Estimator):
         Raises
         ------
         QfError
-            If rate, window or signal of the trials are not the model's.
+            If the model has no codes, or rate, window or signal of the trials are not the model's.
         """
         check_trials(trials)
         counts = np.zeros(self.config.codes)
@@ -305,30 +346,90 @@ def pretrain(
     running = RunConfig(device=device, memory_mb=memory_mb, resume=resume, progress=progress, **running)
     how = PretrainConfig(balance=balance, normalise=normalise)
     check_options(QuantFormerConfig, overrides)
+    device, config = pick_device(running.device), _config(split, config, overrides)
+    with told_memory(device):
+        return _pretrain(split, config, loop, how, device, {"checkpoint": checkpoint, "run_config": running})
+
+
+def untrained(
+    split,
+    *,
+    config=None,
+    normalise=PretrainConfig.normalise,
+    seed=LoopConfig.seed,
+    device=RunConfig.device,
+    memory_mb=RunConfig.memory_mb,
+    **overrides,
+):
+    """Make an auto-encoder with random weights, for a fit from scratch (paper Table 3, baseline): `fit_forecaster` or `fit_classifier` trains its encoder.
+
+    Parameters
+    ----------
+    split : Split
+        Its training part gives the divisors and, under signal="zscore", the z-scores.
+    config, normalise, seed, device, memory_mb
+        As for `pretrain`.
+    **overrides
+        Other fields of `QuantFormerConfig`.
+
+    Returns
+    -------
+    Autoencoder
+        With the weights that `pretrain` of the same options would begin with, and an empty `history`.
+
+    Raises
+    ------
+    QfError
+        If sessions differ in rate, a setting is unknown or out of range, no observation is usable, or the device's memory is full.
+
+    Examples
+    --------
+    >>> scratch = untrained(split, patch_frames=8, width=16, layers=1, heads=2, quantise=False)
+    >>> scratch.has_codes, scratch.history
+    (False, [])
+    """
+    check_split(split)
+    refuse_unknown("untrained", overrides, sorted({*defaults(QuantFormerConfig), "config", "normalise", "seed", "device", "memory_mb"}))
+    loop, how = LoopConfig(seed=seed), PretrainConfig(normalise=normalise)
+    device = pick_device(RunConfig(device=device, memory_mb=memory_mb).device)
+    with told_memory(device):
+        traces = Traces((split.train, split.validation), device, memory_mb)
+        module, scale = _made(split, _config(split, config, overrides), how, loop, device, traces)
+    module.requires_grad_(False)
+    train = split.train
+    return Autoencoder(module, train.window, how.normalise, scale, seen_frames(train), [], train.scaling, loop.seed, train.simulated)
+
+
+def _config(split, config, overrides):
+    """The checked QuantFormerConfig of a split; raises QfError if the sessions differ in rate."""
     if config is not None and not isinstance(config, QuantFormerConfig):
         raise QfError(f"config: expected a QuantFormerConfig, found {shown(config)}.")
-    device = pick_device(running.device)
-    with told_memory(device):
-        return _pretrain(split, config, overrides, loop, how, device, {"checkpoint": checkpoint, "run_config": running})
-
-
-def _pretrain(split, config, overrides, loop, how, device, keep):
-    window, rate = split.train.window, split.train.rate_hz
-    n_baseline, n_response, _ = window.frames(rate)
-    base = asdict(config) if config else {}
-    config = QuantFormerConfig(**{**base, **overrides, "rate_hz": rate, "n_baseline": n_baseline, "n_response": n_response})
+    rate = split.train.rate_hz
+    n_baseline, n_response, _ = split.train.window.frames(rate)
+    config = QuantFormerConfig(
+        **{**(asdict(config) if config else {}), **overrides, "rate_hz": rate, "n_baseline": n_baseline, "n_response": n_response}
+    )
     for part in (split.train, split.validation):
         check_rate(rate, part)
-    traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
+    return config
+
+
+def _made(split, config, how, loop, device, traces):
+    """A QuantFormer of random weights, and the divisors of the training part."""
     scale = divisors_of(split.train, how.normalise, traces)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(loop.seed)
+        return QuantFormer(config).to(device), scale
+
+
+def _pretrain(split, config, loop, how, device, keep):
+    traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
+    module, scale = _made(split, config, how, loop, device, traces)
     everything = dict.fromkeys(split.train.neurons + split.validation.neurons, 0)
     tokens = {category_of(c): 0 for p in (split.train, split.validation) for c in p.conditions}
     pooled = {n: scale.get(n, scale[""]) for n in everything}
     train, validation = (Bank(p, everything, tokens, device, pooled, traces) for p in (split.train, split.validation))
     tell_left_out(train, validation)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(loop.seed)
-        module = QuantFormer(config).to(device)
     beta = train.beta(config.beta_most) if how.balance == "weight" else 0.0
     actives, others = (torch.nonzero(train.active == a).flatten() for a in (1, 0))
 
@@ -352,7 +453,7 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
 
     history = run(
         module, draw, lambda at: module.loss(train.batch(at), train.active[at].float(), beta), validate, loop,
-        settings={"model": config, "window": window, **asdict(how),
+        settings={"model": config, "window": split.train.window, **asdict(how),
                   "data": seen_frames(split.train), "train": train.digest(), "validation": validation.digest()},
         label="pre-training", **keep,
     )  # fmt: skip
@@ -361,4 +462,4 @@ def _pretrain(split, config, overrides, loop, how, device, keep):
         scores = constant_scores(train, validation, lambda bank, at: bank.batch(at).x[:, 0], of_constants)
     reference = told("pre-training", history, scores, keep["run_config"].progress)
     seen, simulated = seen_frames(split.train, split.validation), split.train.simulated
-    return Autoencoder(module, window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)
+    return Autoencoder(module, split.train.window, how.normalise, scale, seen, history, split.train.scaling, loop.seed, simulated, reference)

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...errors import QfError
 from ...models.config import DECODINGS
-from ...models.quantformer import ResponseForecaster
+from ...models.options import defaults
+from ...models.quantformer import ResponseForecaster, ResponseRegressor
 from ...training.bank import CHUNK
 from ...training.options import LoopConfig
 from .. import schema
@@ -43,7 +45,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
     probabilistic = True
     module_class = ResponseForecaster
     module: ResponseForecaster
-    options = ("dropout", "hide", "expectation_weight")
+    options = ("dropout", "hide", "neuron_token", "expectation_weight")
     results: ClassVar[dict] = {
         "decode": schema.choice(*DECODINGS), "temperature": schema.number(above=0, most=1e6), "residual": schema.mapping(schema.number(least=0)),
     }  # fmt: skip
@@ -185,7 +187,7 @@ class QuantFormerForecaster(Downstream, Forecaster):
 
     def sequence(self):
         """The encoder's input: the names of the learned tokens in front, and the number of patches that follow."""
-        return ["[NEURON]", "[STIM]"], self.autoencoder.config.patches
+        return self.front(), self.autoencoder.config.patches
 
     @staticmethod
     def evidence(logits):
@@ -207,6 +209,55 @@ class QuantFormerForecaster(Downstream, Forecaster):
         return torch.cat(out).numpy()
 
 
+class QuantFormerRegressor(Downstream, Forecaster):
+    """Forecasts the response's frames themselves, by a regression head on the encoder of an auto-encoder without codes (paper Table 3).
+
+    It learns by the squared error of the signal divided by each neuron's divisor. The epoch is chosen by the squared error in units of the signal, as in
+    every other forecaster.
+    """
+
+    kind = "regressor"
+    call = "fit_forecaster"
+    name = "QuantFormer without codes"
+    module_class = ResponseRegressor
+    module: ResponseRegressor
+
+    def _objective(self, train, validation):
+        n_b = self.autoencoder.config.n_baseline
+
+        def error(bank, at):
+            x = bank.batch(at).x[:, 0]
+            out = self.module(x[:, :n_b], bank.neuron(at), bank.condition(at), self._hidden(len(at)))
+            return self.module.decode(out).float() - x[:, n_b:]
+
+        def validate():
+            total = 0.0
+            for at in validation.chunks():
+                total += float(weighed_error(error(validation, at), validation, at)) * len(at)
+            return {"score": total / len(validation)}
+
+        return lambda at: error(train, at).square().mean(), validate
+
+    def _constants(self, train, validation):
+        return constants_of_responses(train, validation, self.autoencoder.config.n_baseline)
+
+    @torch.no_grad()
+    def predict_arrays(self, asked):
+        with self.inputs(asked) as (x, neuron, stimulus, divisor):
+            out = [self.module.decode(self.module(x[at], neuron[at], stimulus[at])).float().cpu()
+                   for at in torch.arange(len(x), device=self.device).split(CHUNK)]  # fmt: skip
+        return torch.cat(out).numpy().reshape(len(asked.conditions), len(asked.neurons), -1) * divisor[:, None]
+
+    def sequence(self):
+        """The encoder's input: the names of the learned tokens in front, and the number of patches that follow."""
+        return self.front(), self.autoencoder.config.patches
+
+    @staticmethod
+    def evidence(out):
+        """The evidence for the answer, (b, M): the mean of each patch of the forecast."""
+        return out.mean(-1)
+
+
 def _chunks(*tensors):
     return zip(*(t.split(CHUNK) for t in tensors), strict=True)
 
@@ -218,13 +269,14 @@ def fit_forecaster(
     tuning=FitConfig.tuning,
     stim_token=FitConfig.stim_token,
     expectation_weight=FitConfig.expectation_weight,
+    neuron_token=FitConfig.neuron_token,
     hide=FitConfig.hide,
     dropout=FitConfig.dropout,
     decode=FitConfig.decode,
     seed=LoopConfig.seed,
     **options,
 ):
-    """Fit the response forecaster (paper 3.4.2, eq. 4).
+    """Fit the response forecaster (paper 3.4.2, eq. 4), or a regression of the response where the auto-encoder has no codes (paper Table 3).
 
     Parameters
     ----------
@@ -237,6 +289,8 @@ def fit_forecaster(
         stimulus category. "condition" is the paper, "features" is near the released code; see `estimators.stimulus_tokens.StimulusTokens`.
     expectation_weight : float
         Weight of the soft decoding's squared error, which is added to eq. 4; 0 is the paper.
+    neuron_token : bool
+        Tell the model the neuron by a learned token, as the paper does. Without, it knows the baseline and the stimulus alone (paper Table 3).
     hide : float
         In training steps, [MASK] replaces a random share of each observation's baseline patches, up to this share. The model then learns the tuning
         to conditions rather than the noise of a few traces. 0 is the paper.
@@ -252,13 +306,13 @@ def fit_forecaster(
 
     Returns
     -------
-    QuantFormerForecaster
+    QuantFormerForecaster or QuantFormerRegressor
         The validation part chooses its decoding and temperature. Its `reference` compares the validation score with constant forecasts.
 
     Raises
     ------
     QfError
-        If an option is unknown or out of range, no observation is usable, the loss or the validation score is not finite, or the device's memory
+        If an option is unknown or out of range, or needs codes where the auto-encoder has none, no observation is usable, the loss or the validation score is not finite, or the device's memory
         is full.
 
     Examples
@@ -267,5 +321,12 @@ def fit_forecaster(
     >>> forecaster.predict(split.test)["forecast"].dims
     ('trial', 'neuron', 'time')
     """
-    own = {"expectation_weight": expectation_weight, "hide": hide, "dropout": dropout, "decode": decode}
-    return fit(QuantFormerForecaster, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)
+    own = {"neuron_token": neuron_token, "hide": hide, "dropout": dropout}
+    of_codes = {"expectation_weight": expectation_weight, "decode": decode}
+    kind = QuantFormerForecaster if getattr(autoencoder, "has_codes", True) else QuantFormerRegressor
+    if kind is QuantFormerForecaster:
+        own |= of_codes
+    for name, value in of_codes.items():
+        if name not in own and value != (usual := defaults(FitConfig)[name]):
+            raise QfError(f"{name}: expected {usual!r} with an auto-encoder without codes (quantise=False), found {value!r}. Leave it out.")
+    return fit(kind, autoencoder, split, own, tuning=tuning, stim_token=stim_token, seed=seed, **options)

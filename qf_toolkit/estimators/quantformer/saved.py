@@ -6,6 +6,7 @@ from ...models.config import STIM_TOKENS, QuantFormerConfig
 from .. import schema
 from .options import FitConfig
 
+LATE = ("neuron_token",)  # options that older saved models lack; they have the default
 AUTOENCODER = schema.record(
     {
         "model": schema.options(QuantFormerConfig, required=("rate_hz", "n_baseline", "n_response", "patch_frames", "codes", "width", "layers", "heads")),
@@ -31,11 +32,12 @@ def fitted(own, results):
     callable
         A check of `schema`.
     """
-    kept = {f.name: schema.within(f.metadata["range"]) for f in fields(FitConfig) if f.name in own}
+    checks = {f.name: schema.within(f.metadata["range"]) for f in fields(FitConfig) if f.name in own}
+    late = {n: checks.pop(n) for n in LATE if n in checks}
     return schema.record(
         {
             "autoencoder": AUTOENCODER, "neurons": schema.KEYS, "stimuli": schema.KEYS, "scale": schema.DIVISORS, "window": schema.WINDOW, "seen": schema.SEEN, "history": schema.history,
-            "chosen": schema.mapping(schema.number()), **kept, **results,
+            "chosen": schema.mapping(schema.number()), **checks, **results,
         },
-        {"stim_token": schema.choice(*STIM_TOKENS), "features": schema.listing(schema.FEATURE), "seed": schema.SEED, "reference": schema.maybe(schema.REFERENCE), "run": schema.maybe(schema.RUN)},
+        {**late, "stim_token": schema.choice(*STIM_TOKENS), "features": schema.listing(schema.FEATURE), "seed": schema.SEED, "reference": schema.maybe(schema.REFERENCE), "run": schema.maybe(schema.RUN)},
     )  # fmt: skip

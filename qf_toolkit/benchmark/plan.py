@@ -14,7 +14,7 @@ from ..models.options import defaults
 from ..recordings.conditions import well_shown
 from ..recordings.options import SplitOptions
 from ..recordings.settings import trials_by, whole_settings
-from ..recordings.splits import Split, split_by
+from ..recordings.splits import Split, hold_out, split_by
 from ..recordings.store import Store
 from ..recordings.trials import Trials
 from . import roster
@@ -140,7 +140,7 @@ def trials_of(store: Store, settings: dict) -> Trials:
     ----------
     store : Store
     settings : dict
-        Options of `recordings.options.SETTINGS`; `without` leaves out {"subject" or "stimulus": name}. Conditions that a block does not show twice are left out, if none is named.
+        Options of `recordings.options.SETTINGS`; `without` leaves out {"subject" or "stimulus": name}. If no condition is named, those that a block does not show twice are left out, unless that leaves none.
 
     Returns
     -------
@@ -150,15 +150,15 @@ def trials_of(store: Store, settings: dict) -> Trials:
     if settings["windows"] == "sliding":
         return trials_by(store, settings)
     table = store.index
-    for column in ("subject", "session"):
+    for column in ("subject", "session", "stimulus"):
         if settings[column]:
             table = table[table[column].isin(settings[column])]
-    for column, name in settings.get("without", {}).items():
-        known = settings[column] or table[column].unique().tolist()
-        settings[column] = tuple(k for k in known if k != name)
-        table = table[table[column].isin(settings[column])]
-    stimuli = settings["stimulus"] or table["stimulus"].unique().tolist()
-    return trials_by(store, {**settings, "condition": settings["condition"] or well_shown(table, stimuli)})
+    if not settings["condition"]:
+        shown = [well_shown(of, [stimulus]) or of["condition"].unique().tolist() for stimulus, of in table.groupby("stimulus")]
+        settings["condition"] = [condition for conditions in shown for condition in conditions]
+    trials = trials_by(store, settings)
+    without = settings.get("without")
+    return hold_out(trials, **without).rest if without else trials
 
 
 def split_of(store: Store, settings: dict) -> Split:
@@ -226,17 +226,12 @@ class _Planner:
     _tableA4 = _table2
 
     def _table3(self):
-        steps = {
-            "Baseline": ({"train": False}, {"neuron_token": False}),
-            "+ learnable tokens": ({"train": False}, {}),
-            "+ auto-encoder": ({"quantise": False}, {}),
-            "+ quantisation": ({}, {}),
-        }
+        variants = {"Baseline": "baseline", "+ learnable tokens": "tokens", "+ auto-encoder": "autoencoder", "+ quantisation": "quantised"}
         for task in ("activation", "forecast"):
             for where in self._places(self._one_stimulus()):
                 self._naive(task, where)
-                for row, (before, fit) in steps.items():
-                    self._quantformer(row, task, where, before, fit)
+                for row, variant in variants.items():
+                    self._quantformer(row, task, where, model=f"{roster.QUANTFORMER}_{variant}")
 
     def _table4(self):
         for column, names in (("subject", self.subjects), ("stimulus", self.stimuli)):
@@ -308,12 +303,15 @@ class _Planner:
                 needs = self._add(None, row.pretrained, PRETRAIN, seed, {}, {**own, **self._loop("pretrain", seed)})
             self._add(row.name, name, task, seed, where, {**own, **self._loop("fit", seed)}, needs)
 
-    def _quantformer(self, row, task, where, before=None, fit=None, without=None):
+    def _quantformer(self, row, task, where, before=None, without=None, model=roster.QUANTFORMER):
         for seed in range(self.options.seeds):
             sizes = {**self._patches(self.size["quantformer"]), **(before or {})}
             everywhere = {"without": without} if without else {}
-            needs = self._add(None, roster.QUANTFORMER, PRETRAIN, seed, everywhere, {**sizes, **self._loop("pretrain", seed)})
-            self._add(row, roster.QUANTFORMER, task, seed, where, {**self.size[task], **(fit or {}), **self._loop("fit", seed)}, needs)
+            needs = self._add(None, model, PRETRAIN, seed, everywhere, {**sizes, **self._loop("pretrain", seed)})
+            own = dict(self.size[task])
+            if model not in (roster.QUANTFORMER, f"{roster.QUANTFORMER}_quantised"):
+                own.pop("expectation_weight", None)  # without codes the loss is the squared error itself
+            self._add(row, model, task, seed, where, {**own, **self._loop("fit", seed)}, needs)
 
     def _patches(self, sizes):
         """The sizes with the frames of a patch in place of its seconds; a patch is no longer than baseline or response."""

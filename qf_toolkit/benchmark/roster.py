@@ -1,6 +1,5 @@
 """The rows of the benchmark: what each is called, what it is pre-trained on, and how it is fitted. All are given the same trials, steps and batches."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -93,14 +92,16 @@ def pretrain(name: str, split, options: dict, **keep):
     Estimator
     """
     if name == QUANTFORMER:
-        from ..estimators.quantformer.pretrain import pretrain as fit
-    else:
-        from functools import partial
+        from ..estimators.quantformer.pretrain import pretrain as train
 
-        from ..estimators.network import pretrain_network
+        return train(split, **options, **keep)
+    if name.startswith(QUANTFORMER):
+        from ..estimators.quantformer.variants import pretrain_variant
 
-        fit = partial(pretrain_network, model=name)
-    return fit(split, **options, **keep)
+        return pretrain_variant(name.removeprefix(f"{QUANTFORMER}_"), split, **options, **keep)
+    from ..estimators.network import pretrain_network
+
+    return pretrain_network(split, name, **options, **keep)
 
 
 def fit(name: str, task: str, split, pretrained, options: dict, **keep):
@@ -124,13 +125,19 @@ def fit(name: str, task: str, split, pretrained, options: dict, **keep):
     Forecaster or Classifier
     """
     if name.startswith(QUANTFORMER):
-        from ..estimators.quantformer.activation import fit_classifier
-        from ..estimators.quantformer.response import fit_forecaster
-
         keep.pop("device")  # it is the pre-trained model's
-        fitting: Callable = fit_forecaster if task == "forecast" else fit_classifier
-        return fitting(pretrained, split, **options, **keep)
+        return _fit_quantformer(name, task, split, pretrained, {**options, **keep})
     from ..estimators.network import fit_network
 
     start = {} if pretrained is None else {"pretrained": pretrained}
     return fit_network(split, name.removesuffix("_ft"), task, **start, **options, **keep)
+
+
+def _fit_quantformer(name, task, split, pretrained, options):
+    from ..estimators.quantformer.activation import fit_classifier
+    from ..estimators.quantformer.response import fit_forecaster
+    from ..estimators.quantformer.variants import fit_variant
+
+    if name != QUANTFORMER:
+        return fit_variant(name.removeprefix(f"{QUANTFORMER}_"), pretrained, split, task, **options)
+    return (fit_forecaster if task == "forecast" else fit_classifier)(pretrained, split, **options)

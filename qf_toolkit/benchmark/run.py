@@ -85,10 +85,10 @@ def _made(run, out, store, device, folder, keep_model):
             else:
                 model = roster.fit(run.model, run.task, split, pretrained, options, **keep)
         validation = _validation(model)
-        tried.append({"lr": options.get("lr"), "validation": validation, "train_s": watch.seconds})
+        tried.append({"lr": options.get("lr"), "validation": _plain(validation), "train_s": watch.seconds})
         cost = {"train_s": cost.get("train_s", 0) + watch.seconds, "peak_mb": max(cost.get("peak_mb", 0), watch.peak_mb)}
         models.append(model)
-    model = models[int(np.nanargmin([t["validation"] for t in tried]))]
+    model = min(zip(models, tried, strict=True), key=lambda pair: float(pair[1]["validation"]))[0]
     if run.task == PRETRAIN or keep_model:
         model.save(folder)
     cost |= {"parameters": _parameters(model), "steps": run.options.get("steps")}
@@ -124,8 +124,7 @@ def _pretrained(run: Run, out: Path, device: str) -> Estimator | None:
 
 def _validation(model):
     """The best validation score of a training, lower is better."""
-    scores = [entry["score"] for entry in model.history if "score" in entry]
-    return min(scores) if scores else math.nan
+    return min((entry["score"] for entry in model.history), default=math.inf)  # one that is not trained, as in an ablation, has none
 
 
 def _parameters(model):

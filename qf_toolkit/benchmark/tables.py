@@ -1,5 +1,6 @@
 """Tables, made from the result files of a plan's runs: the paper's table, its numbers beside ours, a leaderboard, and paired differences."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,7 +27,7 @@ COLUMNS = {
     "tableA3": {"activation": ("balanced_accuracy", "f1")},
     "tableA4": {"forecast": ("mse", "mae", "smape", "paper_corr", "paper_ssim")},
 }
-HIGHER = {"balanced_accuracy", "f1", "precision", "recall", "auroc", "average_precision", "paper_corr", "paper_ssim", "r"}
+NUMBER = re.compile(r"\d+(\.\d+)?")
 CONTAINERS = {  # the paper's 11 mice (appendix I)
     "511507650", "511510667", "511510675", "511510699", "511510718", "511510779", "511510855", "511510989", "526481129", "536323956", "543677425",
 }  # fmt: skip
@@ -212,7 +213,7 @@ def _reasons(runs):
 
 def _facts(results):
     plan = results.plan
-    told = Counter(text for result in results.by_run.values() for text in (result or {}).get("warnings", ()))
+    told = Counter(NUMBER.sub("...", text) for result in results.by_run.values() for text in (result or {}).get("warnings", ()))
     done = [r for r in results.by_run.values() if r is not None and r["status"] == "done"]
     return {
         "notes": [f"{text} ({n} runs)" for text, n in told.items()], "simulated": plan.simulated, "n_runs": len(plan.runs), "subjects": sorted({r.subject for r in plan.runs.values() if r.task != PRETRAIN}),

@@ -130,12 +130,12 @@ def test_the_whole_informer(informer):
             copy_all((a.downConv, b.mix), (a.norm, b.norm))
         else:
             copy_attention(a.self_attn, b.attention)
-            copy_all((a.self_attn_layer_norm, b.norm1), (a.fc1, b.ff[0]), (a.fc2, b.ff[3]), (a.final_layer_norm, b.norm2))
+            copy_all((a.self_attn_layer_norm, b.norm1), (a.fc1, b.ff[0]), (a.fc2, b.ff[2]), (a.final_layer_norm, b.norm2))
     for a, b in zip(decoder.layers, ours.decoder, strict=True):
         copy_attention(a.self_attn, b.attention)
         copy_attention(a.encoder_attn, b.cross)
         copy_all((a.self_attn_layer_norm, b.norm1), (a.encoder_attn_layer_norm, b.norm2), (a.final_layer_norm, b.norm3))
-        copy_all((a.fc1, b.ff[0]), (a.fc2, b.ff[3]))
+        copy_all((a.fc1, b.ff[0]), (a.fc2, b.ff[2]))
     x = draw(3, 1, N)
     memory = first(encoder(inputs_embeds=ours.read(x[:, 0])))
     near(ours.encoder(ours.read(x[:, 0])), memory)
@@ -166,7 +166,7 @@ def autoformer_config():
 @of_transformers
 def test_the_decomposition(autoformer):
     x = draw(3, N, WIDTH)
-    for found, wanted in zip(Decomposition(9)(x), autoformer.AutoformerSeriesDecompositionLayer(autoformer_config())(x), strict=True):
+    for found, wanted in zip(Decomposition(9, N)(x), autoformer.AutoformerSeriesDecompositionLayer(autoformer_config())(x), strict=True):
         near(found, wanted)
 
 
@@ -199,12 +199,12 @@ def test_the_whole_autoformer(autoformer):
     ours = shaken(Autoformer(options, Sizes(N, OUT)))
     for a, b in zip(encoder.layers, ours.encoder[:-1], strict=True):
         copy_attention(a.self_attn, b.correlate)
-        copy_all((a.fc1, b.ff[0]), (a.fc2, b.ff[3]))
+        copy_all((a.fc1, b.ff[0]), (a.fc2, b.ff[2]))
         a.self_attn_layer_norm = a.final_layer_norm = nn.Identity()
     for a, b in zip(decoder.layers, ours.decoder, strict=True):
         copy_attention(a.self_attn, b.correlate)
         copy_attention(a.encoder_attn, b.cross)
-        copy_all((a.fc1, b.ff[0]), (a.fc2, b.ff[3]), (a.trend_projection, b.trend))
+        copy_all((a.fc1, b.ff[0]), (a.fc2, b.ff[2]), (a.trend_projection, b.trend))
         a.self_attn_layer_norm = a.encoder_attn_layer_norm = a.final_layer_norm = nn.Identity()
     decoder.seasonality_projection = nn.Sequential(ours.norm, ours.map)
     x = draw(1, 1, N)
@@ -253,7 +253,7 @@ def copy_two_stages(theirs, ours):
     for a, b in ((theirs.time_attention, ours.time), (theirs.dim_sender, ours.send), (theirs.dim_receiver, ours.receive)):
         copy_attention(a, b, names)
     copy_all(*((getattr(theirs, f"norm{i}"), getattr(ours, f"norm{i}")) for i in (1, 2, 3, 4)))
-    copy_all(*((a[i], b[j]) for a, b in ((theirs.MLP1, ours.ff1), (theirs.MLP2, ours.ff2)) for i, j in ((0, 0), (2, 3))))
+    copy_all(*((a[i], b[i]) for a, b in ((theirs.MLP1, ours.ff1), (theirs.MLP2, ours.ff2)) for i in (0, 2)))
     with torch.no_grad():
         ours.router.copy_(theirs.router)
 
@@ -284,7 +284,7 @@ def test_the_whole_crossformer(crossformer, n_context, n_out, frames):
     for a, b in zip(decoder.decode_layers, ours.decoder, strict=True):
         copy_two_stages(a.self_attention, b.attention)
         copy_attention(a.cross_attention.attention, b.cross, ("w_qs", "w_ks", "w_vs", "fc"))
-        copy_all((a.norm1, b.norm1), (a.norm2, b.norm2), (a.MLP1[0], b.ff[0]), (a.MLP1[2], b.ff[3]), (a.linear_pred, b.map))
+        copy_all((a.norm1, b.norm1), (a.norm2, b.norm2), (a.MLP1[0], b.ff[0]), (a.MLP1[2], b.ff[2]), (a.linear_pred, b.map))
     x = draw(2, 5, n_context)
     filled = torch.cat([x[..., :1].expand(-1, -1, -n_context % frames), x], -1)
     scales = [ours.norm(ours.read(filled.unflatten(-1, (-1, frames))) + ours.place)]

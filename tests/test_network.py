@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 pytestmark = untaught
 TASKS = ("forecast", "activation")
 FEW = {"epochs": 3, "batch_size": 64, "lr": 3e-3, "progress": False}
-SMALL = dict.fromkeys(("informer", "autoformer", "crossformer"), {"width": 8, "layers": 1})  # options of models that would take long
+SMALL = {model: {"width": 8, "layers": 1} for model in ("informer", "autoformer", "crossformer")}  # options of models that would take long
 SESSIONS = [toy_session(0, matched=True), toy_session(1, session="two", matched=True)]
 each_model = pytest.mark.parametrize("model", sorted(MODELS))
 each_task = pytest.mark.parametrize("task", TASKS)

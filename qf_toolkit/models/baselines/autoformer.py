@@ -36,16 +36,19 @@ class AutoformerConfig(EncoderDecoderConfig):
 
 
 class Decomposition(nn.Module):
-    """Parts a series into a moving average and the rest (eq. 1); the ends go on at their last value."""
+    """Parts a series of `length` frames into a moving average and the rest (eq. 1); the ends go on at their last value."""
 
-    def __init__(self, slow_frames):
+    average: torch.Tensor
+
+    def __init__(self, slow_frames, length):
         super().__init__()
-        self.frames = slow_frames
+        # as a matrix, which multiplies faster than frames are pooled: a column is the average of a series that is 1 in one frame and 0 in the others
+        wide = F.pad(torch.eye(length)[None], ((slow_frames - 1) // 2, slow_frames // 2), mode="replicate")
+        self.register_buffer("average", F.avg_pool1d(wide, slow_frames, stride=1)[0].T.contiguous(), persistent=False)
 
     def forward(self, x):
-        """(B, S, D) -> the rest and the slow part, both (B, S, D)."""
-        wide = F.pad(x.transpose(1, 2), ((self.frames - 1) // 2, self.frames // 2), mode="replicate")
-        slow = F.avg_pool1d(wide, self.frames, stride=1).transpose(1, 2)
+        """(B, length, D) -> the rest and the slow part, both (B, length, D)."""
+        slow = self.average @ x
         return x - slow, slow
 
 
@@ -75,10 +78,10 @@ class AutoCorrelation(nn.Module):
 class EncoderLayer(nn.Module):
     """Auto-correlation and a feed-forward; after each the slow part is dropped (eq. 3)."""
 
-    def __init__(self, config):
+    def __init__(self, config, length):
         super().__init__()
-        self.correlate, self.ff = AutoCorrelation(config), feed_forward(config.width, 4 * config.width, config.dropout)
-        self.part, self.drop = Decomposition(config.slow_frames), nn.Dropout(config.dropout)
+        self.correlate, self.ff = AutoCorrelation(config), feed_forward(config.width, 4 * config.width)
+        self.part, self.drop = Decomposition(config.slow_frames, length), nn.Dropout(config.dropout)
 
     def forward(self, x):
         x, _ = self.part(x + self.drop(self.correlate(x, x)))
@@ -88,11 +91,11 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Auto-correlation with itself and with the encoder's output, and a feed-forward; the slow parts of all three add to the trend (eq. 4)."""
 
-    def __init__(self, config):
+    def __init__(self, config, length):
         super().__init__()
         self.correlate, self.cross = AutoCorrelation(config), AutoCorrelation(config)
-        self.ff = feed_forward(config.width, 4 * config.width, config.dropout)
-        self.part, self.drop = Decomposition(config.slow_frames), nn.Dropout(config.dropout)
+        self.ff = feed_forward(config.width, 4 * config.width)
+        self.part, self.drop = Decomposition(config.slow_frames, length), nn.Dropout(config.dropout)
         self.trend = nn.Conv1d(config.width, 1, 3, padding=1, padding_mode="circular", bias=False)
 
     def forward(self, x, memory):
@@ -131,11 +134,11 @@ class Autoformer(nn.Module):
         super().__init__()
         n, self.n_out = sizes.n_context, sizes.n_out
         self.n_start = max(1, round(config.start_share * n))
-        self.part = Decomposition(config.slow_frames)
+        self.part = Decomposition(config.slow_frames, n)
         self.read = SeriesEmbedding(config.width, 0, n, config.dropout)
         self.begin = SeriesEmbedding(config.width, n - self.n_start, self.n_start + self.n_out, config.dropout)
-        self.encoder = nn.Sequential(*(EncoderLayer(config) for _ in range(config.layers)), SeasonalNorm(config.width))
-        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.encoder = nn.Sequential(*(EncoderLayer(config, n) for _ in range(config.layers)), SeasonalNorm(config.width))
+        self.decoder = nn.ModuleList(DecoderLayer(config, self.n_start + self.n_out) for _ in range(config.decoder_layers))
         self.norm, self.map = SeasonalNorm(config.width), nn.Linear(config.width, 1)
         self.label = nn.Linear(2, 1) if self.n_out == 1 else None
 

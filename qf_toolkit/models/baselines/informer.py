@@ -12,6 +12,7 @@ Deviations:
 - The keys by which a query's weight is measured are drawn once, when the model is made, and not anew at each pass, so that a forecast is repeatable.
 - The measure subtracts the mean over the drawn keys (algorithm 1); the released code divides their sum by the number of all keys.
   All products are computed and the drawn ones picked, which at the length of a trial is faster than to gather the keys.
+- Dropout falls on what each part adds, not on the attention's shares as in the code, which costs a CPU a quarter of its time.
 - One encoder instead of several on halves of the input, and no norm after the last layer.
 - Small sizes for a CPU: width 32 (512 in the paper), 4 heads (8 or 16), 2 + 1 layers (3 + 2). The factor 5 and the dropout are those of the code.
 - As a classifier the decoder gives one frame beyond the context, which is the logit.
@@ -60,7 +61,7 @@ class SparseAttention(nn.Module):
 
     def __init__(self, config, length, causal=False):
         super().__init__()
-        self.heads, self.dropout, self.causal = config.heads, config.dropout, causal
+        self.heads, self.causal = config.heads, causal
         self.most = min(length, math.ceil(config.factor * math.ceil(math.log1p(length))))
         self.query, self.key, self.value, self.out = (nn.Linear(config.width, config.width) for _ in range(4))
         # saved with the weights, so that a forecast does not hang on a version's random numbers
@@ -82,7 +83,7 @@ class SparseAttention(nn.Module):
         scores = q.gather(2, active[..., None].expand(*active.shape, q.shape[-1])) @ k.transpose(2, 3)
         if self.causal:
             scores = scores.masked_fill(torch.arange(x.shape[1], device=x.device) > active[..., None], -torch.inf)
-        found = F.dropout(scores.softmax(-1), self.dropout, self.training) @ v
+        found = scores.softmax(-1) @ v
         lazy = v.cumsum(2) if self.causal else v.mean(2, keepdim=True).expand_as(v)
         out = lazy.scatter(2, active[..., None].expand_as(found), found.to(lazy.dtype))
         return self.out(out.transpose(1, 2).flatten(2))
@@ -94,7 +95,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config, length):
         super().__init__()
         self.attention = SparseAttention(config, length)
-        self.ff = feed_forward(config.width, 4 * config.width, config.dropout)
+        self.ff = feed_forward(config.width, 4 * config.width)
         self.norm1, self.norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.drop = nn.Dropout(config.dropout)
 
@@ -122,8 +123,8 @@ class DecoderLayer(nn.Module):
     def __init__(self, config, length):
         super().__init__()
         self.attention = SparseAttention(config, length, causal=True)
-        self.cross = FullAttention(width=config.width, heads=config.heads, dropout=config.dropout)
-        self.ff = feed_forward(config.width, 4 * config.width, config.dropout)
+        self.cross = FullAttention(width=config.width, heads=config.heads)
+        self.ff = feed_forward(config.width, 4 * config.width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(config.width) for _ in range(3))
         self.drop = nn.Dropout(config.dropout)
 

@@ -71,15 +71,15 @@ class SeriesEmbedding(nn.Module):
 class FullAttention(nn.Module):
     """Multi-head attention of the tokens of one series to those of another."""
 
-    def __init__(self, *, width, heads, dropout=0.0):
+    def __init__(self, *, width, heads):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x, other, mask=None):
         """Tokens (B, S, D) and other tokens (B, S', D) -> (B, S, D). `mask` is added to the scores and has a shape that broadcasts to (B, H, S, S')."""
         q, k, v = (split_heads(f(given), self.heads) for f, given in ((self.query, x), (self.key, other), (self.value, other)))
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(found.transpose(1, 2).flatten(2))
 
 
@@ -88,6 +88,6 @@ def split_heads(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def feed_forward(width, inner, dropout):
+def feed_forward(width, inner):
     """Two linear maps with a GELU between."""
-    return nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Dropout(dropout), nn.Linear(inner, width))
+    return nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))

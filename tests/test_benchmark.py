@@ -18,6 +18,8 @@ from qf_toolkit.benchmark.shown import as_html, as_latex, as_text, cells
 from qf_toolkit.benchmark.tables import make_table, paper_table, read_results, write_tables
 from qf_toolkit.cli.main import main
 from qf_toolkit.evaluation.compare import compare
+from qf_toolkit.evaluation.horizon import by_group, skill_by_horizon
+from qf_toolkit.evaluation.scored import score
 from qf_toolkit.evaluation.table import evaluate
 from qf_toolkit.recordings.splits import split_blocks
 
@@ -106,6 +108,12 @@ def test_differences_are_those_of_compare_on_the_same_blocks(store, plan, out):
     model = qf.fit_network(split, "nlinear", device="cpu", progress=False, **run.options)
     wanted = compare([model], split)
     np.testing.assert_allclose(found.to_numpy(float), wanted.to_numpy(float), rtol=1e-6, atol=1e-9)
+    ours = skill_by_horizon(as_scored(read_results(few, out)), n=100)
+    theirs = skill_by_horizon(score([model], split, n_samples=3), n=100)
+    for column in ("time_s", "frames", "mse", "crps", "skill", "skill_from", "skill_to"):
+        np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-6, atol=1e-9, err_msg=column)
+    ours, theirs = (by_group(s, n=100) for s in (as_scored(read_results(few, out)), score([model], split)))
+    np.testing.assert_allclose(ours[["mse", "r", "skill"]].to_numpy(float), theirs[["mse", "r", "skill"]].to_numpy(float), rtol=1e-6, atol=1e-9)
     scored = as_scored(read_results(plan, out))
     assert len(scored.units["session"].unique()) == 4 and scored.models == ["NLinear"]
 

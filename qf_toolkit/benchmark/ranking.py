@@ -5,11 +5,12 @@ import pandas as pd
 
 from ..evaluation.compare import compare
 from ..evaluation.scored import Scored
+from ..evaluation.sums import Sums
 from .tables import Results
 
 
 def as_scored(results: Results) -> Scored | None:
-    """The runs of forecasts as one pass over the test parts, for paired comparisons: sums over blocks of trials, the mean over seeds.
+    """The runs of forecasts as one pass over the test parts, for comparisons and for skill by horizon and by group.
 
     Parameters
     ----------
@@ -18,12 +19,11 @@ def as_scored(results: Results) -> Scored | None:
     Returns
     -------
     Scored or None
-        None if no row has a result for every subject and stimulus. Each recording with each stimulus counts as a session. A row that failed
-        somewhere is left out.
+        None if no row has a result for every subject and stimulus. Each recording with each stimulus counts as a session; the sums are means over
+        seeds. A row that failed somewhere is left out.
     """
     runs = results.runs[results.runs["task"] == "forecast"]
-    places = list(runs.groupby(["subject", "stimulus"], sort=False).groups)
-    units, sums = [], {name: {} for name in ("squared", "r")}
+    places = list(dict.fromkeys(zip(runs["subject"], runs["stimulus"], strict=True)))
     rows = []
     for row in results.order:
         of = runs[runs["row"] == row]
@@ -31,25 +31,79 @@ def as_scored(results: Results) -> Scored | None:
             rows.append(row)
     if not rows:
         return None
-    for place, at in runs.groupby(["subject", "stimulus"], sort=False):
-        for row in rows:
-            blocks = [results.by_run[r]["blocks"] for r in at.loc[at["row"] == row, "run"]]
-            for name, kept in sums.items():
-                own = [b[name].get(row) or next(iter(b[name].values())) for b in blocks]
-                kept.setdefault(row, []).append(np.mean(own, 0))
-        found = pd.DataFrame(results.by_run[at.loc[at["row"] == rows[0], "run"].iloc[0]]["blocks"]["units"])
-        units.append(found.assign(session=found["session"] + f", {place[1]}"))
+    found = {}
+    for place in places:
+        at = runs[(runs["subject"] == place[0]) & (runs["stimulus"] == place[1])]
+        found[place] = {row: [results.by_run[r] for r in at.loc[at["row"] == row, "run"]] for row in rows}
+    units = []
+    for (_, stimulus), of in found.items():
+        shared = pd.DataFrame(_first(of)["blocks"]["units"])
+        units.append(shared.assign(session=shared["session"] + f", {stimulus}"))
     of_naive = set(runs.loc[runs["naive"], "row"])
     naive = [row for row in rows if row in of_naive]
-    units = pd.concat(units, ignore_index=True)
-    joined = {name: {row: np.concatenate(v) for row, v in kept.items()} for name, kept in sums.items()}
-    n_trials = sum(results.by_run[r]["facts"]["n_trials"] for r in runs.drop_duplicates(["subject", "stimulus"])["run"])
-    facts = {"data": " ".join(sorted({r.data for r in results.plan.runs.values()})), "simulated": int(results.plan.simulated), "models": {},
-             "seeds": {}, "n_trials": n_trials, "not_applicable": {}}  # fmt: skip
+    facts = {
+        "data": runs.attrs["data"], "simulated": int(results.plan.simulated), "models": {}, "seeds": {}, "not_applicable": {},
+        "split": _first(next(iter(found.values())))["facts"]["split"], "n_trials": sum(_first(of)["facts"]["n_trials"] for of in found.values()),
+    }  # fmt: skip
+
+    def joined(*where):
+        return {row: np.concatenate([_mean(of[row], row, *where) for of in found.values()]) for row in rows}
+
     return Scored(
-        rows=dict.fromkeys([*(r for r in rows if r not in naive), *naive]), built_in=naive, missing={}, sessions={}, zero_mse=[], units=units,
-        squared=joined["squared"], r=joined["r"], neurons={}, kept={}, facts=facts,
+        rows=dict.fromkeys([*(row for row in rows if row not in of_naive), *naive]), built_in=naive, missing={},
+        sessions={row: [_mean_scores(of[row], row) for of in found.values()] for row in rows}, zero_mse=[], units=pd.concat(units, ignore_index=True),
+        squared=joined("squared"), r=joined("r"), neurons={}, by_step=_sums(found, rows, "by_step", ["step"]),
+        by_group=_sums(found, rows, "by_group", ["grouping", "group"]), pit={}, kept={}, facts=facts,
     )  # fmt: skip
+
+
+def _first(of):
+    """A result of a place; what all rows share is the same in each."""
+    return next(iter(of.values()))[0]
+
+
+def _own(result, row, *where):
+    """An entry that a result holds by row. A model's run holds that of one row, whatever its name in the table is."""
+    entry = result
+    for name in where:
+        entry = entry[name]
+    return entry.get(row, next(iter(entry.values()), None))
+
+
+def _mean(of_row, row, *where):
+    """Mean over seeds of an array that results hold by row; None if one lacks it."""
+    arrays = [_own(result, row, "blocks", *where) for result in of_row]
+    return None if any(a is None for a in arrays) else np.mean(np.asarray(arrays, float), 0)
+
+
+def _mean_scores(of_row, row):
+    scores = pd.DataFrame([_own(result, row, "rows")["scores"] for result in of_row]).astype(float)
+    return scores.mean().to_dict()
+
+
+def _sums(found, rows, which, names):
+    """The `Sums` of all places. A place with fewer keys (shorter windows, another stimulus) counts 0 at the others."""
+    tables = [pd.DataFrame(_first(of)["blocks"][which]["keys"]) for of in found.values()]
+    keys = pd.concat(tables).drop_duplicates(names).reset_index(drop=True)
+    index = pd.MultiIndex.from_frame(keys[names])
+    places = [index.get_indexer(pd.MultiIndex.from_frame(table[names])) for table in tables]
+
+    def spread(arrays):
+        out = []
+        for array, at in zip(arrays, places, strict=True):
+            out.append(np.zeros((len(array), len(keys))))
+            out[-1][:, at] = array
+        return np.concatenate(out)
+
+    def shared(what):
+        return spread([np.asarray(_first(of)["blocks"][which][what], float) for of in found.values()])
+
+    def of_rows(what):
+        parts = {row: [_mean(of[row], row, which, what) for of in found.values()] for row in rows}
+        return {row: spread(arrays) for row, arrays in parts.items() if all(a is not None for a in arrays)}
+
+    windows = shared("windows") if which == "by_group" else np.zeros((0, len(keys)))
+    return Sums(keys, shared("frames"), windows, of_rows("squared"), of_rows("crps"), of_rows("r"))
 
 
 def differences(results: Results, seed: int = 0) -> pd.DataFrame | None:

@@ -7,17 +7,19 @@ import threading
 import time
 import traceback
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from .._version import versions
 from ..errors import QfError
 from ..estimators.interface import Estimator
 from ..estimators.registry import load
 from ..evaluation.scored import Scored, score
+from ..evaluation.sums import Sums
 from ..evaluation.table import evaluate, evaluate_classifier
 from ..recordings.splits import Split
 from ..recordings.store import Store
@@ -155,11 +157,13 @@ def _scores(models, run: Run, split: Split) -> dict:
 
 
 def _blocks(scored: Scored) -> dict:
-    return {
-        "units": _plain(scored.units.to_dict("list")), "squared": {n: v.tolist() for n, v in scored.squared.items()},
-        "r": {n: v.tolist() for n, v in scored.r.items()},
-        "neurons": {n: _plain(v.reset_index().to_dict("list")) for n, v in scored.neurons.items()},
+    """What each block of test trials adds to the sums that are compared; `ranking.as_scored` makes a Scored of it again."""
+    sums = {name: {f.name: getattr(getattr(scored, name), f.name) for f in fields(Sums)} for name in ("by_step", "by_group")}
+    kept = {
+        "units": scored.units, "squared": scored.squared, "r": scored.r, "pit": scored.pit, **sums,
+        "neurons": {name: of.reset_index() for name, of in scored.neurons.items()},
     }  # fmt: skip
+    return {name: _plain(value) for name, value in kept.items()}
 
 
 def _facts(attrs):
@@ -170,6 +174,8 @@ def _facts(attrs):
 
 def _plain(value):
     """A value that JSON can hold: NaN and infinity become words."""
+    if isinstance(value, pd.DataFrame):
+        return _plain(value.to_dict("list"))
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

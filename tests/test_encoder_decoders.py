@@ -18,6 +18,11 @@ KINDS = [Informer, Autoformer, Crossformer]
 each = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def batch(x, valid=None):
     b, n, _ = x.shape
     valid = torch.ones_like(x, dtype=torch.bool) if valid is None else valid

@@ -28,6 +28,11 @@ of_transformers, of_pypots = needs("transformers", "fidelity"), needs("pypots", 
 pytestmark = pytest.mark.filterwarnings("default")  # a library's notes to its programmers are none of ours
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def near(found, wanted):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5)
 

@@ -62,13 +62,32 @@ def batch(b=4, n=3, t=20, seed=0):
 @pytest.mark.parametrize("n_out", [1, 7])
 def test_a_module_gives_a_number_for_each_frame_and_observation(model, n_out):
     kind = find(MODELS, model)
-    module = kind(kind.Config(), Sizes(20, n_out)).eval()
+    module = kind(kind.Config(), Sizes(20, n_out, n_neurons=3, label=n_out == 1)).eval()
     given = batch()
     out = module(given)
     assert out.shape == (4, 3, n_out) and torch.isfinite(out).all() and isinstance(module, nn.Module)
     if not getattr(kind, "population", False):  # a model of single traces answers each the same, whatever stands beside it
-        alone = module(given._replace(x=given.x[1:2, 2:3]))
+        alone = module(Batch(*(v[1:2, 2:3] for v in given[:3]), *(v[1:2] for v in given[3:])))
         torch.testing.assert_close(alone[0, 0], out[1, 2], rtol=1e-5, atol=1e-6)
+        return
+    # a model of the population answers each trial, and each neuron in any order, the same, but not each neuron without the others
+    order = torch.tensor([2, 0, 1])
+    moved = module(given._replace(x=given.x[1:2, order], valid=given.valid[1:2], neuron=given.neuron[1:2, order], condition=given.condition[1:2]))
+    torch.testing.assert_close(moved[0], out[1, order], rtol=1e-4, atol=1e-5)
+    other = torch.cat([given.x[:, :2], given.x[:, 2:].flip(-1)], 1)
+    assert not torch.allclose(module(given._replace(x=other))[:, 0], out[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [m for m in sorted(MODELS) if getattr(find(MODELS, m), "population", False)])
+def test_a_neuron_with_a_gap_reaches_no_other_neuron(model):
+    kind = find(MODELS, model)
+    module = kind(kind.Config(), Sizes(20, 7, n_neurons=3)).eval()
+    given = batch()
+    given.valid[1, 2, 5] = False
+    outs = [module(given._replace(x=torch.where(given.valid, given.x, v))) for v in (0.0, 1e3)]
+    assert torch.equal(outs[0][:, :2], outs[1][:, :2])
+    given.valid[:] = False
+    assert torch.isfinite(module(given)).all()  # where no neuron is whole, the answer is a number all the same
 
 
 @each_model

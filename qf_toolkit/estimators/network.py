@@ -132,7 +132,7 @@ class Network(Tokened):
         kind = find(MODELS, model)
         self.name, self.population = kind.name, getattr(kind, "population", False)
         self.n_context, self.n_response, _ = window.frames(rate_hz)
-        sizes = Sizes(self.n_context, self.n_out, len(self.neurons) if config.token_width else 0)
+        sizes = Sizes(self.n_context, self.n_out, len(self.neurons) if config.token_width else 0, self.task == "activation")
         self.module = Conditioned(
             kind(options, sizes), sizes.n_context, sizes.n_out, len(self.neurons), tokens.size, config.token_width
         )  # fmt: skip
@@ -289,7 +289,7 @@ class Network(Tokened):
             check_shapes(folder, cls(*made, *given, "meta").module, tensors)
         self = cls(*made, *given, device)
         fill(folder, self.module, tensors)
-        self.module.requires_grad_(False)  # as after a fit: torch may add up in another order where weights ask for a gradient
+        self.module.requires_grad_(False)  # as after training: torch takes other ways through weights that could learn, with other last digits
         self.history, self.seen, self.seed, self.simulated = (note[n] for n in ("history", "seen", "seed", "simulated"))
         self.reference = note["reference"]
         for name in cls.results:

@@ -30,6 +30,10 @@ KINDS = {  # the values of "kind" in config.json of saved models
 MODELS = {  # torch modules that `estimators.network` makes forecasters and classifiers of
     "nlinear": "models.baselines.nlinear:NLinear",
     "lstm": "models.baselines.lstm:LSTM",
+    "tcn": "models.baselines.tcn:TCN",
+    "patchtst": "models.baselines.patchtst:PatchTST",
+    "itransformer": "models.baselines.itransformer:ITransformer",
+    "brainlm": "models.baselines.brainlm:BrainLM",
     "informer": "models.baselines.informer:Informer",
     "autoformer": "models.baselines.autoformer:Autoformer",
     "crossformer": "models.baselines.crossformer:Crossformer",

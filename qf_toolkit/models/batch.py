@@ -51,8 +51,11 @@ class Sizes:
         Numbers that it returns per observation: the frames of the response, or 1 for the label.
     n_neurons: int
         Neurons that have a position of their own in `Batch.neuron`; 0 if the module is not told which neuron is which.
+    label : bool
+        Whether the output is the logit of the label, and not frames of the signal.
     """
 
     n_context: int
     n_out: int
     n_neurons: int = 0
+    label: bool = False

@@ -19,8 +19,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x, scores=None, explicit=False):
-        """Let every token attend to all tokens.
+    def forward(self, x, scores=None, explicit=False, keys=None):
+        """Let every token attend to all tokens, or to those that `keys` names.
 
         Parameters
         ----------
@@ -29,6 +29,8 @@ class Attention(nn.Module):
             Scores of the previous layer, which are added to this layer's (residual attention). Only the explicit path uses them.
         explicit : bool
             Take the explicit path, and return maps and scores.
+        keys : bool tensor, shape (B, S), optional
+            Tokens that may be attended to. Where it names none, all may be: no answer is a number over nothing.
 
         Returns
         -------
@@ -41,32 +43,43 @@ class Attention(nn.Module):
         B, S, D = x.shape
         q, k, v = self.qkv(x).view(B, S, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, S, D/H)
         drop = self.dropout if self.training else 0.0
-        maps = None
+        maps, mask = None, None if keys is None else (keys | ~keys.any(1, keepdim=True))[:, None, None]
         if explicit:
             new = q @ k.transpose(-1, -2) * (D // self.heads) ** -0.5
             scores = new if scores is None else new + scores
-            maps = scores.softmax(-1)
+            maps = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
             y = F.dropout(maps, drop) @ v
         else:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=drop)
         return self.out(y.transpose(1, 2).reshape(B, S, D)), maps, scores
 
 
-class Block(nn.Module):
-    """Attention and a GELU feed-forward, each with a residual connection; `norm` is "post" (released code) or "pre"."""
+class TokenNorm(nn.BatchNorm1d):
+    """Batch normalisation of tokens (B, S, D): each of the D numbers over all tokens of the batch."""
 
-    def __init__(self, *, width, heads, dropout=0.0, norm="post"):
+    def forward(self, input):
+        return super().forward(input.transpose(1, 2)).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Attention and a GELU feed-forward, each with a residual connection; `norm` is "post" (released code) or "pre".
+
+    The feed-forward's inner width is `ff_width`, or 4 D if that is None; `kind` is the class of its two norms.
+    """
+
+    def __init__(self, *, width, heads, dropout=0.0, norm="post", ff_width=None, kind=nn.LayerNorm):
         super().__init__()
         self.norm = norm
         self.attention = Attention(width=width, heads=heads, dropout=dropout)
-        self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        inner = ff_width or 4 * width
+        self.ff = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
+        self.norm1, self.norm2 = kind(width), kind(width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x, scores=None, explicit=False):
+    def forward(self, x, scores=None, explicit=False, keys=None):
         """Map tokens (B, S, D) to tokens (B, S, D), maps and scores; see `Attention.forward`."""
         pre = self.norm == "pre"
-        y, maps, scores = self.attention(self.norm1(x) if pre else x, scores, explicit)
+        y, maps, scores = self.attention(self.norm1(x) if pre else x, scores, explicit, keys)
         x = x + self.drop(y)
         x = x if pre else self.norm1(x)
         x = x + self.drop(self.ff(self.norm2(x) if pre else x))
@@ -76,13 +89,13 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A stack of blocks; with `norm="pre"` a LayerNorm follows the last one."""
 
-    def __init__(self, *, width, heads, layers, dropout=0.0, norm="post", residual_attention=False):
+    def __init__(self, *, width, heads, layers, dropout=0.0, norm="post", residual_attention=False, ff_width=None, kind=nn.LayerNorm):
         super().__init__()
         self.residual_attention = residual_attention
-        self.blocks = nn.ModuleList(Block(width=width, heads=heads, dropout=dropout, norm=norm) for _ in range(layers))
-        self.last = nn.LayerNorm(width) if norm == "pre" else nn.Identity()
+        self.blocks = nn.ModuleList(Block(width=width, heads=heads, dropout=dropout, norm=norm, ff_width=ff_width, kind=kind) for _ in range(layers))
+        self.last = kind(width) if norm == "pre" else nn.Identity()
 
-    def forward(self, x, need_maps=False):
+    def forward(self, x, need_maps=False, keys=None):
         """Run the stack.
 
         Parameters
@@ -90,6 +103,8 @@ class Transformer(nn.Module):
         x : float tensor, shape (B, S, D)
         need_maps : bool
             Whether to return the attention maps, too.
+        keys : bool tensor, shape (B, S), optional
+            Tokens that may be attended to; see `Attention.forward`.
 
         Returns
         -------
@@ -99,7 +114,7 @@ class Transformer(nn.Module):
         """
         maps, scores = [], None
         for block in self.blocks:
-            x, m, s = block(x, scores, explicit=need_maps or self.residual_attention)
+            x, m, s = block(x, scores, explicit=need_maps or self.residual_attention, keys=keys)
             scores = s if self.residual_attention else None
             maps.append(m)
         x = self.last(x)

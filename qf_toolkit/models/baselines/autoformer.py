@@ -140,7 +140,7 @@ class Autoformer(nn.Module):
         self.encoder = nn.Sequential(*(EncoderLayer(config, n) for _ in range(config.layers)), SeasonalNorm(config.width))
         self.decoder = nn.ModuleList(DecoderLayer(config, self.n_start + self.n_out) for _ in range(config.decoder_layers))
         self.norm, self.map = SeasonalNorm(config.width), nn.Linear(config.width, 1)
-        self.label = nn.Linear(2, 1) if self.n_out == 1 else None
+        self.label = nn.Linear(2, 1) if sizes.label else None
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Map a Batch with contexts x (B, N, n_context) to (B, N, n_out)."""

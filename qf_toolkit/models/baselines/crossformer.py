@@ -35,7 +35,7 @@ class CrossformerConfig(AttentionConfig):
     layers: int = option(3, "whole", least=1, most=32, help="scales of the encoder")
     merge: int = option(2, "whole", least=1, most=64, help="neighbouring patches that the next scale takes as one")
     routers: int = option(4, "whole", least=1, most=1024, help="vectors through which the neurons speak to each other, of each patch")
-    dropout: float = option(0.2, least=0, below=1, help="in training")
+    dropout: float = option(0.2, least=0, below=1, help="of what each part adds, in training")
 
 
 class TwoStageAttention(nn.Module):

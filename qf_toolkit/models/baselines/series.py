@@ -28,10 +28,10 @@ class AttentionConfig(Options):
 class EncoderDecoderConfig(AttentionConfig):
     """Options of models whose decoder goes on from the end of the context."""
 
-    layers: int = option(2, "whole", least=1, most=32, help="of the encoder")
+    layers: int = option(2, "whole", least=1, most=32, help="of the encoder, which reads the context")
     decoder_layers: int = option(1, "whole", least=1, most=32, help="of the decoder")
     start_share: float = option(0.5, above=0, most=1, help="share of the context, its end, with which the decoder begins")
-    dropout: float = option(0.05, least=0, below=1, help="in training")
+    dropout: float = option(0.05, least=0, below=1, help="of what each part adds, in training")
 
 
 def positions(first, length, width):

@@ -114,7 +114,7 @@ def as_html(results: Results, table: pd.DataFrame) -> str:
 
 def _mean_sd(mean, sd):
     sd = np.nan if sd is None else float(sd)
-    return _number(mean) + (f" ± {_number(sd)}" if np.isfinite(sd) else "")
+    return _number(mean) + (f" ± {f'{sd:.3f}' if sd < 100 else _number(sd)}" if np.isfinite(sd) else "")
 
 
 def _number(value):

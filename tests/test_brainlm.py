@@ -273,6 +273,14 @@ def test_published_weights_are_read_and_tuned(name, own, tmp_path):
     assert np.isfinite(tuned.predict(own.test)["forecast"]).all() and tuned.pretrained == found.digest()
 
 
+def test_the_command_line_tunes_published_weights(tmp_path):
+    qf.Store(tmp_path / "store", create=True).add(toy_session(1))
+    argv = ["--pretrained", publish(tmp_path / "published"), "--out", tmp_path / "tuned", "--task", "activation", "--epochs", "1", "--quiet"]
+    assert main(["fit", str(tmp_path / "store"), "--model", "brainlm", *map(str, argv)]) == 0
+    model = qf.load(tmp_path / "tuned", device="cpu")
+    assert model.options.width == 8 and model.pretrained == load_pretrained(tmp_path / "published").digest() and list(model.seen) == ["mouse/one"]
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

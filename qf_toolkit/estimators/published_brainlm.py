@@ -6,7 +6,7 @@ Nystromformer, whose classes it builds on; no published weights were at hand to 
 
 What fits is taken over: the patches' linear map, class and mask token, all blocks of encoder and decoder with their norms, and the head. What has no
 counterpart is left: the maps of parcels' coordinates (here each neuron has a learned vector), and the convolution over neighbouring parcels, so that the
-model is not the published one, but begins with its weights. It was trained on fMRI at 0.7 to 1.4 frames a second.
+model is not the published one, but begins with its weights. It was trained on fMRI, at about one frame a second.
 """
 
 import pickle

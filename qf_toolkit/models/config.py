@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import QfError
-from .options import Options, check_heads, option
+from .options import Options, option
 
 STIM_TOKENS = ("auto", "condition", "category", "features")
 DECODINGS = ("soft", "argmax", "sample")
@@ -60,7 +60,8 @@ class QuantFormerConfig(Options):
             )
         if self.patches > MOST_PATCHES:
             raise QfError(f"patch_frames: expected a window of at most {MOST_PATCHES} patches, found {self.patches}. Take a larger patch_frames.")
-        check_heads(self.width, self.heads)
+        if self.width % self.heads:
+            raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
         if self.replace_below >= 1 / self.codes:
             raise QfError(f"replace_below: expected a share from 0 to below 1 / codes = {1 / self.codes:.3g}, found {self.replace_below}.")
         if self.weights > MOST_WEIGHTS:

@@ -14,7 +14,7 @@ ALLEN := { $(PIP) -e '.[allen]' && $(PIP) --no-deps allensdk; } >$(ALLEN_LOG) 2>
 MINUTES ?= 10
 SEED ?= 0
 
-.PHONY: demo figures test test-slow test-core test-lowest kill-test fuzz browser-test bench-widgets lint clean setup allen help
+.PHONY: demo figures test test-slow test-core test-lowest test-fidelity kill-test fuzz browser-test bench-widgets lint clean setup allen help
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make demo DATA=allen   the same from Visual Coding files of a simulated mouse, with all four stimuli"
 	@echo "make test       the tests, with the examples of docstrings and README          make test-slow  the long ones, too"
 	@echo "make test-core  the tests without any extra, in build/core     make test-lowest  with the oldest versions allowed, in build/lowest"
+	@echo "make test-fidelity   competitors against public implementations of their papers, in build/fidelity"
 	@echo "make kill-test  commands killed with -9 and started again, KILLS=200 of them (about six minutes)"
 	@echo "make fuzz       altered files through the command line, for MINUTES=10 with SEED=0; failing ones are kept in build/fuzz"
 	@echo "make figures    run the notebooks, collect their figures in $(FIGURES)/index.html (about ten minutes)"
@@ -79,6 +80,15 @@ build/lowest/.installed: pyproject.toml constraints.txt tests/lowest.py
 	@rm -rf build/lowest && $(PYTHON) -m venv build/lowest
 	@build/lowest/bin/python tests/lowest.py >build/lowest/constraints.txt
 	@build/lowest/bin/python -m pip install -q --disable-pip-version-check -c build/lowest/constraints.txt -e '.[nwb,cluster,interpret,notebooks,dev]'
+	@touch $@
+
+# apart from .venv, which needs none of these packages
+test-fidelity: build/fidelity/.installed
+	@build/fidelity/bin/python -m pytest tests/test_fidelity_*.py
+
+build/fidelity/.installed: pyproject.toml constraints.txt
+	@rm -rf build/fidelity && $(PYTHON) -m venv build/fidelity
+	@build/fidelity/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[fidelity]' pytest hypothesis
 	@touch $@
 
 kill-test: $(STAMP)

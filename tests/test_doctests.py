@@ -60,7 +60,7 @@ EXAMPLES = list(examples())
 
 def without_word_of_learning():
     """These trainings are too short to learn anything, and say so."""
-    warnings.filterwarnings("ignore", "(forecaster|classifier|pre-training): the validation score")
+    warnings.filterwarnings("ignore", "(forecaster|classifier|.*pre-training): the validation score")
     warnings.filterwarnings("ignore", "stim_token: the conditions of")
 
 

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from qf_toolkit.estimators.quantformer.activation import fit_classifier
 from qf_toolkit.estimators.quantformer.pretrain import pretrain
 from qf_toolkit.estimators.quantformer.response import fit_forecaster
-from qf_toolkit.models.batch import Batch
+from qf_toolkit.estimators.registry import MODELS, PRETRAINING, find
+from qf_toolkit.models.batch import Batch, Sizes
 from qf_toolkit.models.config import QuantFormerConfig
 from qf_toolkit.models.quantformer import ActivationClassifier, QuantFormer, ResponseForecaster
 from qf_toolkit.models.quantizer import Quantizer
@@ -184,3 +185,14 @@ def test_codes_are_replaced_alike_on_a_device(below, monkeypatch):
     for _ in range(3):
         never(z)
     assert torch.equal(never.codebook, start)
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_no_network_waits(model):
+    kind, x = find(MODELS, model), torch.randn(2, 3, 50)
+    whole = Batch(x, x < 3, torch.arange(3).expand(2, 3), torch.arange(2), torch.zeros(2, dtype=torch.long))
+    module = kind(kind.Config(), Sizes(30, 20, n_neurons=3)).train()
+    with NoWaiting():
+        module(whole._replace(x=x[..., :30], valid=whole.valid[..., :30])).square().mean().backward()
+        if model in PRETRAINING:
+            module.masked_loss(whole).backward()

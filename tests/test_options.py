@@ -20,6 +20,7 @@ from qf_toolkit.cli.main import main
 from qf_toolkit.cli.options import COMMANDS
 from qf_toolkit.errors import QfError
 from qf_toolkit.estimators.network import fit_network
+from qf_toolkit.estimators.pretrained_network import pretrain_network
 from qf_toolkit.estimators.registry import MODELS
 from qf_toolkit.models.options import Options, Range
 from qf_toolkit.recordings.importers.arrays import read_arrays
@@ -103,7 +104,8 @@ LIBRARY = [
     (qf.pretrain, "pretrain", (), {"split", "config", "checkpoint", "progress"}),  # config holds options that are reached one by one
     (qf.fit_forecaster, "fit", (), {"autoencoder", "split"}),
     (qf.fit_classifier, "fit", (), {"autoencoder", "split"}),
-    (fit_network, "fit", ("--model", "lstm"), {"split", "checkpoint", "task"}),
+    (fit_network, "fit", ("--model", "brainlm"), {"split", "checkpoint", "task"}),
+    (pretrain_network, "pretrain", ("--model", "brainlm"), {"split", "checkpoint"}),
     (qf.evaluate, "evaluate", (), {"forecasters", "split", "progress"}),
     (qf.evaluate_classifier, "evaluate", (), {"classifier", "split"}),
     (qf.compare, "evaluate", (), {"forecasters", "split"}),
@@ -135,7 +137,7 @@ def test_the_shell_reaches_every_field_of_every_dataclass_of_options():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_has_two_options_of_one_name(command):
-    for argv in ([], ["nwb"], ["allen"], ["suite2p"], ["arrays"]) if command == "import" else ([], ["--model", "lstm"], ["--model", "nlinear"]):
+    for argv in ([], ["nwb"], ["allen"], ["suite2p"], ["arrays"]) if command == "import" else ([], *(["--model", m] for m in MODELS)):
         options = [o for group in COMMANDS[command].groups(argv) for o in group.options]
         flags = [flag for o in options for flag in o.flags]
         assert len(set(flags)) == len(flags) and len({o.name for o in options}) == len(options)

@@ -6,6 +6,7 @@ from pathlib import Path
 from .._files import write_netcdf
 from .._version import __version__
 from ..errors import QfError
+from ..estimators.registry import PRETRAINING
 from ..evaluation.options import EvaluateOptions
 from ..recordings.options import SETTINGS
 from ..recordings.settings import split_by_settings, trials_by, whole_settings
@@ -13,7 +14,7 @@ from ..recordings.simulated.options import SimulateOptions
 from ..study.options import DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import check_device
 from .info import print_store
-from .options import FitWhat, Pretrained
+from .options import FitWhat, MaybePretrained, Pretrained
 from .outputs import claim_output
 from .parsing import Arguments
 
@@ -78,14 +79,22 @@ def pretrain_model(args: Arguments):
     """Run `qf pretrain`."""
     options, checkpoint = _training(args)  # what is wrong with the command is told before any work
     settings = whole_settings(args.of(*SETTINGS))
-    from ..estimators.quantformer.pretrain import pretrain
     from ..training.device import pick_device
 
     pick_device(args.device)
-    claim_output(args.out, "autoencoder", overwrite=args.overwrite, store=args.store)
+    ours = args.model not in PRETRAINING
+    claim_output(args.out, "autoencoder" if ours else "network_pretrained", overwrite=args.overwrite, store=args.store)
     split = split_by_settings(args.store, settings)
     print(split)
-    _finish("pretrain", pretrain(split, **options, **checkpoint), args, settings, options)
+    if ours:
+        from ..estimators.quantformer.pretrain import pretrain
+
+        model = pretrain(split, **options, **checkpoint)
+    else:
+        from ..estimators.pretrained_network import pretrain_network
+
+        model, options = pretrain_network(split, args.model, **options, **checkpoint), {"model": args.model, **options}
+    _finish("pretrain", model, args, settings, options)
 
 
 def fit_model(args: Arguments):
@@ -97,6 +106,8 @@ def fit_model(args: Arguments):
                 if option.name in args.given and args.given[option.name] != option.default:
                     raise QfError(f"{option.name}: expected only with --task {option.facts['task']}. Leave it out.")
                 options.pop(option.name)
+            elif args.model in PRETRAINING and args.pretrained and group.title == "model" and option.name not in args.given:
+                options.pop(option.name)  # pre-training has set it
     fit = _fit_quantformer if args.model == "quantformer" else _fit_network
     model, settings = fit(args, {**options, **checkpoint})
     _finish("fit", model, args, settings, {**args.all(FitWhat, Pretrained), **options})
@@ -122,20 +133,26 @@ def _fit_quantformer(args, options):
 
 
 def _fit_network(args, options):
-    settings = whole_settings(args.of(*SETTINGS))
     from ..estimators.network import fit_network
 
-    claim_output(args.out, f"network_{FITS[args.task]}", overwrite=args.overwrite, store=args.store)
+    sources, pretrained, settings = [], None, {}
+    if start := args.all(MaybePretrained).get("pretrained"):
+        from ..estimators.published_brainlm import is_published, load_pretrained
+
+        sources, pretrained = [start], load_pretrained(start, device=options["device"])
+        settings = {} if is_published(start) else _run_of(start, args.store)
+    settings = whole_settings(args.of(*SETTINGS), settings)
+    claim_output(args.out, f"network_{FITS[args.task]}", overwrite=args.overwrite, store=args.store, sources=sources)
     split = split_by_settings(args.store, settings)
     print(split)
-    return fit_network(split, args.model, args.task, **options), settings
+    return fit_network(split, args.model, args.task, pretrained=pretrained, **options), settings
 
 
 def _load_fitted(folder):
     from ..estimators.registry import load
 
     model = load(folder)
-    if model.task == "codes":
+    if model.task not in FITS:
         raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {folder}. Fit it to a task first.")
     return model
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..benchmark.options import OWN_WINDOW, TABLES, BenchmarkOptions, GridOptions
+from ..estimators.network_options import TELLING, NetworkConfig
 from ..estimators.quantformer.options import FitConfig, PretrainConfig
-from ..estimators.registry import MODELS, find
+from ..estimators.registry import MODELS, PRETRAINING, find
 from ..evaluation.options import EvaluateOptions
 from ..models.config import DECODINGS, QuantFormerConfig
 from ..models.options import REQUIRED, Options, option
@@ -99,6 +100,24 @@ class Pretrained(Options):
 
 
 @dataclass(frozen=True)
+class MaybePretrained(Options):
+    """What a fit starts from, if it does not start from scratch."""
+
+    pretrained: str | None = option(
+        None, "path", optional=True, help="what `qf pretrain --model` saved, or a published checkpoint; from scratch where left out"
+    )
+
+
+@dataclass(frozen=True)
+class PretrainWhat(Options):
+    """What is pre-trained."""
+
+    model: str = option(
+        "quantformer", "text", known=("quantformer", *PRETRAINING), help="each has options of its own: see qf pretrain --model NAME --help"
+    )
+
+
+@dataclass(frozen=True)
 class FitWhat(Options):
     """What is fitted."""
 
@@ -189,16 +208,12 @@ def _window_groups(note="What is left out is as in the model's training."):
 
 
 def _pretrain(argv):
-    model = Group("model", QuantFormerConfig, (*FROM_TRIALS, "stim_token"))
-    return [
-        Group("", StorePlace),
-        Group("", ModelOut),
-        *_window_groups(),
-        Group("observations", PretrainConfig),
-        Group("training", LoopConfig),
-        model,
-        RUN,
-    ]
+    model = value_of(argv, "--model") or _filed_model(argv)
+    if model not in PRETRAINING:
+        own = [Group("observations", PretrainConfig), Group("training", LoopConfig), Group("model", QuantFormerConfig, (*FROM_TRIALS, "stim_token"))]
+    else:
+        own = [Group("model", find(MODELS, model).Config), Group("network", NetworkConfig, TELLING), Group("training", LoopConfig)]
+    return [Group("", StorePlace), Group("", PretrainWhat), Group("", ModelOut), *_window_groups(), *own, RUN]
 
 
 def fit_options(model):
@@ -214,9 +229,8 @@ def fit_options(model):
     """
     if model not in MODELS:
         return [Group("", Pretrained), Group("fit", FitConfig)]
-    from ..estimators.network import NetworkConfig
-
-    return [Group("model", find(MODELS, model).Config), Group("network", NetworkConfig)]
+    start = [Group("", MaybePretrained)] if model in PRETRAINING else []
+    return [*start, Group("model", find(MODELS, model).Config), Group("network", NetworkConfig)]
 
 
 def _fit(argv):

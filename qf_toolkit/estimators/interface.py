@@ -22,7 +22,7 @@ from .checks import check_draws
 from .saving import read_model, write_model
 from .seen import check_unseen
 
-TASKS = ("codes", "forecast", "activation", "behaviour")
+TASKS = ("codes", "masked", "forecast", "activation", "behaviour")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,8 @@ class Estimator:
 
     Attributes
     ----------
-    task : {"codes", "forecast", "activation", "behaviour"}
+    task : {"codes", "masked", "forecast", "activation", "behaviour"}
+        "masked": it was trained to fill in hidden patches, and is to be fitted to a task first.
     kind : str
         Key of the class in `registry.KINDS`; "" if the estimator can't be saved.
     name : str

@@ -10,7 +10,7 @@ answer these as if the others were not there, and the others enter no loss.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..errors import QfError
 from ..models.batch import Batch, Sizes
 from ..models.conditioned import Conditioned
 from ..models.config import STIM_TOKENS
-from ..models.options import Options, defaults, option, refuse_unknown
+from ..models.options import shown
 from ..recordings.splits import Split, check_split
 from ..recordings.trials import Trials, scaling_by_session
 from ..recordings.window import Window
@@ -36,27 +36,15 @@ from .checks import check_keys, check_labels, check_rate, check_window
 from .digests import Digest
 from .divisors import divisors_of
 from .interface import Classifier, Forecaster, Observations
+from .network_options import NetworkConfig, check_model, sort_options
 from .notes import refusal, refuse
 from .objectives import best_threshold, constants_of_labels, constants_of_responses, mean_of, weighed_error
 from .reference import told
 from .registry import MODELS, find
 from .saving import check_shapes, fill
-from .seen import seen_frames
+from .seen import join_seen, seen_frames
 from .stimulus_tokens import StimulusTokens
 from .tokened import Tokened
-
-
-@dataclass(frozen=True)
-class NetworkConfig(Options):
-    """How observations reach a network."""
-
-    token_width: int = option(16, "whole", least=0, most=4096, help="of the tokens of neuron and condition; 0: the network is told neither")
-    stim_token: str = option("auto", "text", known=STIM_TOKENS, help="what has a stimulus token; auto: each condition where those are repeated, else "
-                             "its category")  # fmt: skip
-    normalise: str = option("neuron", "text", known=("neuron", "global", "none"), help="divide each neuron's signal by its own spread, all by one, "
-                            "or not at all")  # fmt: skip
-    most_neurons: int = option(256, "whole", least=0, most=10**9, help="of a session that a step shows a model of the population, drawn anew each step; "
-                               "0: all")  # fmt: skip
 
 
 class Given(NamedTuple):
@@ -116,6 +104,8 @@ class Network(Tokened):
         One entry per validation of the training; see `training.loop.run`.
     reference : dict or None
         The validation score beside those of constant forecasts; see `estimators.reference.told`.
+    pretrained : str or None
+        The digest of the pre-trained weights that it began with.
 
     Raises
     ------
@@ -138,7 +128,7 @@ class Network(Tokened):
         )  # fmt: skip
         self.module.to(device).eval()
         self.has_tokens = self.has_stimulus_tokens = config.token_width > 0
-        self.history, self.reference = [], None
+        self.history, self.reference, self.pretrained = [], None, None
 
     @property
     def n_out(self) -> int:
@@ -187,6 +177,26 @@ class Network(Tokened):
 
     # ------------------------------------------------------------ training
 
+    def _start_from(self, pretrained) -> None:
+        """Take the weights of a PretrainedNetwork, and count as seen what it saw. Tables with a row for each neuron take the rows of known keys."""
+        model = self.module.model
+        own, known = model.state_dict(), {key: i for i, key in enumerate(pretrained.neurons)}
+        pairs = [(i, known[key]) for i, key in enumerate(self.neurons) if key in known]
+        mine, theirs = (torch.tensor([pair[i] for pair in pairs], dtype=torch.long) for i in (0, 1))
+        shared = [{n: tuple(v.shape) for n, v in weights.items() if n not in model.by_neuron} for weights in (own, pretrained.weights)]
+        if odd := [n for n in sorted({**shared[0], **shared[1]}) if shared[0].get(n) != shared[1].get(n)]:
+            ours, theirs = (weights.get(odd[0], "none") for weights in shared)
+            raise QfError(
+                f"pretrained: expected {odd[0]} of shape {ours}, found {theirs}. Leave out the options of sizes: pre-training has set them."
+            )
+        with torch.no_grad():
+            for name, weight in pretrained.weights.items():
+                if name not in model.by_neuron:
+                    own[name].copy_(weight)
+                elif name in own:
+                    own[name][mine.to(self.device)] = weight[theirs].to(self.device)
+        self.pretrained, self.name, self.seen = pretrained.digest(), f"{self.name}, pre-trained", pretrained.seen
+
     def _run(self, split: Split, loop: LoopConfig, keep: dict, traces: Traces) -> None:
         train, validation = (self.bank(part, traces) for part in (split.train, split.validation))
         tell_left_out(train, validation)
@@ -203,10 +213,11 @@ class Network(Tokened):
             self.module, lambda: self._drawn(train, loop), lambda at: self._loss(train, self._given(train, at)), validate, loop, groups=groups, label=f"{self.name} ({self.task})", **keep,
             settings={"model": self.model, "task": self.task, "options": self.options, "config": self.config, "neurons": self.neurons,
                       **self.tokens.note(), "window": self.window, "data": seen_frames(split.train), "train": train.digest(),
-                      "validation": validation.digest()},
+                      "validation": validation.digest(), **({"pretrained": self.pretrained} if self.pretrained else {})},
         )  # fmt: skip
         self.module.requires_grad_(False)
-        self.seed, self.seen, self.simulated = loop.seed, seen_frames(split.train, split.validation), split.train.simulated
+        self.seed, self.simulated = loop.seed, split.train.simulated
+        self.seen = join_seen(self.seen, seen_frames(split.train, split.validation))
         self._learnt(validation)
         self.reference = told(f"{self.name} ({self.task})", self.history, self._constants(train, validation), keep["run_config"].progress)
 
@@ -214,8 +225,7 @@ class Network(Tokened):
         """The batches of an epoch: positions of observations, or for a population model of trials, with about `batch_size` observations in a batch."""
         if not self.population:
             return batches(torch.randperm(len(bank), device=self.device), loop, bank.trial)
-        most = self.config.most_neurons
-        return bank.trial_batches(loop.batch_trials or (lambda n: max(1, loop.batch_size // (min(n, most) if most else n))))
+        return trial_batches(bank, loop, self.config)
 
     def _chunks(self, bank: Bank) -> Sequence[torch.Tensor]:
         """Positions of all observations, or for a population model of their trials, in parts of about CHUNK observations."""
@@ -252,7 +262,7 @@ class Network(Tokened):
             "model": self.model, "options": asdict(self.options), "config": asdict(self.config), "window": asdict(self.window),
             "rate_hz": self.rate_hz, "neurons": self.neurons, **self.tokens.note(), "scale": self._scale, "scaling": self.scaling, "seen": self.seen,
             "history": self.history, "seed": self.seed, "simulated": self.simulated, "reference": self.reference,
-            **{n: getattr(self, n) for n in self.results},
+            **{n: getattr(self, n) for n in self.results}, **({"pretrained": self.pretrained} if self.pretrained else {}),
         }  # fmt: skip
 
     def tensors(self) -> dict:
@@ -268,7 +278,7 @@ class Network(Tokened):
                 "scaling": schema.maybe(schema.scaling), "seen": schema.SEEN, "history": schema.history, "seed": schema.SEED,
                 "simulated": schema.flag(optional=True), "reference": schema.maybe(schema.REFERENCE), **cls.results,
             },
-            {"run": schema.maybe(schema.RUN)},
+            {"run": schema.maybe(schema.RUN), "pretrained": schema.text("[0-9a-f]{24}", "a digest")},
         )  # fmt: skip
 
     @classmethod
@@ -291,7 +301,8 @@ class Network(Tokened):
         fill(folder, self.module, tensors)
         self.module.requires_grad_(False)  # as after training: torch takes other ways through weights that could learn, with other last digits
         self.history, self.seen, self.seed, self.simulated = (note[n] for n in ("history", "seen", "seed", "simulated"))
-        self.reference = note["reference"]
+        self.reference, self.pretrained = note["reference"], note.get("pretrained")
+        self.name += ", pre-trained" if self.pretrained else ""
         for name in cls.results:
             setattr(self, name, note[name])
         return self
@@ -356,6 +367,11 @@ class NetworkClassifier(Network, Classifier):
 TASKS = {"forecast": NetworkForecaster, "activation": NetworkClassifier}
 
 
+def trial_batches(bank: Bank, loop: LoopConfig, config: NetworkConfig) -> list[torch.Tensor]:
+    """One epoch of batches of whole trials, with about `batch_size` of the observations that a step is shown; see `Bank.trial_batches`."""
+    return bank.trial_batches(loop.batch_trials or (lambda n: max(1, loop.batch_size // min(n, config.most_neurons or n))))
+
+
 def _batch(x: torch.Tensor, neuron: torch.Tensor, condition: torch.Tensor) -> Batch:
     """A Batch with N = 1 of contexts (b, time) and positions of tokens, both (b,)."""
     x = x[:, None]
@@ -363,7 +379,14 @@ def _batch(x: torch.Tensor, neuron: torch.Tensor, condition: torch.Tensor) -> Ba
 
 
 def fit_network(
-    split: Split, model: str, task: str = "forecast", *, device: Any = RunConfig.device, checkpoint: Any = None, **options: Any
+    split: Split,
+    model: str,
+    task: str = "forecast",
+    *,
+    pretrained: Any = None,
+    device: Any = RunConfig.device,
+    checkpoint: Any = None,
+    **options: Any,
 ) -> NetworkForecaster | NetworkClassifier:
     """Fit a network as a forecaster or as a classifier of activation.
 
@@ -373,6 +396,9 @@ def fit_network(
     model : str
         A name of `registry.MODELS`, for example nlinear.
     task : {"forecast", "activation"}
+    pretrained : PretrainedNetwork, optional
+        What `pretrain_network` or `read_published` gave for the same model: the fit starts from its weights and options, and counts as seen what it
+        saw. Weights of a neuron carry over by its key.
     device : str or torch.device
     checkpoint : str or Path, optional
         Folder for checkpoints, from which an interrupted fit goes on; None keeps none.
@@ -399,26 +425,29 @@ def fit_network(
     ('NLinear', 'forecast', ('trial', 'neuron', 'time'))
     """
     check_split(split)
-    if model not in MODELS:
-        raise QfError(f"model: expected one of {', '.join(MODELS)}, found {model!r}.")
+    check_model(model, MODELS)
     if task not in TASKS:
         raise QfError(f"task: expected one of {', '.join(TASKS)}, found {task!r}.")
-    kind, running = find(MODELS, model).Config, {"device": device, **{n: v for n, v in options.items() if n in defaults(RunConfig)}}
-    of = {config: {f.name for f in fields(config)} for config in (kind, NetworkConfig, LoopConfig)}
-    refuse_unknown("fit_network", options, sorted({*running, "checkpoint"}.union(*of.values())))
-    own, config, loop = (
-        c(**{**(FIT_LOOP if c is LoopConfig else {}), **{n: v for n, v in options.items() if n in names}}) for c, names in of.items()
-    )
-    keep = {"checkpoint": checkpoint, "run_config": RunConfig(**running)}
+    kind = find(MODELS, model).Config
+    if pretrained is not None:
+        if getattr(pretrained, "task", None) != "masked" or pretrained.model != model:
+            raise QfError(f"pretrained: expected a pre-trained {model}, found {shown(pretrained)}. Pass what pretrain_network gave for it.")
+        if pretrained.window is not None:
+            check_window(pretrained.window, pretrained.rate_hz, split.train)
+        options = {**asdict(pretrained.options), **options}
+    (own, config, loop), running = sort_options("fit_network", options, (kind, NetworkConfig, LoopConfig), device, FIT_LOOP)
+    keep = {"checkpoint": checkpoint, "run_config": running}
     window, rate, device = split.train.window, split.train.rate_hz, pick_device(device)
     for part in (split.train, split.validation):
         check_rate(rate, part)
     tokens = StimulusTokens.learnt(config.stim_token if config.token_width else "category", split.train.table)
     with told_memory(device):
-        traces = Traces((split.train, split.validation), device, keep["run_config"].memory_mb)
+        traces = Traces((split.train, split.validation), device, running.memory_mb)
         scale = divisors_of(split.train, config.normalise, traces)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(loop.seed)
             fitted = TASKS[task](model, own, config, window, rate, split.train.neurons, tokens, scale, split.train.scaling, device)
+        if pretrained is not None:
+            fitted._start_from(pretrained)
         fitted._run(split, loop, keep, traces)
     return fitted

@@ -12,6 +12,7 @@ KINDS = {  # the values of "kind" in config.json of saved models
     "classifier": "estimators.quantformer.activation:QuantFormerClassifier",
     "network_forecaster": "estimators.network:NetworkForecaster",
     "network_classifier": "estimators.network:NetworkClassifier",
+    "network_pretrained": "estimators.pretrained_network:PretrainedNetwork",
     "zero": "estimators.naive:Zero",
     "copy_last": "estimators.naive:CopyLast",
     "context_mean": "estimators.naive:ContextMean",
@@ -38,6 +39,7 @@ MODELS = {  # torch modules that `estimators.network` makes forecasters and clas
     "autoformer": "models.baselines.autoformer:Autoformer",
     "crossformer": "models.baselines.crossformer:Crossformer",
 }
+PRETRAINING = ("brainlm",)  # of MODELS, those that `estimators.pretrained_network` trains by masking
 
 
 def find(table, name):

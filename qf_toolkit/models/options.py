@@ -203,6 +203,12 @@ class Options:
             object.__setattr__(self, name, value)
 
 
+def check_heads(width, heads):
+    """Raise QfError unless `heads` of attention divide the `width` of a token."""
+    if width % heads:
+        raise QfError(f"heads: expected a divisor of width = {width}, found {heads}.")
+
+
 def defaults(kind):
     """The defaults of a dataclass, {name: default}; fields without a default are left out."""
     return {f.name: f.default for f in fields(kind) if f.default is not MISSING}

@@ -26,7 +26,7 @@ from torch import nn
 
 from ...errors import QfError
 from ..batch import Batch, Sizes
-from ..options import Options, option
+from ..options import Options, check_heads, option
 from ..transformer import Transformer
 
 
@@ -38,14 +38,15 @@ class BrainLMConfig(Options):
     width: int = option(64, "whole", least=2, most=4096, help="of a patch's token")
     layers: int = option(4, "whole", least=1, most=32, help="of the encoder")
     decoder_layers: int = option(2, "whole", least=1, most=32, help="of the decoder")
-    heads: int = option(4, "whole", least=1, most=4096, help="of attention")
+    heads: int = option(4, "whole", least=1, most=4096, help="of attention in encoder and decoder")
     dropout: float = option(0.0, least=0, below=1, help="in training")
     mask_ratio: float = option(0.2, above=0, below=1, help="share of the patches that pre-training hides")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.width % self.heads or self.width % 2:
-            raise QfError(f"heads: expected a divisor of width, which is even; found heads = {self.heads}, width = {self.width}.")
+        check_heads(self.width, self.heads)
+        if self.width % 2:
+            raise QfError(f"width: expected an even number, found {self.width}.")
 
 
 class BrainLM(nn.Module):

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...errors import QfError
 from ..batch import Batch, Sizes
 from ..normalise import without_level
-from ..options import Options, option
+from ..options import Options, check_heads, option
 from ..transformer import Transformer
 
 
@@ -30,13 +29,12 @@ class ITransformerConfig(Options):
 
     width: int = option(128, "whole", least=1, most=4096, help="of a neuron's token")
     layers: int = option(2, "whole", least=1, most=32, help="of the encoder")
-    heads: int = option(8, "whole", least=1, most=4096, help="of attention")
+    heads: int = option(8, "whole", least=1, most=4096, help="of attention between neurons")
     dropout: float = option(0.1, least=0, below=1, help="in training")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.width % self.heads:
-            raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
+        check_heads(self.width, self.heads)
 
 
 class ITransformer(nn.Module):

@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...errors import QfError
 from ..batch import Batch, Sizes
 from ..normalise import without_level
-from ..options import Options, option
+from ..options import Options, check_heads, option
 from ..transformer import TokenNorm, Transformer
 
 
@@ -34,14 +33,13 @@ class PatchTSTConfig(Options):
     stride_frames: int = option(8, "whole", least=1, most=9999, help="from the start of a patch to that of the next")
     width: int = option(16, "whole", least=1, most=4096, help="of a patch's token")
     layers: int = option(3, "whole", least=1, most=32, help="of the encoder")
-    heads: int = option(4, "whole", least=1, most=4096, help="of attention")
+    heads: int = option(4, "whole", least=1, most=4096, help="of attention between patches")
     ff_width: int = option(128, "whole", least=1, most=2**14, help="inside the feed-forward")
     dropout: float = option(0.2, least=0, below=1, help="in training")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.width % self.heads:
-            raise QfError(f"heads: expected a divisor of width = {self.width}, found {self.heads}.")
+        check_heads(self.width, self.heads)
 
 
 class PatchTST(nn.Module):

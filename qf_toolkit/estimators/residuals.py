@@ -66,7 +66,7 @@ class WithResiduals(Forecaster):
     >>> from qf_toolkit.estimators.naive import StimulusMean
     >>> row = WithResiduals(StimulusMean().fit(split)).fit(split)
     >>> dict(row.sample(split.test, n_samples=20)["samples"].sizes)
-    {'sample': 20, 'trial': 8, 'neuron': 14, 'time': 20}
+    {'sample': 20, 'trial': 5, 'neuron': 14, 'time': 20}
     """
 
     probabilistic = True

@@ -38,7 +38,7 @@ class StimulusContext(StimulusMean):
     """
 
     kind = "stimulus_context"
-    name = "stimulus mean + own context"
+    name = "PSTH + own context"
 
     learnt: ClassVar[dict] = {
         **StimulusMean.learnt, "n_last": schema.whole(least=1), "psth_shrinkage": schema.number(least=0),

@@ -115,8 +115,8 @@ def informative_to(skill: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> skill = pd.DataFrame({"forecaster": ["a"] * 3, "time_s": [0.1, 0.2, 0.3], "skill": [0.4, 0.3, 0.1], "skill_from": [0.2, 0.1, -0.1]})
-    >>> informative_to(skill).loc["a"].tolist()
-    [0.2, False]
+    >>> float(informative_to(skill).loc["a", "informative_s"])
+    0.2
     """
     found = {}
     for name, rows in skill.groupby("forecaster", sort=False):

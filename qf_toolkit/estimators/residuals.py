@@ -199,11 +199,11 @@ def _training_alone(split: Split) -> Split:
 def _errors(forecaster: Forecaster, part: Trials) -> tuple[np.ndarray, np.ndarray]:
     """Truth less forecast of one session, float32 (trial, neuron, time), and which windows are whole, bool (trial, neuron)."""
     forecast = forecaster.predict(part)["forecast"].transpose("trial", "neuron", "time").values
-    ds, n = forecaster.prepare(part).dataset(), 0
+    ds = forecaster.prepare(part).dataset()
     n = ds.attrs["n_baseline"]
     truth = ds[part.window.signal].values[..., n : n + forecast.shape[-1]]
     errors = truth - forecast[..., : truth.shape[-1]]
-    return errors, ds["valid"].values.all(-1) & np.isfinite(errors).all(-1)
+    return errors, np.asarray(ds["valid"].values.all(-1) & np.isfinite(errors).all(-1))
 
 
 def _standardised(errors: np.ndarray, whole: np.ndarray, neurons: Sequence[str], most: int) -> _Errors:

@@ -85,7 +85,7 @@ def over_runs(frame: pd.DataFrame, score: str = "score") -> pd.DataFrame:
     """
     runs = mean_over_seeds(frame, score)
     by = [c for c in RUN if c in frame]
-    seeds = (frame.groupby([*by, "model"])[score].std(ddof=1) ** 2).groupby("model").mean() ** 0.5
+    seeds = np.sqrt(frame.groupby([*by, "model"])[score].var(ddof=1).groupby("model").mean())
     found = {"mean": runs.mean(), "sd": runs.std(ddof=1), "n_runs": runs.notna().sum(), "n_failed": runs.isna().sum()}
     return pd.DataFrame({**found, "seed_sd": seeds.reindex(runs.columns)}).rename_axis("model")
 
@@ -202,12 +202,14 @@ def leaderboard(frame: pd.DataFrame, naive: Sequence[str], score: str = "score",
     [0.5, 1.0]
     """
     runs = mean_over_seeds(frame, score)
-    if (runs < 0).any(axis=None):
-        raise QfError(f"{score}: expected errors of 0 or more, found {float(runs.min(axis=None)):g}. Take a score of which lower is better.")
+    if (runs.to_numpy(np.float64) < 0).any():
+        raise QfError(
+            f"{score}: expected errors of 0 or more, found {np.nanmin(runs.to_numpy(np.float64)):g}. Take a score of which lower is better."
+        )
     known = [m for m in naive if m in runs]
     if not known:
         raise UnknownKeyError(f"naive: none of {', '.join(naive) or 'no names'} is a model of this table; it holds {', '.join(map(str, runs))}")
-    whole = [m for m in known if runs[m].notna().all()]
+    whole = [m for m in known if np.isfinite(runs[m].to_numpy(np.float64)).all()]
     if not whole:
         raise QfError("naive: expected a naive row with an error in every run, found none. Run the naive rows everywhere.")
     tiny = np.finfo(np.float64).tiny

@@ -14,7 +14,7 @@ from ..errors import QfError
 from ..models.options import check_options
 from ..recordings.clock import stretches
 from ..recordings.options import SETTINGS
-from ..recordings.settings import USUAL, split_by_settings, trials_by, whole_settings
+from ..recordings.settings import SLIDING, USUAL, split_by_settings, trials_by, whole_settings
 from ..recordings.splits import Split
 from ..recordings.store import Store
 from ..recordings.trials import Trials, rows_of
@@ -59,7 +59,8 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
     given : dict
         Options of `SETTINGS` that the user named. They are taken as they are.
     base : dict, optional
-        The settings of the model that the page shows. With them nothing is chosen but what is given: a model answers only for its own window.
+        The settings of the model that the page shows, which is asked only about its own window. Where they name no split (of a model fitted from
+        Python only the window is known), one is chosen.
 
     Returns
     -------
@@ -71,7 +72,7 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
         If an option is out of range, or given options don't go together or don't fit the recording.
     """
     given = {n: v for kind in SETTINGS for n, v in check_options(kind, dict(given)).items()}
-    if base is not None:
+    if base is not None and "split" in base:
         settings = whole_settings(given, base)
         return Choice(settings, trials_by(store, settings), split_by_settings(store, settings))
     choice = Choice({})
@@ -80,7 +81,7 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
         choice.notes.append(
             "There is no trial table: windows slide over the recording, and the 'onset' of a window is the moment at which its forecast begins."
         )
-    given = _one_rate(store, given, choice.notes)
+    given = _one_rate(store, {**_of_window(base or {}, given), **given}, choice.notes)
     try:
         choose = _sliding if given.get("windows") == "sliding" else _around_onsets
         choice.settings = whole_settings({**choose(store, given, choice.notes), **given})
@@ -92,6 +93,13 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
         choice.missing = str(error)
         return choice
     return _with_split(store, choice, given)
+
+
+def _of_window(window, given):
+    """The window of a model as options; a sliding one is given by its whole length."""
+    if given.get("windows") != "sliding" or not window:
+        return window
+    return {"length_s": window["baseline_s"] + window["response_s"], **{n: v for n, v in window.items() if n not in SLIDING}}
 
 
 def _one_rate(store, given, notes):

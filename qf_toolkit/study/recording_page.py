@@ -3,6 +3,7 @@
 import html
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def report(
     with warnings.catch_warnings(record=True) as said:  # what is said on the way stands on the page
         warnings.simplefilter("always")
         fitted = [_loaded(model) for model in models]
-        base = _settings_of(fitted[0]) if fitted else None
+        base = _settings_of(fitted[0], store) if fitted else None
         choice = choose_for(store, options, base)
         facts = facts_of_recording(store, choice)
         advised = advise(facts, choice)
@@ -170,20 +171,24 @@ def _rendered(**content):
 
 
 def _loaded(model):
-    if not isinstance(model, str | PathLike):
-        return model
-    from ..estimators.registry import load
+    """The forecaster, or the one saved in a folder."""
+    found, where = model, ""
+    if isinstance(model, str | PathLike):
+        from ..estimators.registry import load
 
-    found = load(model)
-    if found.task != "forecast":
-        raise QfError(f"models: expected forecasters, found {type(found).__name__} in {model}. Leave it out.")
+        found, where = load(model), f" in {model}"
+    if getattr(found, "task", None) != "forecast":
+        raise QfError(f"model: expected fitted forecasters, found a {type(found).__name__}{where}. Leave it out.")
     return found
 
 
-def _settings_of(model):
-    """The settings that a model was fitted with; of one fitted from Python the window is known."""
-    from dataclasses import asdict
-
-    if (run := getattr(model, "run", None)) is not None:
-        return run["settings"]
-    return asdict(model.window)
+def _settings_of(model, store):
+    """The settings that a model was fitted with; of one fitted from Python the window and the conditions are known."""
+    if model.run is not None:
+        return model.run["settings"]
+    settings = asdict(model.window)
+    if model.has_tokens and len(store.index):
+        present = store.index["condition"]
+        if lacking := set(model.tokens.lacking(present)):
+            settings["condition"] = sorted(set(present) - lacking) or None
+    return settings

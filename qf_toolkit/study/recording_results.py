@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..errors import QfError
-from .recording_blocks import Section, missing, picture_of, share, table
+from .recording_blocks import Section, interval, missing, picture_of, share, table
 from .recording_choice import Choice
 
 PLAIN = {
@@ -31,12 +31,15 @@ class Results:
         The one pass over the test part.
     table : pandas.DataFrame
         As `evaluate` returns it.
+    differences : pandas.DataFrame
+        As `compare` returns it: of each model to each naive row.
     chosen : list of plots.chosen.Shown
         Observations that are drawn.
     """
 
     scored: Any
     table: pd.DataFrame
+    differences: pd.DataFrame
     chosen: list = field(default_factory=list)
 
     @property
@@ -48,9 +51,17 @@ class Results:
         """The results in a few sentences."""
         best = self.best_naive
         ratio = self.table.loc[best, "mse_ratio"]
-        return [
-            f"The best of the naive rows is '{best}', {meaning(best)}: its squared error is {share(ratio)} of that of holding the neuron's recent level."
-        ]
+        of_best = f"The best of the naive rows is '{best}', {meaning(best)}: its squared error is {share(ratio)} of that of holding the recent level."
+        return [of_best, *map(self._against_naive, self.scored.models)]
+
+    def _against_naive(self, name: str) -> str:
+        """How a model does against the best naive row, with the interval of the difference."""
+        best = self.best_naive
+        lower, low, high = (
+            self.differences.loc[(name, best), ["ratio_lower", "ratio_lower_from", "ratio_lower_to"]] / self.table.loc[best, "mse_ratio"]
+        )
+        word = "surely better than" if low > 0 else "surely worse than" if high < 0 else "not to be told apart from"
+        return f"{name} is {word} '{best}': its squared error is lower by {share(lower)} {interval(low, high, share)}."
 
     def sections(self, choice: Choice) -> list[Section]:
         """The sections of the page, in order."""
@@ -101,6 +112,7 @@ def results_of(choice: Choice, models: Sequence[Any], *, n_samples: int, seed: i
     -------
     Results
     """
+    from ..evaluation.compare import compare
     from ..evaluation.scored import score
     from ..evaluation.table import evaluate
     from ..plots.chosen import choose_observations, wanted_of
@@ -111,7 +123,7 @@ def results_of(choice: Choice, models: Sequence[Any], *, n_samples: int, seed: i
     except QfError:  # the test part holds no whole observation
         chosen = []
     scored = score(list(models), split, n_samples=n_samples, seed=seed, keep=wanted_of(chosen) if chosen else None, progress=progress)
-    return Results(scored, evaluate(scored, split), chosen)
+    return Results(scored, evaluate(scored, split, seed=seed), compare(scored, split, seed=seed), chosen)
 
 
 def meaning(name: str) -> str:

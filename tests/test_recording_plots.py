@@ -28,7 +28,7 @@ def test_skill_by_step_draws_each_row_and_bands_for_those_in_colour():
     assert len(ax.collections) == 1  # one interval
     lines = {line.get_label(): line for line in ax.lines}
     np.testing.assert_allclose(lines["PSTH"].get_ydata(), table.loc["PSTH", "skill"])
-    assert "training mean" in ax.get_ylabel() and [t.get_text() for t in ax.get_legend().get_texts()][0] == "model"
+    assert "training mean" in ax.get_ylabel() and next(t.get_text() for t in ax.get_legend().get_texts()) == "model"
     with pytest.raises(UnknownKeyError, match="modle"):
         plot_skill_by_step(table, rows=["modle"], ax=axes())
     with pytest.raises(QfError, match="found none"):

@@ -248,7 +248,9 @@ def test_evaluate_table(split, fitted):
     assert t.loc["stimulus mean (PSTH)", "mse_ratio"] < 0.9
     assert t.loc["oracle", "mse"] == pytest.approx(0) and t.loc["oracle", "r"] == pytest.approx(1)
     assert t.loc["oracle", "coverage_90"] > 0.99 and 0.01 < t.loc["oracle", "crps"] < 0.04
-    assert t.loc["copy last", "crps"] == t.loc["copy last", "mae"] and np.isnan(t.loc["copy last", "coverage_90"])
+    assert (t.loc[ROWS, "crps"] < t.loc[ROWS, "mae"]).all() and t.loc[ROWS, "coverage_90"].between(0.6, 1).all() and t.attrs["residuals"] == ROWS
+    alone = table.evaluate([], split)
+    assert alone["crps"].equals(alone["mae"]) and alone["coverage_90"].isna().all() and alone.attrs["residuals"] == []
     assert np.isinf(t.loc["copy last", "paper_mse"]) and t.loc["copy last", "r"] == 0
     assert t.attrs["n_trials"] == 20 and t.attrs["n_observations"] == 120 and not t.attrs["simulated"]
     assert t.attrs["active_fraction"] == pytest.approx(split.test.dataset()["active"].values.mean())

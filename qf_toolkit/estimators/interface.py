@@ -95,6 +95,8 @@ class Estimator:
         Whether it can draw samples of its forecast.
     population : bool
         Whether it reads all neurons of a session at once. Callers then always ask about all of them.
+    learns_from_validation : bool
+        Whether `fit` learns from the validation part, too, and not only chooses on it. Its errors there are then no fair sample of its errors.
     has_arrays : bool
         Whether it has a `predict_arrays` of its own. A row that reads more than the context (F0, the simulator's truth) only answers `predict`.
     has_codes : bool
@@ -124,6 +126,7 @@ class Estimator:
     name: str = ""
     probabilistic: bool = False
     population: bool = False
+    learns_from_validation: bool = False
     has_arrays: bool = False
     has_codes: bool = False
     has_attention: bool = False

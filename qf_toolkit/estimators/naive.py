@@ -45,6 +45,8 @@ class Naive(Estimator):
         One sentence for each thing that the last `fit` had to do in another way, for example if validation could not choose a penalty.
     """
 
+    learns_from_validation = True
+
     def __init__(self):
         super().__init__()
         self.notes = []

@@ -6,8 +6,9 @@ import pandas as pd
 from ..errors import QfError
 from ..estimators.interface import origin
 from . import scores as metrics
+from .measured import forecast_of, truth_of
 from .options import EvaluateOptions
-from .scored import Scored, forecast_of, models_of, named, score, truth_of
+from .scored import Scored, models_of, named, score
 from .significance import DRAWS, intervals, levels, macro_means
 
 COLUMNS = ("ratio_lower", "r_higher", "mse_lower")

@@ -236,16 +236,32 @@ def crps_samples(samples, truth, mask=None):
     if samples.shape[1:] != truth.shape:
         raise QfError(f"samples: expected shape (sample, {', '.join(map(str, truth.shape))}), found {samples.shape}.")
     mask = np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
-    x, y = samples[:, mask].astype(np.float64), truth[mask].astype(np.float64)
-    if y.size == 0:
-        return float("nan")
-    s = len(x)
-    error = np.abs(x - y).mean(0)
+    x, y = samples[:, mask], truth[mask]
+    return float(crps_of_frames(x, y, np.sort(x, 0)).mean()) if y.size else float("nan")
+
+
+def crps_of_frames(samples, truth, ordered):
+    """The score of `crps_samples` for each frame.
+
+    Parameters
+    ----------
+    samples : array, shape (sample, frame)
+    truth : array, shape (frame,)
+    ordered : array, shape (sample, frame)
+        The samples of each frame in ascending order.
+
+    Returns
+    -------
+    float64 array, shape (frame,)
+        In units of the signal.
+    """
+    s = len(samples)
+    error = np.abs(samples.astype(np.float64) - truth.astype(np.float64)).mean(0)
     if s > 1:
         # sum_{i<j} |x_i - x_j| is a weighted sum of the sorted samples: no S x S array
         weight = 2 * np.arange(s) - s + 1
-        error = error - np.tensordot(weight, np.sort(x, 0), 1) / (s * (s - 1))
-    return float(error.mean())
+        error = error - np.tensordot(weight, ordered.astype(np.float64), 1) / (s * (s - 1))
+    return error
 
 
 def central_interval(samples, level=0.9):
@@ -281,6 +297,17 @@ def central_interval(samples, level=0.9):
         raise QfError(f"level: expected a share between 0 and 1, found {level}.")
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
     return low, high
+
+
+def interval_of(ordered, level):
+    """The ends of `central_interval` for samples (sample, ...) that are in ascending order, which need no second sorting."""
+    s, ends = len(ordered), []
+    for share in ((1 - level) / 2, (1 + level) / 2):
+        place = np.clip(share * (s + 1) - 1, 0, s - 1)
+        below = min(int(place), max(s - 2, 0))
+        above = min(below + 1, s - 1)
+        ends.append(ordered[below] + (place - below) * (ordered[above] - ordered[below]))
+    return tuple(ends)
 
 
 def jump(traces, patch_frames, used=None):

@@ -79,7 +79,7 @@ def plot_pit(histograms: Mapping[str, Sequence[float]], *, ax: Any = None) -> An
         raise QfError("histograms: expected shares, found none. Score forecasts with samples.")
     for i, (name, shares) in enumerate(known.items()):
         edges = np.linspace(0, 1, len(shares) + 1)
-        ax.stairs(len(shares) * shares, edges, color=palette()[i % len(palette())], label=name, lw=1.3)
+        ax.stairs(len(shares) * shares, edges, color=palette()[i % len(palette())], label=name, lw=1.3, baseline=None)
     ax.axhline(1, color="0.5", lw=0.8, zorder=0)
     ax.set(xlim=(0, 1), xlabel="where the truth lies in the forecast distribution", ylabel="how often, 1: as often as promised")
     ax.set_ylim(bottom=0)

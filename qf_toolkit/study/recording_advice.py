@@ -116,7 +116,7 @@ def _on_trials(facts, choice):
         n = len(choice.split.test) // len(choice.split.test.sessions)
         if n < TEST_TRIALS:
             what = "window" if sliding else "trial"
-            yield Advice(f"{_n(n, what)} a session {'is' if n == 1 else 'are'} tested.", "The intervals on this page are wide, and some can't be drawn.",
+            yield Advice(f"{_n(n, what)} a session {'is' if n == 1 else 'are'} tested.", "The intervals on this page are wider than they need be.",
                          f"{TEST_TRIALS} tested {what}s, about {3 * TEST_TRIALS} in all.")  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,6 +182,18 @@ def counted(n: int, word: str) -> str:
     ('1 trial', '2,000 trials')
     """
     return f"{n:,} {word}{'s' * (n != 1)}"
+
+
+def natural(key: str) -> list:
+    """What sorts keys of conditions by the numbers in them.
+
+    Examples
+    --------
+    >>> sorted(["g/angle=90", "g/angle=135", "g/blank"], key=natural)
+    ['g/angle=90', 'g/angle=135', 'g/blank']
+    """
+    parts = re.split(r"(-?\d+(?:\.\d+)?)", key)
+    return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
 
 
 def _is_number(cell: Any) -> bool:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..recordings.behaviour import behaviour_of
 from ..recordings.store import Store
+from .recording_blocks import natural
 from .recording_choice import Choice
 
 FLAGS = {
@@ -119,4 +120,4 @@ def _conditions(choice: Choice) -> pd.DataFrame:
     if choice.split is not None:
         parts = {**parts, "train": choice.split.fitting, "test": choice.split.test}
     found = pd.DataFrame({name: part.table.groupby("condition").size() for name, part in parts.items()}).fillna(0).astype(int)
-    return found.reindex(columns=["shown", "train", "test"], fill_value=0)
+    return found.reindex(sorted(found.index, key=natural)).reindex(columns=["shown", "train", "test"], fill_value=0)

@@ -20,7 +20,8 @@ from .page_file import write_page
 from .recording_advice import advise
 from .recording_choice import Choice, choose_for
 from .recording_facts import facts_of_recording
-from .recording_results import Results, results_of
+from .recording_results import Results, calibration, examples, in_words, results_of, who
+from .recording_skill import groups, horizon, horizon_in_words
 
 TEMPLATE = "recording_page.html"
 SIMULATED = "Every number on this page is of a simulated recording, not of an animal."
@@ -145,10 +146,14 @@ def report(
         advised = advise(facts, choice)
         results = results_of(choice, fitted, n_samples=how.n_samples, seed=how.seed, progress=progress) if choice.split is not None else None
     notes = list(dict.fromkeys(" ".join(str(w.message).split()) for w in said if issubclass(w.category, UserWarning)))
-    found = results.sentences() if results is not None else [f"There is no forecast on this page: {choice.missing}"]
+    if results is None:
+        found, middle = [f"There is no forecast on this page: {choice.missing}"], []
+    else:
+        found = [*in_words(results), *horizon_in_words(results)]
+        middle = [horizon(results, choice), who(results), groups(results, choice), calibration(results), examples(results, choice)]
     sections = [
         about.contents(facts, choice),
-        *(results.sections(choice) if results is not None else []),
+        *middle,
         about.advice(advised),
         about.provenance(store.path, facts, choice, {"seed": how.seed, "samples of each forecast": how.n_samples}, notes),
     ]

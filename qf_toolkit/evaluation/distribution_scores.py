@@ -46,20 +46,7 @@ def energy_score(samples: np.ndarray, truth: np.ndarray, mask: np.ndarray | None
     [0.0]
     """
     samples, truth, mask = _ensemble(samples, truth, mask)
-    out = np.full(len(truth), np.nan)
-    for i in range(len(truth)):
-        n = int(mask[i].sum())
-        if n:
-            x = (samples[:, i][:, mask[i]] - truth[i][mask[i]]).astype(np.float64)
-            products = x @ x.T
-            squares = np.diagonal(products)
-            error, s = np.sqrt(squares).mean(), len(x)
-            if s > 1:
-                between = np.sqrt(np.clip(squares[:, None] + squares - 2 * products, 0, None))
-                np.fill_diagonal(between, 0.0)
-                error -= between.sum() / (2 * s * (s - 1))
-            out[i] = error / np.sqrt(n)
-    return out
+    return np.array([_energy(samples[:, i][:, mask[i]], truth[i][mask[i]]) for i in range(len(truth))])
 
 
 def pit_histogram(samples: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -141,10 +128,11 @@ def sd_ratio(forecast: np.ndarray, mask: np.ndarray, training_sd: np.ndarray) ->
     0.5
     """
     n = mask.sum((0, 2)).astype(np.float64)
-    f = np.where(mask, forecast, 0.0)
+    f = np.where(mask, forecast, 0.0).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = f.sum((0, 2)) / n
         spread = np.sqrt(np.where(mask, (f - mean[:, None]) ** 2, 0.0).sum((0, 2)) / n)
+        spread = np.where(spread > metrics.FLAT * np.abs(mean), spread, 0.0)
         return metrics.nan_mean(np.where(training_sd > 0, spread / training_sd, np.nan))
 
 
@@ -168,18 +156,22 @@ class Ensemble:
 
     def add(self, samples: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> None:
         """Score the draws of some trials: `samples` (sample, trial, neuron, time), `truth` and `mask` (trial, neuron, time)."""
-        self.energy.append(energy_score(samples, truth, mask))
         frames = np.zeros(truth.shape)
-        n = int(mask.sum())
-        if n:
-            x, y = samples[:, mask], truth[mask]
+        energy = np.full(len(truth), np.nan)
+        for i in range(len(truth)):  # one trial at a time stays in the processor's cache
+            whole = mask[i].all()
+            x, y = (samples[:, i].reshape(len(samples), -1), truth[i].ravel()) if whole else (samples[:, i][:, mask[i]], truth[i][mask[i]])
+            if not y.size:
+                continue
             ordered = np.sort(x, 0)
-            frames[mask] = found = metrics.crps_of_frames(x, y, ordered)
-            self._crps += n * float(found.mean())
+            frames[i][mask[i]] = found = metrics.crps_of_frames(x, y, ordered)
+            energy[i] = _energy(x, y)
+            self._crps += float(found.sum())
             self._covered += [int(((y >= low) & (y <= high)).sum()) for low, high in (metrics.interval_of(ordered, level) for level in LEVELS)]
             self._pit += _pit(ordered, y)
-            self._n += n
+            self._n += y.size
         self.crps.append(frames)
+        self.energy.append(energy)
 
     def scores(self) -> dict[str, float]:
         """The scores of all trials that were added: crps, coverage_50, coverage_80, coverage_90, energy and pit; NaN where no frame counts."""
@@ -204,6 +196,21 @@ def _ensemble(samples, truth, mask):
     if samples.shape[1:] != truth.shape:
         raise QfError(f"samples: expected shape (sample, {', '.join(map(str, truth.shape))}), found {samples.shape}.")
     return samples, truth, np.ones(truth.shape, bool) if mask is None else np.broadcast_to(np.asarray(mask, bool), truth.shape)
+
+
+def _energy(samples, truth):
+    """The energy score of one trial: samples (sample, value), truth (value,)."""
+    if not truth.size:
+        return np.nan
+    x = samples.astype(np.float64) - truth
+    products = x @ x.T
+    squares = np.diagonal(products)
+    error, s = np.sqrt(squares).mean(), len(x)
+    if s > 1:
+        between = np.sqrt(np.clip(squares[:, None] + squares - 2 * products, 0, None))
+        np.fill_diagonal(between, 0.0)
+        error -= between.sum() / (2 * s * (s - 1))
+    return error / np.sqrt(truth.size)
 
 
 def _pit(samples, truth):

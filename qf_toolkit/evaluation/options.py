@@ -16,7 +16,7 @@ class EvaluateOptions(Options):
         most=100_000,
         noun="a whole number of draws",
         flag="samples",
-        help="draws of each forecast, for crps and coverage_90; 0: none",
+        help="draws of each forecast, for crps, coverage, energy and pit; 0: none",
     )
     naive: bool = option(True, "flag", help="fit and score the naive rows, too")
     ceiling: bool = option(False, "flag", help="add the best possible forecast (simulated data alone)")

@@ -199,6 +199,7 @@ def score(
     grouped = {name: of(f"group_{name}") for name in ("squared", "crps", "r")}
     by_group = joined(keys, group_frames, group_windows, **grouped)
     facts = {**_total(counted, units), **facts_of(rows, split, missing, built_in)}
+    facts |= {"draws": n_samples, "draw_seed": seed} if n_samples else {}
     facts |= {"residuals": [n for n in sampler.residuals if n not in missing], "notes": [*facts["notes"], *sampler.notes]}
     return Scored(
         rows, built_in, missing, of("scores"), zero_mse, units, of("squared", np.concatenate), of("r", np.concatenate), of("neurons", pd.concat),

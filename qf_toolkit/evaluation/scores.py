@@ -256,11 +256,12 @@ def crps_of_frames(samples, truth, ordered):
         In units of the signal.
     """
     s = len(samples)
-    error = np.abs(samples.astype(np.float64) - truth.astype(np.float64)).mean(0)
+    truth = truth.astype(np.float64)
+    error = sum(np.abs(x - truth) for x in samples) / s
     if s > 1:
         # sum_{i<j} |x_i - x_j| is a weighted sum of the sorted samples: no S x S array
         weight = 2 * np.arange(s) - s + 1
-        error = error - np.tensordot(weight, ordered.astype(np.float64), 1) / (s * (s - 1))
+        error = error - sum(w * x for w, x in zip(weight.astype(np.float64), ordered, strict=True)) / (s * (s - 1))
     return error
 
 

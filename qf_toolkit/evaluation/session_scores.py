@@ -13,6 +13,7 @@ from .measured import forecast_of, in_units_of, truth_of
 from .significance import animal_of, blocks_of
 
 MOST_SAMPLED = 20_000_000  # values held at once while sampling (80 MB)
+MOST_DRAWN = 2_000_000  # values of residuals drawn at once: few enough for the processor's cache
 COVERAGE = LEVELS[-1]  # of the intervals that figures show
 SHOWN_DRAWS = 64  # draws for the intervals of the observations that are kept
 THIRDS = ("low", "middle", "high")
@@ -222,12 +223,15 @@ class SessionScores:
         """
         part, k, found = self.part, self.truth.shape[-1], Ensemble()
         rate = float(part.source.header(self.key).attrs["rate_hz"])
-        step = max(1, MOST_SAMPLED // (n_samples * self.truth.shape[1] * part.window.frames(rate)[1]))
+        most = MOST_SAMPLED if residuals is None else MOST_DRAWN
+        step = max(1, most // (n_samples * self.truth.shape[1] * part.window.frames(rate)[1]))
+        scale = None if residuals is None else self._scale(row)
         for i, start in enumerate(range(0, len(part), step)):
             at = np.arange(start, min(start + step, len(part)))
             if residuals is not None:
-                errors = residuals.residuals(self.key, part.neurons_of(self.key), len(at), k, n_samples, seed + i)
-                samples = whole[at, :, :k] + errors * self._scale(row)
+                samples = residuals.residuals(self.key, part.neurons_of(self.key), len(at), k, n_samples, seed + i)
+                samples *= scale
+                samples += whole[at, :, :k]
             else:
                 samples = row.sample(part.subset(at), n_samples, seed + i)["samples"].transpose("sample", "trial", "neuron", "time").values[..., :k]
                 samples = in_units_of(part, row, samples)

@@ -57,7 +57,7 @@ def evaluate(
         explainable error (from the mean squared errors averaged over sessions). The Monte Carlo error of the simulator's forecast is subtracted from
         the mse and mse_ratio of this row, and so also from E.
     n_samples : int
-        Samples per forecast for crps and coverage_90; 0 for none.
+        Samples per forecast for crps, coverage, energy and pit; 0 for none.
     seed : int
         Seed of the samples, of the ceiling's Monte Carlo and of the bootstrap.
     ceiling_samples : int
@@ -75,15 +75,21 @@ def evaluate(
         - mae: in units of the signal
         - r: signed; silent windows are left out
         - E: only with `ceiling`
-        - crps: in units of the signal; for a deterministic forecast it is the mae
+        - crps: in units of the signal, by the fair ensemble estimator. A row that forecasts one number a frame is drawn from with residuals of the
+          validation part (see `WithResiduals`). Without draws (`n_samples` 0) its crps is its mae, and that of a probabilistic row is NaN
         - coverage_90: share of the frames inside the 90 % interval
         - jump: steps at the borders of patches over steps inside them, 1 without seams; a row without patches takes the patches of the first row that
           has some
         - paper_mse, paper_smape (of normalised signals), paper_corr (mean of abs r), paper_ssim (of the signal itself): the paper's family
+        - poco: POCO's score, 1 - mse over that of the last frame, held
+        - sd_ratio: standard deviation of the forecasts over that of the training responses (see `distribution_scores.sd_ratio`)
+        - coverage_50, coverage_80, energy (fair energy score over a trial's neurons and frames), pit (deviation of the PIT histogram from flat, 0 for
+          a calibrated forecast): of draws; see `distribution_scores`
 
         attrs: n_animals, n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent windows, left out of r), unusable
         (observations left out), active_fraction, truth_jump (the jump of the truth), data, simulated, models, seeds, split, not_applicable ({row: why
-        it could not be made}), naive (names of the built-in rows), notes (limits of single rows), marks (see `compare.marks`).
+        it could not be made}), naive (names of the built-in rows), residuals (names of the rows that were drawn from with residuals), notes (limits of
+        single rows), marks (see `compare.marks`).
 
     Raises
     ------
@@ -106,7 +112,7 @@ def evaluate(
         table.insert(4, "E", [metrics.explained_share(m, np.mean(scored.zero_mse), best) for m in table["mse"]])
     table.index.name = "forecaster"
     found = marks(compare(scored, split, seed=seed)) if scored.models and scored.naive else {}
-    table.attrs = {**scored.facts, **({"draws": n_samples, "draw_seed": seed} if n_samples else {}), "marks": found}
+    table.attrs = {**scored.facts, "marks": found}
     return table
 
 
@@ -282,11 +288,20 @@ def show(table):
         notes.append(f"[{LEVEL:.0%} interval], drawn over {_count(a['n_animals'], 'animal')}, their sessions and blocks of trials")
     if any(found.values()):
         notes.append(f"+ better than each of these, - worse than one: the {LEVEL:.0%} interval of the difference excludes 0")
+    if "crps" in text:
+        notes += _of_crps(a)
     if "truth_jump" in a:
         notes.append(f"jump: steps at borders of patches over those inside; what was measured has {a['truth_jump']:.3g}")
     notes += a.get("notes", [])
     notes += [f"not applicable: {name} ({why})" for name, why in a.get("not_applicable", {}).items()]
     return "\n".join([*head, "", *_folded(text), "", *notes])
+
+
+def _of_crps(a):
+    if "draws" not in a:
+        return ["crps without draws (--samples): that of a forecast of one number is its mae"]
+    drawn = f"crps, coverage, energy, pit: of {a['draws']} draws; crps and energy by the fair ensemble estimator"
+    return [drawn, "rows that forecast one number: drawn with their residuals on validation"] if a.get("residuals") else [drawn]
 
 
 def _count(n, word):

@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from .._version import __version__
 from ..errors import QfError
 from ..evaluation.options import EvaluateOptions
@@ -20,6 +22,7 @@ from .page_file import write_page
 from .recording_advice import advise
 from .recording_choice import Choice, choose_for
 from .recording_facts import facts_of_recording
+from .recording_neurons import neurons_of, reliability
 from .recording_results import Results, calibration, examples, in_words, results_of, who
 from .recording_skill import groups, horizon, horizon_in_words
 
@@ -41,12 +44,14 @@ class RecordingPage:
         Window, split and settings that were taken, and why.
     results : Results or None
         The scores behind the page; None if the recording permits no forecast.
+    neurons : pandas.DataFrame or None
+        SNR, explainable share and skill of each neuron (see `recording_neurons.neurons_of`); None if no window could be cut.
     path : Path or None
         Where it was saved last.
     """
 
-    def __init__(self, html: str, short: list[str], choice: Choice, results: Results | None) -> None:
-        self.html, self.short, self.choice, self.results = html, short, choice, results
+    def __init__(self, html: str, short: list[str], choice: Choice, results: Results | None, neurons: pd.DataFrame | None) -> None:
+        self.html, self.short, self.choice, self.results, self.neurons = html, short, choice, results, neurons
         self.path: Path | None = None
 
     def __repr__(self) -> str:
@@ -145,21 +150,25 @@ def report(
         facts = facts_of_recording(store, choice)
         advised = advise(facts, choice)
         results = results_of(choice, fitted, n_samples=how.n_samples, seed=how.seed, progress=progress) if choice.split is not None else None
+        neurons = neurons_of(choice, results) if choice.trials is not None else None
     notes = list(dict.fromkeys(" ".join(str(w.message).split()) for w in said if issubclass(w.category, UserWarning)))
     if results is None:
         found, middle = [f"There is no forecast on this page: {choice.missing}"], []
     else:
-        found = [*in_words(results), *horizon_in_words(results)]
+        found = [*in_words(results), *horizon_in_words(results, choice)]
         middle = [horizon(results, choice), who(results), groups(results, choice), calibration(results), examples(results, choice)]
     sections = [
         about.contents(facts, choice),
+        *([reliability(neurons, choice, results)] if neurons is not None else []),
         *middle,
         about.advice(advised),
         about.provenance(store.path, facts, choice, {"seed": how.seed, "samples of each forecast": how.n_samples}, notes),
     ]
     short = about.in_short(facts, choice, found, advised)
     title, simulated = store.path.resolve().name, SIMULATED if facts.simulated else ""
-    page = RecordingPage(_rendered(title=title, version=__version__, simulated=simulated, short=short, sections=sections), short, choice, results)
+    page = RecordingPage(
+        _rendered(title=title, version=__version__, simulated=simulated, short=short, sections=sections), short, choice, results, neurons
+    )
     if out is not None:
         page.save(out, overwrite)
     return page

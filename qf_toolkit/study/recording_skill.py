@@ -10,7 +10,6 @@ from .recording_results import PSTH, USUAL, Results
 
 MOST_DRAWN = 24  # groups in a picture; more stand in a folded table alone
 LEAST_FRAMES = 1
-LISTED = 5  # neurons at either end of the list
 GROUPINGS = {
     "trace_snr": ("Neurons by the quality of their trace", "thirds of a session's neurons by signal-to-noise ratio: the spread of the trace over the noise between neighbouring frames, in the training part"),
     "activity": ("Active and silent responses", "a response is active if its mean dF/F reaches the threshold of the window's settings; known only afterwards, so this says where errors lie, not when to trust a forecast"),
@@ -42,7 +41,7 @@ def horizon(results: Results, choice: Choice) -> Section:
         f"simpler one is '{USUAL}' (the neuron's usual level after an onset, whatever is shown). A forecast counts as informative up to the last step before "
         f"its {share(0.95)} interval first meets 0."
     ))  # fmt: skip
-    section.add(*[text(line) for line in horizon_in_words(results)])
+    section.add(*[text(line) for line in horizon_in_words(results, choice)])
     onset = "the beginning of the forecast" if choice.settings["windows"] == "sliding" else "the onset"
 
     def draw(skill):
@@ -72,12 +71,13 @@ def horizon(results: Results, choice: Choice) -> Section:
     return section
 
 
-def horizon_in_words(results: Results) -> list[str]:
+def horizon_in_words(results: Results, choice: Choice) -> list[str]:
     """How far ahead the models and the best naive row are informative, a sentence each.
 
     Parameters
     ----------
     results : Results
+    choice : Choice
 
     Returns
     -------
@@ -85,11 +85,12 @@ def horizon_in_words(results: Results) -> list[str]:
     """
     usual, psth = _reach(results.usual), _reach(results.psth) if results.tuned else None
     whole = results.groups[results.groups["grouping"] == "all"].set_index("forecaster")
+    ahead = "ahead" if choice.settings["windows"] == "sliding" else "after the onset"
     found = []
     for name in results.shown:
         over = whole.loc[name]
         words = (
-            f"'{name}' is informative {_told(usual, name)} after the onset: so far it surely beats the neuron's usual level. Over the whole response it takes "
+            f"'{name}' is informative {_told(usual, name)} {ahead}: so far it surely beats the neuron's usual level. Over the whole response it takes "
             f"{share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error away."
         )
         if psth is not None and name != PSTH:

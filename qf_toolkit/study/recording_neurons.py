@@ -29,9 +29,10 @@ def neurons_of(choice: Choice, results: Results | None) -> pd.DataFrame:
     """
     from ..evaluation.repeats import explainable
 
-    found = explainable(
-        choice.trials if choice.split is None else choice.split.keeping().test if choice.trials.window.signal == "zscore" else choice.trials
-    )
+    trials = choice.trials
+    if trials.window.signal == "zscore":
+        trials = trials.scaled_on(trials if choice.split is None else choice.split.train)
+    found = explainable(trials)
     for end in ("low", "high"):
         ratio = found[end] / (1 - found[end])
         found[f"snr_{end}"] = ratio.where(found[end] < 1, np.inf).where(found[end].notna())

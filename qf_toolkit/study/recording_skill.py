@@ -91,7 +91,7 @@ def horizon_in_words(results: Results, choice: Choice) -> list[str]:
         over = whole.loc[name]
         words = (
             f"'{name}' is informative {_told(usual, name)} {ahead}: so far it surely beats the neuron's usual level. Over the whole response it takes "
-            f"{share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error away."
+            f"{share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error away{'' if over['skill_from'] > 0 else ', which may be nothing'}."
         )
         if psth is not None and name != PSTH:
             words += f" Beyond the mean response to the condition it is informative {_told(psth, name)}."

@@ -178,7 +178,7 @@ def test_the_command_writes_the_page_and_says_it_in_short(store, tmp_path, capsy
     out = tmp_path / "page.html"
     assert main(["report", str(store.path), "--out", str(out), "--samples", "0", "--quiet"]) == 0
     told = capsys.readouterr().out
-    assert "6 neurons" in told and "best of the naive rows" in told and str(out) in told
+    assert "6 neurons" in told and "Hardest to beat of the naive rows" in told and str(out) in told
     assert main(["report", str(store.path), "--out", str(out), "--samples", "0", "--quiet"]) == 0  # its own page is replaced
 
 

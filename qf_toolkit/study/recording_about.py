@@ -49,12 +49,15 @@ def contents(facts: Facts, choice: Choice) -> Section:
         for s in facts.sessions
     ]  # fmt: skip
     section.add(table(head, rows, folded=f"All {len(rows)} sessions" if len(rows) > MOST_LISTED else ""))
-    if len(facts.conditions):
+    if len(facts.conditions) and not sliding:
         rows = [[key, *map(int, row)] for key, row in zip(facts.conditions.index, facts.conditions.to_numpy(), strict=True)]
         head = ["condition", "shown", "learnt from", "tested"]
         section.add(
             table(
-                head, rows, folded=f"All {len(rows)} conditions" if len(rows) > MOST_LISTED else "", caption="Trials of each condition on this page"
+                head,
+                rows,
+                folded=f"All {len(rows)} conditions" if len(rows) > MOST_LISTED else "",
+                caption="Trials of each condition, over all sessions of this page",
             )
         )
     if facts.flagged:
@@ -66,20 +69,25 @@ def _window(choice, facts):
     trials = choice.trials
     window, rate = trials.window, trials.rate_hz
     n_baseline, n_response, _ = window.frames(rate)
-    onset = "the beginning of the forecast" if choice.settings["windows"] == "sliding" else "the onset"
+    sliding = choice.settings["windows"] == "sliding"
+    onset, what = ("the moment of the forecast", "window") if sliding else ("the onset", "trial")
     unit = (
         f"dF/F, where F0 is the mean of the last {window.f0_s:.3g} s before {onset}"
         if window.signal == "dff"
         else "the z-score of each trace, by the training part"
     )
-    words = f"Forecast is {unit}: a forecaster sees {window.baseline_s:.3g} s ({n_baseline} frames) before {onset} and forecasts {window.response_s:.3g} s ({n_response} frames) from it on."
+    words = f"Forecast is {unit}: a forecaster sees the {window.baseline_s:.3g} s ({n_baseline} frames) before and forecasts {window.response_s:.3g} s ({n_response} frames) from it on."
     if choice.split is not None:
         split = choice.split
         words += (
-            f" Models and naive rows learn from {counted(len(split.train), 'trial')} and choose on {len(split.validation):,}; the {len(split.test):,} of the test part are "
-            f"forecast once, for this page ({split.rule}; {split.dropped:,} in between are left out, so that no part sees a frame of another)."
+            f" Models and naive rows learn from {counted(len(split.train), what)} and choose on {len(split.validation):,}; the {len(split.test):,} of the test part are "
+            f"forecast once, for this page ({_plainly(split.rule)}; {split.dropped:,} in between are left out, so that no part sees a frame of another)."
         )
     return words
+
+
+def _plainly(rule):
+    return rule.replace("by block (test block -1)", "the last block of each session")
 
 
 def _left_out(facts: Facts, choice: Choice):

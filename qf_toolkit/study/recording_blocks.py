@@ -1,4 +1,4 @@
-"""The parts of a page that a template puts into HTML: sections of sentences, tables and pictures. Names from recordings are escaped by the template."""
+"""The parts of a page that a template puts into HTML: sections of sentences, tables and pictures. The template escapes names from recordings."""
 
 import base64
 import io
@@ -171,6 +171,17 @@ def interval(low: Any, high: Any, form: Callable[[Any], str] = number) -> str:
     ('[10 %, 25 %]', '')
     """
     return "" if pd.isna(low) or pd.isna(high) else f"[{form(low)}, {form(high)}]"
+
+
+def decimals(value: Any, digits: int = 2) -> str:
+    """A number with two decimals, or as many as asked for; a dash for NaN and None.
+
+    Examples
+    --------
+    >>> decimals(-0.001), decimals(1.005, 1), decimals(None)
+    ('0.00', '1.0', '-')
+    """
+    return "-" if value is None or pd.isna(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
 def counted(n: int, word: str) -> str:

@@ -1,10 +1,12 @@
 """The section of a recording's page on single neurons: how much of their response repeats, and how well each is forecast."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from .recording_blocks import Section, counted, heading, interval, missing, note, number, picture, share, table, text
+from .recording_blocks import Section, counted, decimals, heading, interval, missing, note, number, picture, share, table, text
 from .recording_choice import Choice
 from .recording_results import USUAL, Results
 
@@ -24,8 +26,8 @@ def neurons_of(choice: Choice, results: Results | None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As `evaluation.repeats.explainable` returns it for all trials of the page, with snr_low and snr_high, the ends of the interval of the explainable
-        share as signal-to-noise ratios, and where there are results skill (of the best naive row over the training mean, on the test part) and r.
+        As `evaluation.repeats.explainable` returns it for all trials of the page; snr_low and snr_high, the ends of the interval of the explainable
+        share as signal-to-noise ratios; and where there are results skill (of the best naive row over the training mean, on the test part) and r.
     """
     from ..evaluation.repeats import explainable
 
@@ -33,6 +35,9 @@ def neurons_of(choice: Choice, results: Results | None) -> pd.DataFrame:
     if trials.window.signal == "zscore":
         trials = trials.scaled_on(trials if choice.split is None else choice.split.train)
     found = explainable(trials)
+    if choice.settings["windows"] == "sliding":  # all windows share one condition, which nothing repeats
+        found[["explainable", "low", "high", "snr"]] = np.nan
+        found["reason"] = "windows slide over the recording, and nothing is shown again"
     for end in ("low", "high"):
         ratio = found[end] / (1 - found[end])
         found[f"snr_{end}"] = ratio.where(found[end] < 1, np.inf).where(found[end].notna())
@@ -94,7 +99,10 @@ def _in_words(known):
     with_interval = int(known["low"].notna().sum())
     words = f"In the median neuron {share(max(share_.median(), 0.0))} of the variance comes back (SNR {number(max(known['snr'].median(), 0.0), 2)})"
     if with_interval:
-        return f"{words}; of {counted(with_interval, 'neuron')} the interval of {sure} lies above 0: these surely respond to what is shown."
+        return (
+            f"{words}; of {counted(with_interval, 'neuron')} the interval of {sure} lies above 0: these "
+            f"respond to what is shown, or to its onset (by chance alone it would be about {math.ceil(0.025 * with_interval)})."
+        )
     return f"{words}; there are too few repeats for an interval."
 
 
@@ -170,12 +178,12 @@ def _tables(found, results):
         cells = [
             neuron,
             session,
-            _two(of["explainable"]),
-            interval(of["low"], of["high"], _two),
-            _two(of["snr"]),
-            interval(of["snr_low"], of["snr_high"], _two),
+            decimals(of["explainable"]),
+            interval(of["low"], of["high"], decimals),
+            decimals(of["snr"]),
+            interval(of["snr_low"], of["snr_high"], decimals),
         ]
-        return [*cells, *([_two(of["skill"]), _two(of["r"])] if results is not None else [])]
+        return [*cells, *([decimals(of["skill"]), decimals(of["r"])] if results is not None else [])]
 
     ordered = found.sort_values(by, ascending=False, na_position="last") if by else found
     if by and len(ordered) > 2 * LISTED:
@@ -188,7 +196,3 @@ def _tables(found, results):
     )
     if len(ordered) > MOST_ROWS:
         yield note(f"The table holds the first {MOST_ROWS:,} of {len(ordered):,} neurons; page.neurons in Python has all.")
-
-
-def _two(value):
-    return "-" if pd.isna(value) else f"{value:.2f}"

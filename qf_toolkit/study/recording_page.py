@@ -96,8 +96,8 @@ def report(
 ) -> RecordingPage:
     """Make the page of a recording: what is in it, and how far ahead, by whom and how surely it can be forecast.
 
-    The window is the usual one, or the longest that the trials hold; recordings without trials get sliding windows. Tested is the last block, or without
-    blocks the last third of each session. The page says what was taken. The test part is forecast once.
+    The window is the usual one, or the longest that the trials hold; recordings without trials get sliding windows. Tested is the last block, or
+    without blocks the last third of each session. The page says what was taken. The test part is forecast once.
 
     Parameters
     ----------
@@ -155,8 +155,8 @@ def report(
     if results is None:
         found, middle = [f"There is no forecast on this page: {choice.missing}"], []
     else:
-        found = [*in_words(results), *horizon_in_words(results, choice)]
-        middle = [horizon(results, choice), who(results), groups(results, choice), calibration(results), examples(results, choice)]
+        found = [*in_words(results, choice), *horizon_in_words(results, choice)]
+        middle = [horizon(results, choice), who(results, choice), groups(results, choice), calibration(results), examples(results, choice)]
     sections = [
         about.contents(facts, choice),
         *([reliability(neurons, choice, results)] if neurons is not None else []),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import QfError
-from ..estimators.naive import StimulusMean, TrainingMean
+from ..estimators.naive import ContextMean, StimulusMean, TrainingMean
 from ..recordings.trials import Trials
 from .recording_blocks import Section, interval, missing, note, picture, picture_of, share, table, text
 from .recording_choice import Choice
@@ -61,7 +61,7 @@ class Results:
 
     @property
     def tuned(self) -> bool:
-        """Whether the mean response to the condition forecasts better than the neuron's usual level. Else what beats it need not come from the context."""
+        """Whether the PSTH forecasts better than the neuron's usual level. If not, what beats the PSTH need not come from the context."""
         return self.psth is not None and bool(self.table.loc[PSTH, "mse_ratio"] < self.table.loc[USUAL, "mse_ratio"])
 
     @property
@@ -100,8 +100,8 @@ def results_of(choice: Choice, models: Sequence[Any], *, n_samples: int, seed: i
     scored = score(list(models), split, n_samples=n_samples, seed=seed, keep=keep, labels=_labels, progress=progress)
     with_conditions = len(split.test.conditions) > 1 and PSTH not in scored.missing
     return Results(
-        scored, evaluate(scored, split, n_samples=n_samples, seed=seed), compare(scored, split, seed=seed), skill_by_horizon(scored, USUAL, seed=seed),
-        skill_by_horizon(scored, PSTH, seed=seed) if with_conditions else None, by_group(scored, USUAL, seed=seed), best_naive(scored), chosen,
+        scored, evaluate(scored, split, n_samples=n_samples, seed=seed), compare(scored, split, seed=seed),
+        skill_by_horizon(scored, USUAL, seed=seed), skill_by_horizon(scored, PSTH, seed=seed) if with_conditions else None, by_group(scored, USUAL, seed=seed), best_naive(scored), chosen,
     )  # fmt: skip
 
 
@@ -112,28 +112,31 @@ def _labels(part: Trials) -> dict[str, np.ndarray]:
     return {"all": every, "condition": part.table["condition"].to_numpy(str), "session": np.full(len(part), part.sessions[0]), **states}
 
 
-def meaning(name: str) -> str:
+def meaning(name: str, choice: Choice) -> str:
     """What a naive row is, in plain words; "a fitted model" for any other."""
-    return PLAIN.get(name, "a fitted model")
+    words = PLAIN.get(name, "a fitted model")
+    return words.replace(" and the condition", "") if choice.settings["windows"] == "sliding" else words
 
 
-def in_words(results: Results) -> list[str]:
+def in_words(results: Results, choice: Choice) -> list[str]:
     """The results in a few sentences.
 
     Parameters
     ----------
     results : Results
+    choice : Choice
 
     Returns
     -------
     list of str
     """
-    best, table_ = results.best_naive, results.table
-    return [
-        f"Hardest to beat of the naive rows is '{best}', {meaning(best)}: its squared error is {share(table_.loc[best, 'mse_ratio'])} of that of holding "
-        "the neuron's recent level.",
-        *(_against_naive(results, name) for name in results.scored.models),
-    ]  # fmt: skip
+    best = results.best_naive
+    first = f"Hardest to beat of the naive rows is '{best}', {meaning(best, choice)}"
+    if best == ContextMean.name:
+        first += ": no other simple rule forecasts better."
+    else:
+        first += f": its squared error is {share(results.table.loc[best, 'mse_ratio'])} of that of holding the neuron's recent level."
+    return [first, *(_against_naive(results, name) for name in results.scored.models)]
 
 
 def _against_naive(results, name):
@@ -147,12 +150,13 @@ def _against_naive(results, name):
     return f"{name} is {word} '{best}': {how} {ends}."
 
 
-def who(results: Results) -> Section:
+def who(results: Results, choice: Choice) -> Section:
     """The section that compares the rows.
 
     Parameters
     ----------
     results : Results
+    choice : Choice
 
     Returns
     -------
@@ -166,7 +170,7 @@ def who(results: Results) -> Section:
     ))  # fmt: skip
     order = results.table.sort_values("mse_ratio").index
     head = ["forecaster", "what it is", "MSE", "MSE, ratio to recent level", "r"]
-    rows = [[name, meaning(name), *map(float, results.table.loc[name, ["mse", "mse_ratio", "r"]])] for name in order]
+    rows = [[name, meaning(name, choice), *map(float, results.table.loc[name, ["mse", "mse_ratio", "r"]])] for name in order]
     section.add(table(head, rows, models=results.scored.models, caption="The best first; models in bold"))
     section.add(*[missing(f"{name} is missing: {why}") for name, why in results.scored.missing.items()])
     return section.add(*[text(_against_naive(results, name)) for name in results.scored.models])

@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 
 from ..recordings.conditions import category_of
-from .recording_blocks import Section, heading, interval, missing, natural, note, picture, share, table, text
+from .recording_blocks import Section, decimals, heading, interval, missing, natural, note, picture, share, table, text
 from .recording_choice import Choice
 from .recording_results import PSTH, USUAL, Results
 
-MOST_DRAWN = 24  # groups in a picture; more stand in a folded table alone
-LEAST_FRAMES = 1
+MOST_DRAWN = 24  # groups in a picture; of more those at either end
 GROUPINGS = {
     "trace_snr": ("Neurons by the quality of their trace", "thirds of a session's neurons by signal-to-noise ratio: the spread of the trace over the noise between neighbouring frames, in the training part"),
     "activity": ("Active and silent responses", "a response is active if its mean dF/F reaches the threshold of the window's settings; known only afterwards, so this says where errors lie, not when to trust a forecast"),
@@ -125,13 +124,9 @@ def _table_of_reach(results):
         if name == USUAL:
             continue
         one = usual[usual["forecaster"] == name].set_index("time_s")
-        cells = [f"{_two(one.loc[t, 'skill'])} {interval(one.loc[t, 'skill_from'], one.loc[t, 'skill_to'], _two)}" for t in at]
+        cells = [f"{decimals(one.loc[t, 'skill'])} {interval(one.loc[t, 'skill_from'], one.loc[t, 'skill_to'], decimals)}" for t in at]
         rows.append([name, _told(reach, name), *([_told(beyond, name) if name != PSTH else "-"] if beyond is not None else []), *cells])
     return table(head, rows, models=results.scored.models, caption=f"Skill over '{USUAL}', with 95 % intervals")
-
-
-def _two(value):
-    return "-" if pd.isna(value) else f"{value:.2f}"
 
 
 def _indexed(skill, key, without=None):
@@ -153,44 +148,44 @@ def groups(results: Results, choice: Choice) -> Section:
     -------
     Section
     """
-    from ..plots.horizon import plot_skill_by_group
-
     section = Section("groups", "Which neurons, conditions and states can be forecast")
     section.add(text(f"Skill over '{USUAL}' again, over the whole response, for the models and the best naive row, in groups of neurons and trials."))
     found = results.groups[results.groups["forecaster"].isin(results.shown)]
     for grouping in dict.fromkeys(g for g in found["grouping"] if g != "all"):
-        one = found[(found["grouping"] == grouping) & (found["frames"] >= LEAST_FRAMES)].dropna(subset="skill")
-        if grouping not in ORDERED:
-            one = one.sort_values("group", key=lambda column: column.map(natural), kind="stable")
-        names = list(dict.fromkeys(one["group"]))
-        title, words = GROUPINGS.get(grouping) or (
-            grouping.removeprefix(STATE),
-            f"the animal's state before the onset, by {grouping.removeprefix(STATE)}",
-        )
-        if len(names) < 2:
-            if grouping in ("activity", "trace_snr"):
-                section.add(heading(title), missing(f"Only one group has responses to score: {', '.join(names) or 'none'}."))
-            continue
-        section.add(heading(f"Behaviour: {title}" if grouping.startswith(STATE) else title))
-        if len(names) <= MOST_DRAWN:
-            drawn = _indexed(one.assign(group=_short(one["group"]) if grouping == "condition" else one["group"]), "group")
-            drawn.attrs = results.groups.attrs
-            height = 0.75 + 0.24 * len(names) + (0.3 if len(results.shown) > 1 else 0)
-            section.add(
-                picture(
-                    lambda ax, drawn=drawn: plot_skill_by_group(drawn, ax=ax),
-                    size=(6.2, height),
-                    alt=f"Skill by group: {title}",
-                    caption=_sentence(words),
-                )
-            )
-        else:
-            section.add(note(_sentence(words)))
-        rows = [[r.group, r.forecaster, int(r.frames), _two(r.skill), interval(r.skill_from, r.skill_to, _two)] for r in one.itertuples()]
-        section.add(table(["group", "forecaster", "frames", "skill", "95 % interval"], rows, folded=f"The numbers: {title}"))
+        section.add(*_grouping(found[(found["grouping"] == grouping) & (found["frames"] > 0)].dropna(subset="skill"), grouping, results))
     if not choice.trials.source.index.empty and not any(g.startswith(STATE) for g in found["grouping"]):
         section.add(missing("Forecasts are not told apart by behaviour: the recording has none, or one state holds too few trials."))
     return section
+
+
+def _grouping(one, grouping, results):
+    """The blocks of one grouping: its picture, and its numbers folded."""
+    from ..plots.horizon import plot_skill_by_group
+
+    by_state = grouping.removeprefix(STATE)
+    title, words = GROUPINGS.get(grouping) or (f"Behaviour: {by_state}", f"the animal's state before the onset, by {by_state}")
+    if grouping not in ORDERED:
+        one = one.sort_values("group", key=lambda column: column.map(natural), kind="stable")
+    names = list(dict.fromkeys(one["group"]))
+    if len(names) < 2:
+        if grouping in ORDERED:
+            yield heading(title)
+            yield missing(f"Only one group has responses to score: {', '.join(names) or 'none'}.")
+        return
+    drawn = one.assign(group=_short(one["group"])) if grouping == "condition" else one
+    if len(names) > MOST_DRAWN:
+        half = MOST_DRAWN // 2
+        ranked = drawn[drawn["forecaster"] == results.shown[0]].sort_values("skill", ascending=False)["group"].tolist()
+        ends = [*ranked[:half], *ranked[-half:]]
+        drawn = drawn[drawn["group"].isin(ends)].sort_values("group", key=lambda column: column.map(ends.index), kind="stable")
+        words += f": of {len(names)}, the {half} that '{results.shown[0]}' forecasts best and the {half} that it forecasts worst"
+    table_ = _indexed(drawn, "group")
+    table_.attrs = results.groups.attrs
+    height = 0.75 + 0.24 * drawn["group"].nunique() + (0.3 if len(results.shown) > 1 else 0)
+    yield heading(title)
+    yield picture(lambda ax: plot_skill_by_group(table_, ax=ax), size=(6.2, height), alt=f"Skill by group: {title}", caption=_sentence(words))
+    rows = [[r.group, r.forecaster, int(r.frames), decimals(r.skill), interval(r.skill_from, r.skill_to, decimals)] for r in one.itertuples()]
+    yield table(["group", "forecaster", "frames", "skill", "95 % interval"], rows, folded=f"The numbers: {title}")
 
 
 def _short(conditions):

@@ -250,12 +250,25 @@ class _Means(Naive, Forecaster):
     learnt: ClassVar[dict] = {"neurons": schema.KEYS, "levels": schema.record(dict.fromkeys(("condition", "category", "neuron"), schema.KEYS))}
 
     def _learn(self, split):
-        trials = split.fitting
+        self._index(split.fitting)
+        sums, counts = self._sums(split.fitting)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {level: sums[level] / counts[level][..., None] for level in sums}
+        # a neuron without a whole observation gets 0, the baseline itself
+        means["neuron"] = np.nan_to_num(means["neuron"])
+        means["category"] = np.where(np.isnan(means["category"]), means["neuron"], means["category"])
+        self.means = {level: m.astype(np.float32) for level, m in means.items()}
+
+    def _index(self, trials):
+        """Number the neurons and the keys of each level."""
         self.neurons = {n: i for i, n in enumerate(trials.neurons)}
         levels = {"condition": trials.conditions, "category": sorted({category_of(c) for c in trials.conditions}), "neuron": [""]}
         self.levels = {level: {k: i for i, k in enumerate(keys)} for level, keys in levels.items()}
-        sums = {level: np.zeros((len(keys), len(self.neurons), self.n_response)) for level, keys in levels.items()}
-        counts = {level: np.zeros((len(keys), len(self.neurons))) for level, keys in levels.items()}
+
+    def _sums(self, trials):
+        """Sums of the whole responses, (key, neuron, time), and their numbers, (key, neuron), for each level."""
+        sums = {level: np.zeros((len(keys), len(self.neurons), self.n_response)) for level, keys in self.levels.items()}
+        counts = {level: np.zeros((len(keys), len(self.neurons))) for level, keys in self.levels.items()}
         for neurons, conditions, _, response, whole in self._observations(trials):
             columns = np.array([self.neurons[n] for n in neurons])
             total = np.where(whole[..., None], response, 0.0)
@@ -264,12 +277,7 @@ class _Means(Naive, Forecaster):
                 for row in np.unique(rows):
                     sums[level][row, columns] += total[rows == row].sum(0)
                     counts[level][row, columns] += whole[rows == row].sum(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = {level: sums[level] / counts[level][..., None] for level in levels}
-        # a neuron without a whole observation gets 0, the baseline itself
-        means["neuron"] = np.nan_to_num(means["neuron"])
-        means["category"] = np.where(np.isnan(means["category"]), means["neuron"], means["category"])
-        self.means = {level: m.astype(np.float32) for level, m in means.items()}
+        return sums, counts
 
     def facts(self):
         return {"neurons": list(self.neurons), "levels": {level: list(keys) for level, keys in self.levels.items()}}
@@ -327,9 +335,12 @@ class StimulusMean(_Means):
     name = "stimulus mean (PSTH)"
 
     def predict_arrays(self, asked):
-        columns = self._columns(asked.neurons)
-        out = np.empty((len(asked.conditions), len(asked.neurons), self.n_response), np.float32)
-        for i, condition in enumerate(asked.conditions):
+        return self._means_of(asked.conditions, self._columns(asked.neurons))
+
+    def _means_of(self, conditions, columns):
+        """The mean response to each condition of the neurons in some columns, float32 (condition, neuron, time)."""
+        out = np.empty((len(conditions), len(columns), self.n_response), np.float32)
+        for i, condition in enumerate(conditions):
             for level in ("condition", "category", "neuron"):
                 row = self.levels[level].get(_at(level, condition))
                 if row is not None:

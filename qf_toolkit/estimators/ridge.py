@@ -105,9 +105,13 @@ class RidgeOwn(_Ridge):
             self.errors = self.errors if found and _tells(self.errors, sum(m for _, m in found)) else None
             self.notes.append("validation holds too little to choose a penalty by; it was chosen in cross-validation inside the training part.")
         self.penalty = _best(self.errors)
-        for subject in subjects:
+        self._solve(split)
+
+    def _solve(self, split, both=True):
+        """Solve for the weights and intercepts, from train and validation together or from train alone."""
+        for subject in sorted(split.fitting.table["subject"].unique()):
             at, train, validation = self._of_subject(split, subject)
-            x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train})
+            x, y, xx, xy = _centred({k: train[k] + validation[k] for k in train} if both else train)
             self.weights[at] = np.linalg.solve(xx + self.penalty * np.eye(xx.shape[-1]), xy)
             self.intercept[at] = y - (x[:, None] @ self.weights[at])[:, 0]
 
@@ -189,11 +193,14 @@ class RidgeOwn(_Ridge):
 
     def predict_arrays(self, asked):
         check_keys("neuron", asked.neurons, self.neurons, HINT)
-        at = np.array([self.neurons[n] for n in asked.neurons])
+        return self._forecast(asked.context, asked.neurons, asked.conditions).astype(np.float32)
+
+    def _forecast(self, context, neurons, conditions):
+        at = np.array([self.neurons[n] for n in neurons])
         weights = self.weights[at] * self.scale[at][..., None]
-        own = np.matmul(asked.context.transpose(1, 0, 2).astype(np.float64), weights[:, : self.n_context]).transpose(1, 0, 2)
-        driven = np.einsum("bc,nct->bnt", self._one_hot(asked.conditions), weights[:, self.n_context :])
-        return (own + driven + self.intercept[at]).astype(np.float32)
+        own = np.matmul(context.transpose(1, 0, 2).astype(np.float64), weights[:, : self.n_context]).transpose(1, 0, 2)
+        driven = np.einsum("bc,nct->bnt", self._one_hot(conditions), weights[:, self.n_context :])
+        return own + driven + self.intercept[at]
 
     def facts(self):
         return {**self._coded(), "neurons": list(self.neurons), "penalty": self.penalty}

@@ -1,14 +1,18 @@
 """The naive rows that every table holds."""
 
+from .autoregression import Autoregression
 from .frequency import FrequencyClassifier
 from .naive import ContextMean, CopyLast, StimulusMean, TrainingMean
 from .over_f0 import FrequencyOverF0, LevelOverF0
 from .ridge import RidgeOwn, RidgePopulation
+from .smoothed_ridge import SmoothedRidge
+from .stimulus_context import StimulusContext
 
 
 def naive_forecasters():
-    """The six naive rows of forecasts, not yet fitted."""
-    return [CopyLast(), ContextMean(), TrainingMean(), StimulusMean(), RidgeOwn(), RidgePopulation()]
+    """The nine naive rows of forecasts, not yet fitted."""
+    means = [CopyLast(), ContextMean(), TrainingMean(), StimulusMean()]
+    return [*means, RidgeOwn(), RidgePopulation(), Autoregression(), StimulusContext(), SmoothedRidge()]
 
 
 def naive_classifiers(shrinkage=2.0):

@@ -65,8 +65,8 @@ def plot_pit(histograms: Mapping[str, Sequence[float]], *, ax: Any = None) -> An
     Returns
     -------
     matplotlib.axes.Axes
-        A flat line is a calibrated forecast. A valley is one that is too sure of itself, a hill one that is too unsure, a slope one that is too low or
-        too high.
+        A flat line is a calibrated forecast. A valley is one that is too sure of itself, a hill one that is too unsure, a slope one that is too
+        low or too high.
 
     Raises
     ------

@@ -32,9 +32,9 @@ def contents(facts: Facts, choice: Choice) -> Section:
     attrs = facts.attrs
     section.add(text(
         f"{counted(facts.n_sessions, 'session')} of {counted(facts.n_subjects, 'subject')}, {counted(facts.count('used_neurons'), 'neuron')}, "
-        f"{counted(facts.count('used_trials'), what)}, {number(facts.count('minutes'))} minutes at {_rates(facts)} Hz. "
-        f"Indicator: {_listed(attrs['indicator'])}; area: {_listed(attrs['area'])}. The store holds {_signals(attrs['signal'])}. "
-        f"Behaviour: {_listed(attrs['behaviour']) if attrs['behaviour'] else 'none'}."
+        f"{counted(facts.count('used_trials'), what)}, {number(facts.count('minutes'))} minutes at {_rates(facts)} Hz. Indicator: "
+        f"{_listed(attrs['indicator'])}; area: {_listed(attrs['area'])}. The store holds {_signals(attrs['signal'])}. Behaviour: "
+        f"{_listed(attrs['behaviour']) if attrs['behaviour'] else 'none'}."
     ))  # fmt: skip
     if choice.trials is not None:
         section.add(text(_window(choice, facts)))
@@ -42,9 +42,9 @@ def contents(facts: Facts, choice: Choice) -> Section:
     head = ["session", "neurons", "flagged", "minutes", "Hz", f"{what}s used", "trials", "conditions", "shown", "blocks", "behaviour"]
     rows = [
         [
-            s["key"], f"{s['used_neurons']} of {s['neurons']}", "; ".join(f"{n} ({why})" for why, n in s["flagged"].items()) or "none", s["minutes"], s["rate_hz"],
-            s["used_trials"] if s["used"] else "not on this page", s["trials"], s["conditions"], f"{s['repeats']} times" if s["repeats"] else "-", s["blocks"],
-            ", ".join(s["behaviour"]) or "none",
+            s["key"], f"{s['used_neurons']} of {s['neurons']}", "; ".join(f"{n} ({why})" for why, n in s["flagged"].items()) or "none",
+            s["minutes"], s["rate_hz"], s["used_trials"] if s["used"] else "not on this page", s["trials"], s["conditions"],
+            f"{s['repeats']} times" if s["repeats"] else "-", s["blocks"], ", ".join(s["behaviour"]) or "none",
         ]
         for s in facts.sessions
     ]  # fmt: skip
@@ -76,12 +76,16 @@ def _window(choice, facts):
         if window.signal == "dff"
         else "the z-score of each trace, by the training part"
     )
-    words = f"Forecast is {unit}: a forecaster sees the {window.baseline_s:.3g} s ({n_baseline} frames) before and forecasts {window.response_s:.3g} s ({n_response} frames) from it on."
+    words = (
+        f"Forecast is {unit}: a forecaster sees the {window.baseline_s:.3g} s ({n_baseline} frames) before and forecasts {window.response_s:.3g} s "
+        f"({n_response} frames) from it on."
+    )
     if choice.split is not None:
         split = choice.split
         words += (
-            f" Models and naive rows learn from {counted(len(split.train), what)} and choose on {len(split.validation):,}; the {len(split.test):,} of the test part are "
-            f"forecast once, for this page ({_plainly(split.rule)}; {split.dropped:,} in between are left out, so that no part sees a frame of another)."
+            f" Models and naive rows learn from {counted(len(split.train), what)} and choose on {len(split.validation):,}; the {len(split.test):,} "
+            f"of the test part are forecast once, for this page ({_plainly(split.rule)}; {split.dropped:,} in between are left out, so that no "
+            "part sees a frame of another)."
         )
     return words
 

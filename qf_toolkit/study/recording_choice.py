@@ -120,8 +120,8 @@ def _one_rate(store, given, notes):
         return given
     others = sorted({f"{rates[k]:.4g}" for k in keys if k not in kept})
     notes.append(
-        f"The page is of the {_counted(len(kept), 'session')} at {best:.4g} Hz; {_counted(len(keys) - len(kept), 'session')} at {', '.join(others)} Hz "
-        "left for another page (--session), since one forecaster can't mix frame rates."
+        f"The page is of the {_counted(len(kept), 'session')} at {best:.4g} Hz; {_counted(len(keys) - len(kept), 'session')} at "
+        f"{', '.join(others)} Hz left for another page (--session), since one forecaster can't mix frame rates."
     )
     return {**given, "session": tuple(kept)}
 
@@ -150,8 +150,8 @@ def _around_onsets(store, given, notes):
         frames = int(np.quantile(room, 1 - WHOLE, method="lower")) or int(np.median(room)) or 1
         found[name] = round(frames / rate, 6)
         notes.append(
-            f"The window {word} the onset is {found[name]:.3g} s ({frames} frame{'s' * (frames != 1)}) instead of the usual {USUAL[name]:g} s: the recording holds no "
-            f"more around most trials (--{name.removesuffix('_s')} takes another)."
+            f"The window {word} the onset is {found[name]:.3g} s ({frames} frame{'s' * (frames != 1)}) instead of the usual {USUAL[name]:g} s: the "
+            f"recording holds no more around most trials (--{name.removesuffix('_s')} takes another)."
         )
     if found.get("baseline_s", np.inf) < (given.get("f0_s") or 0):
         found["f0_s"] = found["baseline_s"]
@@ -193,7 +193,8 @@ def _sliding(store, given, notes):
     length = round(longest, 6)
     response = given.get("response_s", round(0.4 * length, 6))
     notes.append(
-        f"The sliding windows are {length:.3g} s long instead of the usual {usual:g} s, the length of the longest uninterrupted stretch (--length takes another)."
+        f"The sliding windows are {length:.3g} s long instead of the usual {usual:g} s, the length of the longest uninterrupted stretch (--length "
+        "takes another)."
     )
     return {"length_s": length, "response_s": response}
 

@@ -88,9 +88,10 @@ def facts_of_recording(store: Store, choice: Choice) -> Facts:
         rows = taken.table_of(key) if taken is not None and used else mine
         sessions.append({
             "key": key, "subject": str(info["subject"]), "neurons": int(info["neurons"]), "used_neurons": kept,
-            "flagged": {FLAGS.get(why, why): n for why, n in info["flagged"].items()}, "minutes": float(info["minutes"]), "rate_hz": float(info["rate_hz"]),
+            "flagged": {FLAGS.get(why, why): n for why, n in info["flagged"].items()},
+            "minutes": float(info["minutes"]), "rate_hz": float(info["rate_hz"]),
             "signal": str(info["signal"]), "trials": int(info["trials"]), "used_trials": len(rows) if used else 0,
-            "windows": sliding and used, "conditions": len(shown), "repeats": _range(shown), "blocks": int(mine["block"].nunique()) if len(mine) else 0,
+            "conditions": len(shown), "repeats": _range(shown), "blocks": int(mine["block"].nunique()) if len(mine) else 0,
             "behaviour": behaviour_of(ds), "indicator": str(info.get("indicator", "unknown")), "area": str(info.get("area", "unknown")),
             "source": str(info.get("source", "")), "provenance": str(info.get("provenance", "")), "used": used,
         })  # fmt: skip

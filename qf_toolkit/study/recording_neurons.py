@@ -71,9 +71,9 @@ def reliability(found: pd.DataFrame, choice: Choice, results: Results | None) ->
     else:
         section.add(
             text(
-                "When a condition is shown again, a part of a neuron's response comes back and the rest differs. The explainable share is the part of the variance "
-                "that comes back; SNR is that part over the rest. It bounds what knowing the stimulus can forecast. A forecast that also reads the "
-                "activity before the onset may pass it."
+                "When a condition is shown again, a part of a neuron's response comes back and the rest differs. The explainable share is the "
+                "part of the variance that comes back; SNR is that part over the rest. It bounds what knowing the stimulus can forecast. A "
+                "forecast that also reads the activity before the onset may pass it."
             ),
             text(_in_words(known)),
         )
@@ -84,8 +84,8 @@ def reliability(found: pd.DataFrame, choice: Choice, results: Results | None) ->
                 lambda ax: plot_sorted_intervals(shown, "explainable", label="explainable share", ax=ax),
                 size=(7.2, 2.8),
                 alt="Explainable share of each neuron",
-                caption=f"Explainable share of each neuron with its 95 % interval, from {number(float(known['n_repeats'].mean()))} repeats of a condition on average. "
-                "Noise makes some estimates fall below 0.",
+                caption=f"Explainable share of each neuron with its 95 % interval, from {number(float(known['n_repeats'].mean()))} repeats of a "
+                "condition on average. Noise makes some estimates fall below 0.",
             )
         )
         section.add(*_shares_forecast(choice, results))
@@ -100,8 +100,8 @@ def _in_words(known):
     words = f"In the median neuron {share(max(share_.median(), 0.0))} of the variance comes back (SNR {number(max(known['snr'].median(), 0.0), 2)})"
     if with_interval:
         return (
-            f"{words}; of {counted(with_interval, 'neuron')} the interval of {sure} lies above 0: these "
-            f"respond to what is shown, or to its onset (by chance alone it would be about {math.ceil(0.025 * with_interval)})."
+            f"{words}; of {counted(with_interval, 'neuron')} the interval of {sure} lies above 0: these respond to what is shown, or to its onset "
+            f"(by chance alone it would be about {math.ceil(0.025 * with_interval)})."
         )
     return f"{words}; there are too few repeats for an interval."
 
@@ -119,8 +119,9 @@ def _shares_forecast(choice, results):
             yield missing(f"How much of what repeats '{name}' forecasts (FEVE) is missing: {row['reason']}.")
         else:
             yield text(
-                f"'{name}' forecasts {share(row['feve'])} of what repeats (FEVE, the mean over the {counted(int(row['n_neurons']), 'neuron')} with an explainable share of "
-                f"at least {share(found.attrs['threshold'])} in the test part; {int(row['left_out'])} left out). Above 100 % it also forecasts what does not repeat."
+                f"'{name}' forecasts {share(row['feve'])} of what repeats (FEVE, the mean over the {counted(int(row['n_neurons']), 'neuron')} with "
+                f"an explainable share of at least {share(found.attrs['threshold'])} in the test part; {int(row['left_out'])} left out). Above 100 "
+                "% it also forecasts what does not repeat."
             )
 
 

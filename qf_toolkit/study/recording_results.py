@@ -22,6 +22,9 @@ PLAIN = {
     PSTH: "the neuron's usual response to this condition",
     "ridge, own trace": "a linear guess from the neuron's own recent frames and the condition",
     "ridge, population": "a linear guess from the recent frames of all neurons and the condition",
+    "ridge, own trace, smoothed": "the linear guess from the neuron's own recent frames and the condition, smoothed over time",
+    "autoregression": "a step-by-step guess from the neuron's own last frames, whatever is shown",
+    "stimulus mean + own context": "the neuron's usual response to this condition, shifted by its own recent activity",
 }
 SHOWN = 4  # observations drawn beside the truth
 CALIBRATED = 0.03  # a coverage this near to what was promised is called right
@@ -101,7 +104,8 @@ def results_of(choice: Choice, models: Sequence[Any], *, n_samples: int, seed: i
     with_conditions = len(split.test.conditions) > 1 and PSTH not in scored.missing
     return Results(
         scored, evaluate(scored, split, n_samples=n_samples, seed=seed), compare(scored, split, seed=seed),
-        skill_by_horizon(scored, USUAL, seed=seed), skill_by_horizon(scored, PSTH, seed=seed) if with_conditions else None, by_group(scored, USUAL, seed=seed), best_naive(scored), chosen,
+        skill_by_horizon(scored, USUAL, seed=seed), skill_by_horizon(scored, PSTH, seed=seed) if with_conditions else None,
+        by_group(scored, USUAL, seed=seed), best_naive(scored), chosen,
     )  # fmt: skip
 
 
@@ -164,9 +168,9 @@ def who(results: Results, choice: Choice) -> Section:
     """
     section = Section("who", "Who forecasts best")
     section.add(text(
-        "Every forecaster was asked about the same test trials. The naive rows are simple rules that any model has to beat; each was fitted on the training "
-        "part of this recording. Squared error is stated as a ratio to that of holding the neuron's recent level (below 1 is better); r is the "
-        "correlation of forecast and measured response inside a trial, averaged over trials and neurons."
+        "Every forecaster was asked about the same test trials. The naive rows are simple rules that any model has to beat; each was fitted on "
+        "the training part of this recording. Squared error is stated as a ratio to that of holding the neuron's recent level (below 1 is "
+        "better); r is the correlation of forecast and measured response inside a trial, averaged over trials and neurons."
     ))  # fmt: skip
     order = results.table.sort_values("mse_ratio").index
     head = ["forecaster", "what it is", "MSE", "MSE, ratio to recent level", "r"]
@@ -224,8 +228,8 @@ def calibration(results: Results) -> Section:
             missing("The forecasts were not drawn from (--samples 0), or validation was too short to learn how large their errors are.")
         )
     section.add(text(
-        "A forecast comes with intervals. If they can be trusted, the 90 % interval holds what was measured in 90 % of the frames. Rows that forecast one number "
-        "get their spread from their own errors on the validation part."
+        "A forecast comes with intervals. If they can be trusted, the 90 % interval holds what was measured in 90 % of the frames. Rows that "
+        "forecast one number get their spread from their own errors on the validation part."
     ))  # fmt: skip
     shown = [name for name in results.shown if name in known.index]
     section.add(*[text(_coverage_in_words(name, known.loc[name, "coverage_90"])) for name in shown])
@@ -239,7 +243,8 @@ def calibration(results: Results) -> Section:
     if shown:
         section.add(picture(
             draw, size=(7.2, 3.0), columns=2, alt="Coverage of intervals, and histogram of the probability integral transform",
-            caption="Left: below the diagonal the intervals are too narrow. Right: flat is right; raised ends mean too narrow, a hill too wide, a slope too high or too low.",
+            caption="Left: below the diagonal the intervals are too narrow. Right: flat is right; raised ends mean too narrow, a hill too wide, a "
+            "slope too high or too low.",
         ))  # fmt: skip
     rows = [[name, *map(share, known.loc[name, columns])] for name in known.index]
     return section.add(

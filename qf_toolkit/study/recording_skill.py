@@ -4,14 +4,22 @@ import numpy as np
 import pandas as pd
 
 from ..recordings.conditions import category_of
-from .recording_blocks import Section, decimals, heading, interval, missing, natural, note, picture, share, table, text
+from .recording_blocks import Section, decimals, heading, interval, missing, natural, picture, share, table, text
 from .recording_choice import Choice
 from .recording_results import PSTH, USUAL, Results
 
 MOST_DRAWN = 24  # groups in a picture; of more those at either end
 GROUPINGS = {
-    "trace_snr": ("Neurons by the quality of their trace", "thirds of a session's neurons by signal-to-noise ratio: the spread of the trace over the noise between neighbouring frames, in the training part"),
-    "activity": ("Active and silent responses", "a response is active if its mean dF/F reaches the threshold of the window's settings; known only afterwards, so this says where errors lie, not when to trust a forecast"),
+    "trace_snr": (
+        "Neurons by the quality of their trace",
+        "thirds of a session's neurons by signal-to-noise ratio: the spread of the trace over the noise between neighbouring frames, in the "
+        "training part",
+    ),
+    "activity": (
+        "Active and silent responses",
+        "a response is active if its mean dF/F reaches active_gain (see the settings below); that is known only afterwards, so this says where "
+        "errors lie, not when to trust a forecast",
+    ),
     "category": ("Stimuli", "categories of stimulus"),
     "condition": ("Conditions", "what was shown"),
     "session": ("Sessions", "each recording by itself"),
@@ -36,9 +44,9 @@ def horizon(results: Results, choice: Choice) -> Section:
 
     section = Section("horizon", "How far ahead, and by whom")
     section.add(text(
-        f"Skill is the share of the squared error that a forecast takes away from a simpler one: 1 is a perfect forecast, 0 is no better, below 0 is worse. Here the "
-        f"simpler one is '{USUAL}' (the neuron's usual level after an onset, whatever is shown). A forecast counts as informative up to the last step before "
-        f"its {share(0.95)} interval first meets 0."
+        "Skill is the share of the squared error that a forecast takes away from a simpler one: 1 is a perfect forecast, 0 is no better, below 0 "
+        f"is worse. Here the simpler one is '{USUAL}' (the neuron's usual level after an onset, whatever is shown). A forecast counts as "
+        f"informative up to the last step before its {share(0.95)} interval first meets 0."
     ))  # fmt: skip
     section.add(*[text(line) for line in horizon_in_words(results, choice)])
     onset = "the beginning of the forecast" if choice.settings["windows"] == "sliding" else "the onset"
@@ -59,12 +67,17 @@ def horizon(results: Results, choice: Choice) -> Section:
         section.add(heading("What the activity before the onset adds to knowing what is shown"))
         if results.tuned:
             section.add(text(
-                f"The same, measured by '{PSTH}' (the neuron's usual response to this condition): what is above 0 comes from the activity just before {onset}."
-            ), picture(draw(results.psth), size=(7.2, 3.2), alt=f"Skill over '{PSTH}' by time from {onset}", caption=f"Skill over '{PSTH}'."))  # fmt: skip
+                f"The same, measured by '{PSTH}' (the neuron's usual response to this condition): what is above 0 comes from the activity just "
+                f"before {onset}."
+            ))  # fmt: skip
+            section.add(
+                picture(draw(results.psth), size=(7.2, 3.2), alt=f"Skill over '{PSTH}' by time from {onset}", caption=f"Skill over '{PSTH}'.")
+            )
         else:
             section.add(text(
-                f"Here '{PSTH}' (the neuron's usual response to this condition) forecasts no better than '{USUAL}': conditions are shown too seldom, or neurons "
-                f"respond to them too alike, for the mean response to pay. So the picture above also shows what the activity before {onset} adds."
+                f"Here '{PSTH}' (the neuron's usual response to this condition) forecasts no better than '{USUAL}': conditions are shown too "
+                "seldom, or neurons respond to them too alike, for the mean response to pay. So the picture above also shows what the activity "
+                f"before {onset} adds."
             ))  # fmt: skip
     section.add(_table_of_reach(results))
     return section
@@ -89,8 +102,9 @@ def horizon_in_words(results: Results, choice: Choice) -> list[str]:
     for name in results.shown:
         over = whole.loc[name]
         words = (
-            f"'{name}' is informative {_told(usual, name)} {ahead}: so far it surely beats the neuron's usual level. Over the whole response it takes "
-            f"{share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error away{'' if over['skill_from'] > 0 else ', which may be nothing'}."
+            f"'{name}' is informative {_told(usual, name)} {ahead}: so far it surely beats the neuron's usual level. Over the whole response it "
+            f"takes {share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error "
+            f"away{'' if over['skill_from'] > 0 else ', which may be nothing'}."
         )
         if psth is not None and name != PSTH:
             words += f" Beyond the mean response to the condition it is informative {_told(psth, name)}."

@@ -15,9 +15,8 @@ from ..models.options import check_options
 from ..recordings.clock import stretches
 from ..recordings.options import SETTINGS
 from ..recordings.settings import SLIDING, USUAL, split_by_settings, trials_by, whole_settings
-from ..recordings.splits import Split
 from ..recordings.store import Store
-from ..recordings.trials import Trials, rows_of
+from ..recordings.trials import rows_of
 
 WHOLE = 0.9  # share of the trials whose windows must be whole, else the window is shortened
 SAME_RATE = 0.02  # rates further apart can't share one model
@@ -44,8 +43,8 @@ class Choice:
     """
 
     settings: dict
-    trials: Trials | None = None
-    split: Split | None = None
+    trials: Any = None  # Trials or None: who asks for them knows which
+    split: Any = None
     notes: list = field(default_factory=list)
     missing: str = ""
 

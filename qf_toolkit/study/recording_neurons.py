@@ -89,7 +89,7 @@ def reliability(found: pd.DataFrame, choice: Choice, results: Results | None) ->
             )
         )
         section.add(*_shares_forecast(choice, results))
-    if results is not None and found["r"].notna().sum() > 2:
+    if results is not None and int(found["r"].notna().sum()) > 2:
         section.add(*_against_share(found, known, results))
     return section.add(*_tables(found, results))
 

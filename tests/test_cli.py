@@ -37,7 +37,7 @@ def store(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("command", ["simulate", "import", "info", "pretrain", "fit", "forecast", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["simulate", "import", "info", "pretrain", "fit", "forecast", "evaluate", "report", "demo"])
 def test_help_shows_an_example(command, capsys):
     assert main([command, "--help"]) == 0
     assert f"example:\n  qf {command}" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import refused, toy_session
+from helpers import refused, toy_session, untaught
 
 import qf_toolkit as qf
 from qf_toolkit.cli.main import main
@@ -75,7 +75,7 @@ def page(store):
 
 def test_the_numbers_are_those_of_evaluate_on_the_same_split(page):
     table = qf.evaluate([], page.choice.split)
-    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", page.html, re.S)
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", re.search(r'<section id="who">(.*?)</section>', page.html, re.S)[1], re.S)
     cells = {row[0]: row for row in (re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in rows) if row}
     for name in table.index:
         assert float(cells[name][2].replace(",", "")) == pytest.approx(table.loc[name, "mse"], rel=6e-3)
@@ -178,7 +178,7 @@ def test_the_command_writes_the_page_and_says_it_in_short(store, tmp_path, capsy
     out = tmp_path / "page.html"
     assert main(["report", str(store.path), "--out", str(out), "--samples", "0", "--quiet"]) == 0
     told = capsys.readouterr().out
-    assert "6 neurons" in told and "best of the naive rows" in told and str(out) in told
+    assert "6 neurons" in told and "Hardest to beat of the naive rows" in told and str(out) in told
     assert main(["report", str(store.path), "--out", str(out), "--samples", "0", "--quiet"]) == 0  # its own page is replaced
 
 
@@ -194,6 +194,26 @@ def test_the_command_refuses_in_one_line(store, tmp_path, capsys):
     Store(tmp_path / "empty", create=True)
     assert "at least one session" in refused(capsys, "report", tmp_path / "empty", "--out", tmp_path / "r.html")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "mine.html"]
+
+
+@untaught
+def test_models_stand_beside_the_naive_rows(store, tmp_path, capsys):
+    few = ["--epochs", "1", "--quiet", "--baseline", "2", "--response", "1"]
+    assert main(["fit", str(store.path), "--model", "nlinear", "--out", str(tmp_path / "nlinear"), *few]) == 0
+    page = report(store, [tmp_path / "nlinear"], **FEW)
+    table = qf.evaluate([qf.load(tmp_path / "nlinear")], page.choice.split)
+    assert page.choice.settings["baseline_s"] == 2.0 and page.results.table["mse"].equals(table["mse"])
+    assert '<tr class="model"><td>NLinear</td>' in page.html and any("NLinear" in line for line in page.short)
+    loaded = qf.load(tmp_path / "nlinear")
+    loaded.run = None  # as one that was fitted from Python: its split is chosen as for the naive rows alone
+    again = report(store, [loaded], **FEW)
+    assert again.choice.split.rule == page.choice.split.rule and again.choice.settings["response_s"] == 1.0
+    out = tmp_path / "page.html"
+    assert main(["report", str(store.path), "--model", str(tmp_path / "nlinear"), "--out", str(out), "--samples", "0", "--quiet"]) == 0
+    assert "NLinear" in out.read_text(encoding="utf-8")
+    capsys.readouterr()
+    with pytest.raises(QfError, match="expected fitted forecasters, found a str"):
+        report(store, [object.__new__(type("str", (), {}))])
 
 
 def test_unknown_options_are_named(store):

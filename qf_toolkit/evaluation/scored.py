@@ -97,6 +97,7 @@ def score(
     seed=EvaluateOptions.seed,
     ceiling_samples=EvaluateOptions.ceiling_samples,
     keep=None,
+    labels=None,
     progress=False,
 ):
     """Forecast the test part of a split, session by session, and score the forecasts.
@@ -107,6 +108,9 @@ def score(
         As for `evaluate`.
     keep : dict, optional
         {session: (trial numbers, neuron keys)}: the observations whose forecasts and intervals are kept. If None, none.
+    labels : callable, optional
+        Further groups of trials to score apart in `Scored.by_group`: it takes the test trials of one session and returns {grouping: group of each
+        trial}, arrays of str with "" for a trial in no group.
 
     Returns
     -------
@@ -126,14 +130,15 @@ def score(
     context_mean, copy_last, zero = (row.fit(split) for row in (ContextMean(), CopyLast(), Zero()))
     patch_frames = next((f.patch_frames for f in rows.values() if getattr(f, "patch_frames", None)), None)
     sampler = _Sampler(split, n_samples, seed)
-    categories = sorted({category_of(c) for c in split.test.conditions})
     training = {part.sessions[0]: part for part in split.train.by_session()}
     missing, zero_mse, kept, counted, times = {}, [], {}, [], np.zeros(0)
     units, frames, group_frames, group_windows, of_rows = [], [], [], [], {}
     parts = split.test.by_session()
+    labelled = {p.sessions[0]: {"category": np.array([category_of(c) for c in p.table["condition"]]), **(labels(p) if labels else {})} for p in parts}
+    keys = group_keys(labelled.values())
     bar = tqdm(total=len(parts) * len(rows), desc="evaluate", unit="row", disable=None if progress else True, leave=False)
     for part in parts:
-        session = SessionScores(part, training.get(part.sessions[0]), categories)
+        session = SessionScores(part, training.get(part.sessions[0]), keys, labelled[part.sessions[0]])
         counted.append(session.facts(patch_frames))
         if not session.used.any():
             continue
@@ -192,7 +197,7 @@ def score(
     steps = pd.DataFrame({"step": np.arange(1, len(times) + 1), "time_s": times})
     by_step = joined(steps, frames, [], squared=of("step_squared"), crps=of("step_crps"))
     grouped = {name: of(f"group_{name}") for name in ("squared", "crps", "r")}
-    by_group = joined(group_keys(categories), group_frames, group_windows, **grouped)
+    by_group = joined(keys, group_frames, group_windows, **grouped)
     facts = {**_total(counted, units), **facts_of(rows, split, missing, built_in)}
     facts |= {"draws": n_samples, "draw_seed": seed} if n_samples else {}
     facts |= {"residuals": [n for n in sampler.residuals if n not in missing], "notes": [*facts["notes"], *sampler.notes]}

@@ -6,7 +6,6 @@ import xarray as xr
 
 from ..estimators.interface import origin
 from ..estimators.naive import scored
-from ..recordings.conditions import category_of
 from . import paper_scores
 from . import scores as metrics
 from .distribution_scores import LEVELS, Ensemble, names, sd_ratio
@@ -22,21 +21,25 @@ ACTIVITY = ("active", "inactive")
 MAD = 1.4826  # standard deviation of a normal variable over its median absolute deviation
 
 
-def group_keys(categories):
+def group_keys(labels):
     """The groups of windows that are scored apart.
 
     Parameters
     ----------
-    categories : list of str
-        Stimulus categories of the test part.
+    labels : iterable of dict of str to array of str, shape (trial,)
+        One for each session: {grouping: group of each trial}, among them `category`; "" stands for a trial in no group.
 
     Returns
     -------
     pandas.DataFrame
         Columns `grouping` and `group`, one row per group: `trace_snr` (low, middle, high: thirds of a session's neurons by the signal-to-noise ratio
-        of their training traces), `activity` (active or inactive windows, by the rule of the window) and `category`.
+        of their training traces), `activity` (active or inactive windows, by the rule of the window), and the groupings of `labels`, with their
+        groups in alphabetical order.
     """
-    of = {"trace_snr": THIRDS, "activity": ACTIVITY, "category": categories}
+    of: dict = {"trace_snr": THIRDS, "activity": ACTIVITY}
+    for mine in labels:
+        for grouping, groups in mine.items():
+            of[grouping] = sorted({*of.get(grouping, ()), *map(str, groups)} - {""})
     return pd.DataFrame([(grouping, group) for grouping, groups in of.items() for group in groups], columns=["grouping", "group"])
 
 
@@ -91,17 +94,21 @@ class SessionScores:
         The test trials of one session.
     training : Trials or None
         Its training trials, if there are any.
-    categories : list of str
-        Stimulus categories of the test part.
+    keys : pandas.DataFrame
+        As `group_keys` returns it.
+    labels : dict of str to array of str, shape (trial,)
+        The session's own of those that `group_keys` read.
     """
 
-    def __init__(self, part, training, categories):
+    def __init__(self, part, training, keys, labels):
         self.part, self.key = part, part.sessions[0]
         self.truth, self.mask, self.ds = truth_of(part)
         self.used = self.mask.any(-1)
         self.block = blocks_of(len(part))
         self._starts = np.searchsorted(self.block, np.arange(self.block[-1] + 1))
-        self._training, self._categories = training, categories
+        groups = [(grouping, group) for grouping, group in keys.to_numpy() if grouping not in ("trace_snr", "activity")]
+        of = [np.asarray(labels.get(grouping, np.full(len(part), ""))) == group for grouping, group in groups]
+        self._training, self._labelled = training, np.stack(of, -1).astype(np.float64)
 
     def facts(self, patch_frames):
         """Counts of trials, neurons and observations; with `patch_frames` also the score `jump` of the truth."""
@@ -129,8 +136,6 @@ class SessionScores:
         self.training = TrainingFacts(self._training, self.truth.shape[1])
         self._thirds, active = self.training.thirds().astype(np.float64), self.ds["active"].values
         self._activity = np.stack([active, ~active], -1).astype(np.float64)
-        shown = np.array([category_of(str(c)) for c in self.ds["condition"].values])
-        self._category = (shown[:, None] == np.array(self._categories)).astype(np.float64)
         self._measured = (self.mask.sum(-1) >= 2) & ~metrics.constant_windows(self.truth, self.mask)
         self.step_frames = self.by_block(self.mask.sum(1))
         self.group_frames, self.group_windows = (self.by_group(v) for v in (self.mask.sum(-1), self._measured))
@@ -144,7 +149,7 @@ class SessionScores:
     def by_group(self, values):
         """Sum the values of windows, (trial, neuron), over each block and group: (block, group)."""
         values = values.astype(np.float64)
-        groups = values @ self._thirds, np.einsum("tn,tna->ta", values, self._activity), values.sum(1)[:, None] * self._category
+        groups = values @ self._thirds, np.einsum("tn,tna->ta", values, self._activity), values.sum(1)[:, None] * self._labelled
         return self.by_block(np.concatenate(groups, 1))
 
     def units(self, reference):

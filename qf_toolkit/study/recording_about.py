@@ -32,9 +32,9 @@ def contents(facts: Facts, choice: Choice) -> Section:
     attrs = facts.attrs
     section.add(text(
         f"{counted(facts.n_sessions, 'session')} of {counted(facts.n_subjects, 'subject')}, {counted(facts.count('used_neurons'), 'neuron')}, "
-        f"{counted(facts.count('used_trials'), what)}, {number(facts.count('minutes'))} minutes at {_rates(facts)} Hz. "
-        f"Indicator: {_listed(attrs['indicator'])}; area: {_listed(attrs['area'])}. The store holds {_signals(attrs['signal'])}. "
-        f"Behaviour: {_listed(attrs['behaviour']) if attrs['behaviour'] else 'none'}."
+        f"{counted(facts.count('used_trials'), what)}, {number(facts.count('minutes'))} minutes at {_rates(facts)} Hz. Indicator: "
+        f"{_listed(attrs['indicator'])}; area: {_listed(attrs['area'])}. The store holds {_signals(attrs['signal'])}. Behaviour: "
+        f"{_listed(attrs['behaviour']) if attrs['behaviour'] else 'none'}."
     ))  # fmt: skip
     if choice.trials is not None:
         section.add(text(_window(choice, facts)))
@@ -42,19 +42,22 @@ def contents(facts: Facts, choice: Choice) -> Section:
     head = ["session", "neurons", "flagged", "minutes", "Hz", f"{what}s used", "trials", "conditions", "shown", "blocks", "behaviour"]
     rows = [
         [
-            s["key"], f"{s['used_neurons']} of {s['neurons']}", "; ".join(f"{n} ({why})" for why, n in s["flagged"].items()) or "none", s["minutes"], s["rate_hz"],
-            s["used_trials"] if s["used"] else "not on this page", s["trials"], s["conditions"], f"{s['repeats']} times" if s["repeats"] else "-", s["blocks"],
-            ", ".join(s["behaviour"]) or "none",
+            s["key"], f"{s['used_neurons']} of {s['neurons']}", "; ".join(f"{n} ({why})" for why, n in s["flagged"].items()) or "none",
+            s["minutes"], s["rate_hz"], s["used_trials"] if s["used"] else "not on this page", s["trials"], s["conditions"],
+            f"{s['repeats']} times" if s["repeats"] else "-", s["blocks"], ", ".join(s["behaviour"]) or "none",
         ]
         for s in facts.sessions
     ]  # fmt: skip
     section.add(table(head, rows, folded=f"All {len(rows)} sessions" if len(rows) > MOST_LISTED else ""))
-    if len(facts.conditions):
+    if len(facts.conditions) and not sliding:
         rows = [[key, *map(int, row)] for key, row in zip(facts.conditions.index, facts.conditions.to_numpy(), strict=True)]
         head = ["condition", "shown", "learnt from", "tested"]
         section.add(
             table(
-                head, rows, folded=f"All {len(rows)} conditions" if len(rows) > MOST_LISTED else "", caption="Trials of each condition on this page"
+                head,
+                rows,
+                folded=f"All {len(rows)} conditions" if len(rows) > MOST_LISTED else "",
+                caption="Trials of each condition, over all sessions of this page",
             )
         )
     if facts.flagged:
@@ -66,20 +69,29 @@ def _window(choice, facts):
     trials = choice.trials
     window, rate = trials.window, trials.rate_hz
     n_baseline, n_response, _ = window.frames(rate)
-    onset = "the beginning of the forecast" if choice.settings["windows"] == "sliding" else "the onset"
+    sliding = choice.settings["windows"] == "sliding"
+    onset, what = ("the moment of the forecast", "window") if sliding else ("the onset", "trial")
     unit = (
         f"dF/F, where F0 is the mean of the last {window.f0_s:.3g} s before {onset}"
         if window.signal == "dff"
         else "the z-score of each trace, by the training part"
     )
-    words = f"Forecast is {unit}: a forecaster sees {window.baseline_s:.3g} s ({n_baseline} frames) before {onset} and forecasts {window.response_s:.3g} s ({n_response} frames) from it on."
+    words = (
+        f"Forecast is {unit}: a forecaster sees the {window.baseline_s:.3g} s ({n_baseline} frames) before and forecasts {window.response_s:.3g} s "
+        f"({n_response} frames) from it on."
+    )
     if choice.split is not None:
         split = choice.split
         words += (
-            f" Models and naive rows learn from {counted(len(split.train), 'trial')} and choose on {len(split.validation):,}; the {len(split.test):,} of the test part are "
-            f"forecast once, for this page ({split.rule}; {split.dropped:,} in between are left out, so that no part sees a frame of another)."
+            f" Models and naive rows learn from {counted(len(split.train), what)} and choose on {len(split.validation):,}; the {len(split.test):,} "
+            f"of the test part are forecast once, for this page ({_plainly(split.rule)}; {split.dropped:,} in between are left out, so that no "
+            "part sees a frame of another)."
         )
     return words
+
+
+def _plainly(rule):
+    return rule.replace("by block (test block -1)", "the last block of each session")
 
 
 def _left_out(facts: Facts, choice: Choice):

@@ -1,7 +1,8 @@
-"""The parts of a page that a template puts into HTML: sections of sentences, tables and pictures. Names from recordings are escaped by the template."""
+"""The parts of a page that a template puts into HTML: sections of sentences, tables and pictures. The template escapes names from recordings."""
 
 import base64
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,6 +173,17 @@ def interval(low: Any, high: Any, form: Callable[[Any], str] = number) -> str:
     return "" if pd.isna(low) or pd.isna(high) else f"[{form(low)}, {form(high)}]"
 
 
+def decimals(value: Any, digits: int = 2) -> str:
+    """A number with two decimals, or as many as asked for; a dash for NaN and None.
+
+    Examples
+    --------
+    >>> decimals(-0.001), decimals(1.005, 1), decimals(None)
+    ('0.00', '1.0', '-')
+    """
+    return "-" if value is None or pd.isna(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
 def counted(n: int, word: str) -> str:
     """A count with its word.
 
@@ -181,6 +193,18 @@ def counted(n: int, word: str) -> str:
     ('1 trial', '2,000 trials')
     """
     return f"{n:,} {word}{'s' * (n != 1)}"
+
+
+def natural(key: str) -> list:
+    """What sorts keys of conditions by the numbers in them.
+
+    Examples
+    --------
+    >>> sorted(["g/angle=90", "g/angle=135", "g/blank"], key=natural)
+    ['g/angle=90', 'g/angle=135', 'g/blank']
+    """
+    parts = re.split(r"(-?\d+(?:\.\d+)?)", key)
+    return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
 
 
 def _is_number(cell: Any) -> bool:

@@ -14,10 +14,9 @@ from ..errors import QfError
 from ..models.options import check_options
 from ..recordings.clock import stretches
 from ..recordings.options import SETTINGS
-from ..recordings.settings import USUAL, split_by_settings, trials_by, whole_settings
-from ..recordings.splits import Split
+from ..recordings.settings import SLIDING, USUAL, split_by_settings, trials_by, whole_settings
 from ..recordings.store import Store
-from ..recordings.trials import Trials, rows_of
+from ..recordings.trials import rows_of
 
 WHOLE = 0.9  # share of the trials whose windows must be whole, else the window is shortened
 SAME_RATE = 0.02  # rates further apart can't share one model
@@ -44,8 +43,8 @@ class Choice:
     """
 
     settings: dict
-    trials: Trials | None = None
-    split: Split | None = None
+    trials: Any = None  # Trials or None: who asks for them knows which
+    split: Any = None
     notes: list = field(default_factory=list)
     missing: str = ""
 
@@ -59,7 +58,8 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
     given : dict
         Options of `SETTINGS` that the user named. They are taken as they are.
     base : dict, optional
-        The settings of the model that the page shows. With them nothing is chosen but what is given: a model answers only for its own window.
+        The settings of the model that the page shows, which is asked only about its own window. Where they name no split (of a model fitted from
+        Python only the window is known), one is chosen.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
         If an option is out of range, or given options don't go together or don't fit the recording.
     """
     given = {n: v for kind in SETTINGS for n, v in check_options(kind, dict(given)).items()}
-    if base is not None:
+    if base is not None and "split" in base:
         settings = whole_settings(given, base)
         return Choice(settings, trials_by(store, settings), split_by_settings(store, settings))
     choice = Choice({})
@@ -80,7 +80,7 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
         choice.notes.append(
             "There is no trial table: windows slide over the recording, and the 'onset' of a window is the moment at which its forecast begins."
         )
-    given = _one_rate(store, given, choice.notes)
+    given = _one_rate(store, {**_of_window(base or {}, given), **given}, choice.notes)
     try:
         choose = _sliding if given.get("windows") == "sliding" else _around_onsets
         choice.settings = whole_settings({**choose(store, given, choice.notes), **given})
@@ -92,6 +92,13 @@ def choose_for(store: Store, given: Mapping[str, Any], base: Mapping[str, Any] |
         choice.missing = str(error)
         return choice
     return _with_split(store, choice, given)
+
+
+def _of_window(window, given):
+    """The window of a model as options; a sliding one is given by its whole length."""
+    if given.get("windows") != "sliding" or not window:
+        return window
+    return {"length_s": window["baseline_s"] + window["response_s"], **{n: v for n, v in window.items() if n not in SLIDING}}
 
 
 def _one_rate(store, given, notes):
@@ -112,8 +119,8 @@ def _one_rate(store, given, notes):
         return given
     others = sorted({f"{rates[k]:.4g}" for k in keys if k not in kept})
     notes.append(
-        f"The page is of the {_counted(len(kept), 'session')} at {best:.4g} Hz; {_counted(len(keys) - len(kept), 'session')} at {', '.join(others)} Hz "
-        "left for another page (--session), since one forecaster can't mix frame rates."
+        f"The page is of the {_counted(len(kept), 'session')} at {best:.4g} Hz; {_counted(len(keys) - len(kept), 'session')} at "
+        f"{', '.join(others)} Hz left for another page (--session), since one forecaster can't mix frame rates."
     )
     return {**given, "session": tuple(kept)}
 
@@ -142,8 +149,8 @@ def _around_onsets(store, given, notes):
         frames = int(np.quantile(room, 1 - WHOLE, method="lower")) or int(np.median(room)) or 1
         found[name] = round(frames / rate, 6)
         notes.append(
-            f"The window {word} the onset is {found[name]:.3g} s ({frames} frame{'s' * (frames != 1)}) instead of the usual {USUAL[name]:g} s: the recording holds no "
-            f"more around most trials (--{name.removesuffix('_s')} takes another)."
+            f"The window {word} the onset is {found[name]:.3g} s ({frames} frame{'s' * (frames != 1)}) instead of the usual {USUAL[name]:g} s: the "
+            f"recording holds no more around most trials (--{name.removesuffix('_s')} takes another)."
         )
     if found.get("baseline_s", np.inf) < (given.get("f0_s") or 0):
         found["f0_s"] = found["baseline_s"]
@@ -185,7 +192,8 @@ def _sliding(store, given, notes):
     length = round(longest, 6)
     response = given.get("response_s", round(0.4 * length, 6))
     notes.append(
-        f"The sliding windows are {length:.3g} s long instead of the usual {usual:g} s, the length of the longest uninterrupted stretch (--length takes another)."
+        f"The sliding windows are {length:.3g} s long instead of the usual {usual:g} s, the length of the longest uninterrupted stretch (--length "
+        "takes another)."
     )
     return {"length_s": length, "response_s": response}
 

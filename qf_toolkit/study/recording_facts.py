@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..recordings.behaviour import behaviour_of
 from ..recordings.store import Store
+from .recording_blocks import natural
 from .recording_choice import Choice
 
 FLAGS = {
@@ -87,9 +88,10 @@ def facts_of_recording(store: Store, choice: Choice) -> Facts:
         rows = taken.table_of(key) if taken is not None and used else mine
         sessions.append({
             "key": key, "subject": str(info["subject"]), "neurons": int(info["neurons"]), "used_neurons": kept,
-            "flagged": {FLAGS.get(why, why): n for why, n in info["flagged"].items()}, "minutes": float(info["minutes"]), "rate_hz": float(info["rate_hz"]),
+            "flagged": {FLAGS.get(why, why): n for why, n in info["flagged"].items()},
+            "minutes": float(info["minutes"]), "rate_hz": float(info["rate_hz"]),
             "signal": str(info["signal"]), "trials": int(info["trials"]), "used_trials": len(rows) if used else 0,
-            "windows": sliding and used, "conditions": len(shown), "repeats": _range(shown), "blocks": int(mine["block"].nunique()) if len(mine) else 0,
+            "conditions": len(shown), "repeats": _range(shown), "blocks": int(mine["block"].nunique()) if len(mine) else 0,
             "behaviour": behaviour_of(ds), "indicator": str(info.get("indicator", "unknown")), "area": str(info.get("area", "unknown")),
             "source": str(info.get("source", "")), "provenance": str(info.get("provenance", "")), "used": used,
         })  # fmt: skip
@@ -119,4 +121,4 @@ def _conditions(choice: Choice) -> pd.DataFrame:
     if choice.split is not None:
         parts = {**parts, "train": choice.split.fitting, "test": choice.split.test}
     found = pd.DataFrame({name: part.table.groupby("condition").size() for name, part in parts.items()}).fillna(0).astype(int)
-    return found.reindex(columns=["shown", "train", "test"], fill_value=0)
+    return found.reindex(sorted(found.index, key=natural)).reindex(columns=["shown", "train", "test"], fill_value=0)

@@ -3,9 +3,12 @@
 import html
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from .._version import __version__
 from ..errors import QfError
@@ -19,7 +22,9 @@ from .page_file import write_page
 from .recording_advice import advise
 from .recording_choice import Choice, choose_for
 from .recording_facts import facts_of_recording
-from .recording_results import Results, results_of
+from .recording_neurons import neurons_of, reliability
+from .recording_results import Results, calibration, examples, in_words, results_of, who
+from .recording_skill import groups, horizon, horizon_in_words
 
 TEMPLATE = "recording_page.html"
 SIMULATED = "Every number on this page is of a simulated recording, not of an animal."
@@ -39,12 +44,14 @@ class RecordingPage:
         Window, split and settings that were taken, and why.
     results : Results or None
         The scores behind the page; None if the recording permits no forecast.
+    neurons : pandas.DataFrame or None
+        SNR, explainable share and skill of each neuron (see `recording_neurons.neurons_of`); None if no window could be cut.
     path : Path or None
         Where it was saved last.
     """
 
-    def __init__(self, html: str, short: list[str], choice: Choice, results: Results | None) -> None:
-        self.html, self.short, self.choice, self.results = html, short, choice, results
+    def __init__(self, html: str, short: list[str], choice: Choice, results: Results | None, neurons: pd.DataFrame | None) -> None:
+        self.html, self.short, self.choice, self.results, self.neurons = html, short, choice, results, neurons
         self.path: Path | None = None
 
     def __repr__(self) -> str:
@@ -89,8 +96,8 @@ def report(
 ) -> RecordingPage:
     """Make the page of a recording: what is in it, and how far ahead, by whom and how surely it can be forecast.
 
-    The window is the usual one, or the longest that the trials hold; recordings without trials get sliding windows. Tested is the last block, or without
-    blocks the last third of each session. The page says what was taken. The test part is forecast once.
+    The window is the usual one, or the longest that the trials hold; recordings without trials get sliding windows. Tested is the last block, or
+    without blocks the last third of each session. The page says what was taken. The test part is forecast once.
 
     Parameters
     ----------
@@ -138,22 +145,30 @@ def report(
     with warnings.catch_warnings(record=True) as said:  # what is said on the way stands on the page
         warnings.simplefilter("always")
         fitted = [_loaded(model) for model in models]
-        base = _settings_of(fitted[0]) if fitted else None
+        base = _settings_of(fitted[0], store) if fitted else None
         choice = choose_for(store, options, base)
         facts = facts_of_recording(store, choice)
         advised = advise(facts, choice)
         results = results_of(choice, fitted, n_samples=how.n_samples, seed=how.seed, progress=progress) if choice.split is not None else None
+        neurons = neurons_of(choice, results) if choice.trials is not None else None
     notes = list(dict.fromkeys(" ".join(str(w.message).split()) for w in said if issubclass(w.category, UserWarning)))
-    found = results.sentences() if results is not None else [f"There is no forecast on this page: {choice.missing}"]
+    if results is None:
+        found, middle = [f"There is no forecast on this page: {choice.missing}"], []
+    else:
+        found = [*in_words(results, choice), *horizon_in_words(results, choice)]
+        middle = [horizon(results, choice), who(results, choice), groups(results, choice), calibration(results), examples(results, choice)]
     sections = [
         about.contents(facts, choice),
-        *(results.sections(choice) if results is not None else []),
+        *([reliability(neurons, choice, results)] if neurons is not None else []),
+        *middle,
         about.advice(advised),
         about.provenance(store.path, facts, choice, {"seed": how.seed, "samples of each forecast": how.n_samples}, notes),
     ]
     short = about.in_short(facts, choice, found, advised)
     title, simulated = store.path.resolve().name, SIMULATED if facts.simulated else ""
-    page = RecordingPage(_rendered(title=title, version=__version__, simulated=simulated, short=short, sections=sections), short, choice, results)
+    page = RecordingPage(
+        _rendered(title=title, version=__version__, simulated=simulated, short=short, sections=sections), short, choice, results, neurons
+    )
     if out is not None:
         page.save(out, overwrite)
     return page
@@ -170,20 +185,24 @@ def _rendered(**content):
 
 
 def _loaded(model):
-    if not isinstance(model, str | PathLike):
-        return model
-    from ..estimators.registry import load
+    """The forecaster, or the one saved in a folder."""
+    found, where = model, ""
+    if isinstance(model, str | PathLike):
+        from ..estimators.registry import load
 
-    found = load(model)
-    if found.task != "forecast":
-        raise QfError(f"models: expected forecasters, found {type(found).__name__} in {model}. Leave it out.")
+        found, where = load(model), f" in {model}"
+    if getattr(found, "task", None) != "forecast":
+        raise QfError(f"model: expected fitted forecasters, found a {type(found).__name__}{where}. Leave it out.")
     return found
 
 
-def _settings_of(model):
-    """The settings that a model was fitted with; of one fitted from Python the window is known."""
-    from dataclasses import asdict
-
-    if (run := getattr(model, "run", None)) is not None:
-        return run["settings"]
-    return asdict(model.window)
+def _settings_of(model, store):
+    """The settings that a model was fitted with; of one fitted from Python the window and the conditions are known."""
+    if model.run is not None:
+        return model.run["settings"]
+    settings = asdict(model.window)
+    if model.has_tokens and len(store.index):
+        present = store.index["condition"]
+        if lacking := set(model.tokens.lacking(present)):
+            settings["condition"] = sorted(set(present) - lacking) or None
+    return settings

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..errors import QfError
 from ..models.options import Options, option
+from ..training.options import OnDevice
 
 TABLES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "tableA3", "tableA4")
 MOST_SEEDS = 1000
@@ -26,13 +27,12 @@ class BenchmarkOptions(Options):
 
 
 @dataclass(frozen=True)
-class GridOptions(Options):
+class GridOptions(OnDevice):
     """How the runs are worked through."""
 
     workers: int = option(1, "whole", least=1, most=10_000, help="runs at the same time")
     on: str = option("local", "text", help="local: processes here; dask: a cluster of its own here; tcp://...: a running Dask cluster; slurm")
     slurm: tuple = option((), "text", several=True, help="settings of its jobs, name=value: partition=gpu gres=gpu:1 time=240")
-    device: str = option("auto", "text", help="auto, cpu, cuda, cuda:1 and so on, or mps")
     retry: bool = option(False, "flag", help="run again what has failed")
     keep_models: bool = option(False, "flag", help="keep the fitted models, too, not only their scores")
 

@@ -46,10 +46,16 @@ FIT_LOOP = {"epochs": 100, "lr": 1e-3}
 
 
 @dataclass(frozen=True)
-class RunConfig(Options):
-    """Where and how a training runs. None of these options changes what is learnt, so a run may go on from a checkpoint with other values."""
+class OnDevice(Options):
+    """Where is computed."""
 
     device: str = option("auto", "text", help="auto, cpu, cuda, cuda:1 and so on, or mps")
+
+
+@dataclass(frozen=True)
+class RunConfig(OnDevice):
+    """Where and how a training runs. None of these options changes what is learnt, so a run may go on from a checkpoint with other values."""
+
     memory_mb: float | None = option(None, above=0, most=1e9, optional=True, help="MB that the sessions' traces may take; all of them where left out")
     checkpoint_s: float = option(300.0, least=0, most=1e9, help="seconds between checkpoints within an epoch; 0: at the end of epochs only")
     resume: bool = option(True, "flag", off="fresh", help="go on from a checkpoint, where there is one")

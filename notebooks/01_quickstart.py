@@ -139,7 +139,7 @@ keep(
     fig,
     "table",
     "The forecaster beside the naive rows, test block",
-    "Table of errors and correlations of QuantFormer, six naive forecasters and the best possible forecast",
+    "Table of errors and correlations of QuantFormer, nine naive forecasters and the best possible forecast",
 )
 
 # %% [markdown]

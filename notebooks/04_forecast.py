@@ -19,7 +19,7 @@
 # **What is asked:** how well can the response of a single neuron in a single trial be forecast from its last three seconds and the stimulus?
 #
 # **What is done:** for each stimulus a forecaster is fitted on the auto-encoder of `03_pretrain_on_gpu`, and its forecasts of the last block, which no model has
-# seen, are laid beside what was measured and beside six naive forecasters. This is the paper's Fig. 3, its figures and the tables that go with them.
+# seen, are laid beside what was measured and beside nine naive forecasters. This is the paper's Fig. 3, its figures and the tables that go with them.
 
 # %% tags=["parameters"]
 FAST = True  # small models, minutes on a CPU; False: the paper's sizes, for a GPU

@@ -176,7 +176,7 @@ keep(fig, "forecasts", "Forecasts of the made-up recording", "Single test window
 table = qf.evaluate(forecaster, split)
 print(qf.show(table))
 fig = figure_printed_table(table, columns=["mse", "mse_ratio", "mae", "r"])
-keep(fig, "table", "The made-up recording: the forecaster beside the naive rows", "Errors and correlations of QuantFormer and six naive forecasters")
+keep(fig, "table", "The made-up recording: the forecaster beside the naive rows", "Errors and correlations of QuantFormer and nine naive forecasters")
 
 # %% [markdown]
 # All other notebooks run on your store as well: `qf figures --store STORE --out figures`, or set `STORE` in their second cell. What this doesn't show: how a real recording behaves. This one

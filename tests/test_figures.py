@@ -99,7 +99,7 @@ def test_the_band_lies_between_low_and_high_in_the_colour_of_the_line():
     assert not ax.collections
 
 
-@given(models=st.integers(0, 8), naive=st.integers(0, 6))
+@given(models=st.integers(0, 8), naive=st.integers(0, 9))
 @settings(max_examples=30, deadline=None)
 def test_lines_follow_the_palette_and_can_be_told_apart(models, naive):
     names = [f"model {i}" for i in range(models)] + NAMES[1 : naive + 1]
@@ -111,10 +111,10 @@ def test_lines_follow_the_palette_and_can_be_told_apart(models, naive):
     assert all(looks[n]["lw"] < 1 for n in names[models:]) and all(looks[n]["lw"] > 1.5 for n in names[:models])
 
 
-def test_six_naive_rows_beside_a_model():
+def test_naive_rows_beside_a_model():
     looks = _looks({n: xr.Dataset() for n in NAMES})
-    assert [k["color"] for k in looks.values()] == [*palette()[:6], palette()[1]]
-    assert [k["ls"] == "-" for k in looks.values()] == [True] * 6 + [False]
+    assert [k["color"] for k in looks.values()] == [*palette()[:6], *palette()[1:5]]
+    assert [k["ls"] == "-" for k in looks.values()] == [True] * 6 + [False] * 4
     renamed = _looks({"mine": xr.Dataset(attrs={"forecaster": "copy last"})})
     assert renamed["mine"]["lw"] < 1
 
@@ -408,8 +408,8 @@ def test_tables_of_the_toolkit_are_printed_and_can_be_edited(tmp_path):
     fig = figure_printed_table(table)
     shown = cells(fig)
     assert said(shown["forecaster"]) == NAMES[1:] and [float(t) for t in said(shown["mse ↓"])] == pytest.approx(table["mse"], rel=0.01)
-    assert [t for t, b in zip(NAMES[1:], strong(shown["mse ↓"]), strict=True) if b] == [table["mse"].idxmin()]
-    assert len(cells(figure_printed_table(differences))["than"]) == 6
+    assert table["mse"].idxmin() in [t for t, b in zip(NAMES[1:], strong(shown["mse ↓"]), strict=True) if b]
+    assert len(cells(figure_printed_table(differences))["than"]) == len(NAMES) - 1
     svg, _ = save_figure(fig, tmp_path / "table")
     assert ">stimulus mean (PSTH)</text>" in svg.read_text() and "simulated data" in svg.read_text()
 

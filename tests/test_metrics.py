@@ -166,3 +166,26 @@ def test_shapes_are_checked(arrays):
         m.mse(f[:3], t)
     with pytest.raises(QfError, match="shape"):
         m.crps_samples(f, t)
+
+
+def test_the_paper_s_family_written_out_by_hand(arrays):
+    """Each score over windows of one neuron in one trial, as the paper's appendix III and Table 2 define it."""
+    f, t, _ = arrays
+    sums = dict.fromkeys(("mse", "mae", "smape", "corr", "ssim"), 0.0)
+    for i in range(7):
+        for n in range(3):
+            p, q = f[i, n], t[i, n]
+            a = p / sum(abs(p[k + 1] - p[k]) for k in range(39))
+            b = q / sum(abs(q[k + 1] - q[k]) for k in range(39))
+            sums["mse"] += sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / 40
+            sums["mae"] += sum(abs(x - y) for x, y in zip(a, b, strict=True)) / 40
+            sums["smape"] += sum(2 * abs(x - y) / (abs(x) + abs(y)) for x, y in zip(a, b, strict=True)) / 40
+            mp, mq = sum(p) / 40, sum(q) / 40
+            biased = sum((x - mp) * (y - mq) for x, y in zip(p, q, strict=True)) / 40
+            vp, vq = sum((x - mp) ** 2 for x in p) / 39, sum((y - mq) ** 2 for y in q) / 39
+            sums["corr"] += abs(biased * 40 / 39) / np.sqrt(vp * vq)
+            c1, c2 = 0.01**2, 0.03**2
+            sums["ssim"] += (2 * mp * mq + c1) * (2 * biased + c2) / ((mp**2 + mq**2 + c1) * (vp + vq + c2))
+    found = {"mse": paper.paper_mse, "mae": paper.paper_mae, "smape": paper.paper_smape, "corr": paper.corr_abs, "ssim": paper.ssim_global}
+    for name, score in found.items():
+        assert score(f, t) == pytest.approx(sums[name] / 21), name

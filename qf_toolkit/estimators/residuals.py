@@ -66,7 +66,7 @@ class WithResiduals(Forecaster):
     >>> from qf_toolkit.estimators.naive import StimulusMean
     >>> row = WithResiduals(StimulusMean().fit(split)).fit(split)
     >>> dict(row.sample(split.test, n_samples=20)["samples"].sizes)
-    {'sample': 20, 'trial': 8, 'neuron': 14, 'time': 20}
+    {'sample': 20, 'trial': 5, 'neuron': 14, 'time': 20}
     """
 
     probabilistic = True
@@ -159,10 +159,14 @@ class WithResiduals(Forecaster):
             raise QfError(f"{self.name}: expected residuals of {n_frames} frames, found {windows.shape[1]}. Fit them on trials of this window.")
         rng = np.random.default_rng([seed, zlib.crc32(session.encode())])
         at = rng.integers(len(windows), size=(n_samples, n_trials, len(neurons)))
-        sd = np.array([of.sd.get(n, self._of[""].sd.get(n, of.pooled_sd)) for n in neurons], np.float32)
         out = np.take(windows[:, :n_frames], at, axis=0)
-        out *= sd[:, None]
+        out *= self.sd_of(session, neurons)[:, None]
         return out
+
+    def sd_of(self, session: str, neurons: Sequence[str]) -> np.ndarray:
+        """Residual sd of each neuron, float32 (neuron,), in the units of the forecaster: of the session, else of its other sessions, else of all."""
+        of, shared = self._of.get(session, self._of[""]), self._of[""]
+        return np.array([of.sd.get(n, shared.sd.get(n, of.pooled_sd)) for n in neurons], np.float32)
 
     def sample_arrays(self, asked: Observations, n_samples: int = 100, seed: int = 0) -> np.ndarray:
         out = self.forecaster.predict_arrays(asked)
@@ -177,8 +181,9 @@ class WithResiduals(Forecaster):
         neurons = [str(n) for n in forecast["neuron"].values]
         of_trial = found["session"].values.astype(str) if "session" in found.coords else np.full(samples.shape[1], trials.sessions[0])
         for session in trials.sessions:
-            here = of_trial == session
-            samples[:, here] += self.residuals(session, neurons, int(here.sum()), samples.shape[-1], n_samples, seed)
+            here, mine = np.flatnonzero(of_trial == session), trials.neurons_of(session)
+            columns = np.array([neurons.index(n) for n in mine])
+            samples[:, here[:, None], columns] += self.residuals(session, mine, len(here), samples.shape[-1], n_samples, seed)
         return found.drop_vars(list(found.data_vars)).assign(samples=(("sample", "trial", "neuron", "time"), samples))
 
 
@@ -194,11 +199,11 @@ def _training_alone(split: Split) -> Split:
 def _errors(forecaster: Forecaster, part: Trials) -> tuple[np.ndarray, np.ndarray]:
     """Truth less forecast of one session, float32 (trial, neuron, time), and which windows are whole, bool (trial, neuron)."""
     forecast = forecaster.predict(part)["forecast"].transpose("trial", "neuron", "time").values
-    ds, n = forecaster.prepare(part).dataset(), 0
+    ds = forecaster.prepare(part).dataset()
     n = ds.attrs["n_baseline"]
     truth = ds[part.window.signal].values[..., n : n + forecast.shape[-1]]
     errors = truth - forecast[..., : truth.shape[-1]]
-    return errors, ds["valid"].values.all(-1) & np.isfinite(errors).all(-1)
+    return errors, np.asarray(ds["valid"].values.all(-1) & np.isfinite(errors).all(-1))
 
 
 def _standardised(errors: np.ndarray, whole: np.ndarray, neurons: Sequence[str], most: int) -> _Errors:

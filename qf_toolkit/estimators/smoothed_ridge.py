@@ -23,7 +23,7 @@ class SmoothedRidge(RidgeOwn):
     """
 
     kind = "smoothed_ridge"
-    name = "ridge, own trace, smoothed"
+    name = "smoothed ridge"
     learnt: ClassVar[dict] = {**RidgeOwn.learnt, "sigma_s": schema.number(least=0)}
 
     def _learn(self, split):

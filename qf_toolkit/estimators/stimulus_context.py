@@ -38,7 +38,7 @@ class StimulusContext(StimulusMean):
     """
 
     kind = "stimulus_context"
-    name = "stimulus mean + own context"
+    name = "PSTH + own context"
 
     learnt: ClassVar[dict] = {
         **StimulusMean.learnt, "n_last": schema.whole(least=1), "psth_shrinkage": schema.number(least=0),
@@ -48,16 +48,16 @@ class StimulusContext(StimulusMean):
     def _learn(self, split):
         self._index(split.fitting)
         lasts = sorted({min(self.n_context, max(1, round(min(s, 1e6) * self.rate_hz))) for s in LAST_S})
-        sums, errors = self._sums(split.train), {}
+        sums, errors, judged = self._sums(split.train), {}, {}
         levels = {n: self._level(split.train, n) for n in lasts}
         for psth in PSTH_SHRINKAGES:
             self.means = self._shrunk(*sums, psth)
-            learnt, judged = (self._products(part, levels) for part in (split.train, split.validation))
+            learnt, judged = self._products(split.train, levels), self._products(split.validation, levels)
             for n in lasts:
                 for shrinkage in SLOPE_SHRINKAGES:
                     slope, (power, across, squares, _) = _slope(learnt[n], shrinkage), judged[n]
                     errors[psth, n, shrinkage] = float(power - 2 * (slope * across).sum() + (slope**2 * squares[:, None]).sum())
-        told = np.ptp(list(errors.values())) > 0
+        told = judged[lasts[0]][3].any()
         if not told:
             self.notes.append("validation holds too little to choose by; PSTHs are not shrunk, and neurons share the slope of the whole context.")
         choice = min(errors, key=lambda c: errors[c]) if told else (0.0, lasts[-1], float("inf"))

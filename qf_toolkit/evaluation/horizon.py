@@ -115,12 +115,12 @@ def informative_to(skill: pd.DataFrame) -> pd.DataFrame:
     Examples
     --------
     >>> skill = pd.DataFrame({"forecaster": ["a"] * 3, "time_s": [0.1, 0.2, 0.3], "skill": [0.4, 0.3, 0.1], "skill_from": [0.2, 0.1, -0.1]})
-    >>> informative_to(skill).loc["a"].tolist()
-    [0.2, False]
+    >>> float(informative_to(skill).loc["a", "informative_s"])
+    0.2
     """
     found = {}
     for name, rows in skill.groupby("forecaster", sort=False):
-        if rows["skill"].isna().all():
+        if np.isnan(rows["skill"].to_numpy(np.float64)).all():
             found[name] = (np.nan, False)
             continue
         known = rows.dropna(subset="skill").sort_values("time_s")
@@ -154,9 +154,8 @@ def _by_key(scored: Scored, sums: Sums, reference: str | None, n: int, seed: int
         columns |= {"crps": (sums.crps[name], sums.frames)} if name in sums.crps else {}
         found = {column: macro_means(units, *of, once)[0] for column, of in columns.items()}
         found = {**found, "crps": found.get("crps", np.nan), "skill": skills(once)[0][at], "skill_from": low[at], "skill_to": high[at]}
-        tables.append(keys.assign(frames=sums.frames.sum(0).astype(int), **found).assign(forecaster=name))
+        tables.append(pd.DataFrame({"forecaster": name, **keys, "frames": sums.frames.sum(0).astype(int), **found}))
     out = pd.concat(tables, ignore_index=True)
-    out = out[["forecaster", *(c for c in out if c != "forecaster")]]
     shared = ("data", "simulated", "models", "seeds", "split")
     out.attrs = {"reference": reference, **{k: scored.facts[k] for k in shared if k in scored.facts}, **levels(units, scored.facts["n_trials"])}
     out.attrs |= {"draws": n, "draw_seed": seed}

@@ -51,7 +51,7 @@ def evaluate(
         is: nothing is forecast again.
     split : Split
     naive : bool
-        Fit and score the six naive rows, too.
+        Fit and score the nine naive rows, too.
     ceiling : bool
         For simulated stores: add a row for the best possible forecast, computed by the simulator, and the column E, the explained share of the
         explainable error (from the mean squared errors averaged over sessions). The Monte Carlo error of the simulator's forecast is subtracted from

@@ -8,7 +8,11 @@ import numpy as np
 import pandas as pd
 
 from ..errors import QfError
-from ..estimators.naive import ContextMean, StimulusMean, TrainingMean
+from ..estimators.autoregression import Autoregression
+from ..estimators.naive import ContextMean, CopyLast, StimulusMean, TrainingMean
+from ..estimators.ridge import RidgeOwn, RidgePopulation
+from ..estimators.smoothed_ridge import SmoothedRidge
+from ..estimators.stimulus_context import StimulusContext
 from ..recordings.trials import Trials
 from .recording_blocks import Section, interval, missing, note, picture, picture_of, share, table, text
 from .recording_choice import Choice
@@ -16,15 +20,15 @@ from .recording_states import states_before
 
 USUAL, PSTH = TrainingMean.name, StimulusMean.name
 PLAIN = {
-    "copy last": "the last frame before the onset, held",
-    "mean of the context": "the neuron's own recent level, held",
+    CopyLast.name: "the last frame before the onset, held",
+    ContextMean.name: "the neuron's own recent level, held",
     USUAL: "the neuron's usual level after an onset, whatever is shown",
     PSTH: "the neuron's usual response to this condition",
-    "ridge, own trace": "a linear guess from the neuron's own recent frames and the condition",
-    "ridge, population": "a linear guess from the recent frames of all neurons and the condition",
-    "ridge, own trace, smoothed": "the linear guess from the neuron's own recent frames and the condition, smoothed over time",
-    "autoregression": "a step-by-step guess from the neuron's own last frames, whatever is shown",
-    "stimulus mean + own context": "the neuron's usual response to this condition, shifted by its own recent activity",
+    RidgeOwn.name: "a linear guess from the neuron's own recent frames and the condition",
+    RidgePopulation.name: "a linear guess from the recent frames of all neurons and the condition",
+    SmoothedRidge.name: "a linear guess from the neuron's own recent frames and the condition, smoothed over time",
+    Autoregression.name: "a step-by-step guess from the neuron's own last frames, whatever is shown",
+    StimulusContext.name: "the neuron's usual response to this condition, shifted by its own recent activity",
 }
 SHOWN = 4  # observations drawn beside the truth
 CALIBRATED = 0.03  # a coverage this near to what was promised is called right

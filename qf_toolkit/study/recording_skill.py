@@ -26,6 +26,11 @@ GROUPINGS = {
 }  # fmt: skip
 ORDERED = ("trace_snr", "activity")  # groupings whose groups have an order of their own
 STATE = "state: "
+STATES = {
+    frozenset({"low", "high"}): "at most or above the median of the session's tested trials",
+    frozenset({"still", "running"}): "still: at most 1 cm/s, or 2 % of the session's highest speed where its unit is not known",
+    frozenset({"without", "with"}): "without or with at least one event",
+}
 
 
 def horizon(results: Results, choice: Choice) -> Section:
@@ -102,8 +107,8 @@ def horizon_in_words(results: Results, choice: Choice) -> list[str]:
     for name in results.shown:
         over = whole.loc[name]
         words = (
-            f"'{name}' is informative {_told(usual, name)} {ahead}: so far it surely beats the neuron's usual level. Over the whole response it "
-            f"takes {share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error "
+            f"'{name}' is informative {_told(usual, name)} {ahead}: up to there it surely beats the neuron's usual level. Over the whole response "
+            f"it takes {share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error "
             f"away{'' if over['skill_from'] > 0 else ', which may be nothing'}."
         )
         if psth is not None and name != PSTH:
@@ -177,7 +182,7 @@ def _grouping(one, grouping, results):
     from ..plots.horizon import plot_skill_by_group
 
     by_state = grouping.removeprefix(STATE)
-    title, words = GROUPINGS.get(grouping) or (f"Behaviour: {by_state}", f"the animal's state before the onset, by {by_state}")
+    title, words = GROUPINGS.get(grouping) or (f"Behaviour: {by_state}", f"{by_state} before the onset, {STATES.get(frozenset(one['group']), '')}")
     if grouping not in ORDERED:
         one = one.sort_values("group", key=lambda column: column.map(natural), kind="stable")
     names = list(dict.fromkeys(one["group"]))

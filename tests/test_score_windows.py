@@ -280,7 +280,7 @@ def test_forecasts_and_comparisons_over_sessions_of_different_features(sessions)
         alone = StimulusMean().fit(split).predict(part)["forecast"].values
         np.testing.assert_array_equal(out["forecast"].values[out["session"].values == part.sessions[0]], alone)
     c = compare(Zero().fit(split), split)
-    assert len(c) == 6 and np.isfinite(c.to_numpy(dtype=float)).all()
+    assert len(c) == 9 and np.isfinite(c.to_numpy(dtype=float)).all()
 
 
 def test_from_a_store_to_a_table(sessions, tmp_path, capsys):

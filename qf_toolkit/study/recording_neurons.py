@@ -167,6 +167,8 @@ def _tables(found, results):
     by = "explainable" if found["explainable"].notna().any() else "skill" if results is not None else None
     ordered = found.sort_values(by, ascending=False, na_position="last") if by else found
     columns = _columns(ordered, results)
+    if len(columns) == 1:  # nothing but their keys
+        return
     head, cells = list(columns), list(zip(*columns.values(), strict=True))
     n = len(cells)
     if by and n > 2 * LISTED:

@@ -181,6 +181,23 @@ def test_sessions_of_another_rate_are_left_out_by_name(tmp_path):
     assert "1 session at 15 Hz left for another page" in text and "1 session of the store is not on this page." in text
 
 
+def test_a_subject_left_out_is_measured_by_the_recent_level(tmp_path):
+    sessions = [toy_session(i, subject=f"m{i}", n_neurons=3) for i in range(2)]
+    page = report(store_of(tmp_path / "two", *sessions), n_samples=0, split="subject", leave_out="m1")
+    text = Reader(page.html).text
+    assert page.results.reference == "mean of the context" and "training mean is missing" in text and "recent level" in page.short[2]
+
+
+def test_where_nothing_can_be_forecast_the_page_says_so(tmp_path):
+    rng = np.random.default_rng(3)
+    onsets = np.arange(60, 60 + 80 * 60, 60)
+    trials = pd.DataFrame({"onset_frame": onsets, "offset_frame": onsets + 10, "orientation": rng.choice([0.0, 90.0], 80)})
+    noise = new_session(rng.uniform(90, 110, (5, 5000)), subject="m", session="noise", rate_hz=10.0, trials=trials)
+    page = report(store_of(tmp_path / "noise", noise), signal="zscore", **FEW)
+    assert page.results.best_naive == page.results.reference == "training mean"
+    assert any("nothing else forecasts with less error" in line for line in page.short)
+
+
 HOSTILE = "<script>alert(1)</script>"
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 from .recording_blocks import Section, counted, decimals, heading, interval, missing, note, number, picture, share, table, text
 from .recording_choice import Choice
-from .recording_results import USUAL, Results
+from .recording_results import Results
 
 LISTED = 5  # neurons at either end of the list
 MOST_ROWS = 2000  # of the folded table; more make a page that browsers open slowly
@@ -42,7 +42,7 @@ def neurons_of(choice: Choice, results: Results | None) -> pd.DataFrame:
         ratio = found[end] / (1 - found[end])
         found[f"snr_{end}"] = ratio.where(found[end] < 1, np.inf).where(found[end].notna())
     if results is not None:
-        mine, usual = (results.scored.neurons[name] for name in (results.best_naive, USUAL))
+        mine, usual = (results.scored.neurons[name] for name in (results.best_naive, results.reference))
         found["skill"] = (1 - mine["mse"] / usual["mse"].where(usual["mse"] > 0)).reindex(found.index)
         found["r"] = mine["r"].reindex(found.index)
     return found
@@ -89,7 +89,7 @@ def reliability(found: pd.DataFrame, choice: Choice, results: Results | None) ->
             )
         )
         section.add(*_shares_forecast(choice, results))
-    if results is not None and int(found["r"].notna().sum()) > 2:
+    if results is not None and results.best_naive != results.reference and int(found["r"].notna().sum()) > 2:
         section.add(*_against_share(found, known, results))
     return section.add(*_tables(found, results))
 
@@ -149,7 +149,7 @@ def _against_share(found, known, results):
     yield heading("How well each neuron is forecast")
     better = int((found["skill"] > 0).sum())
     yield text(
-        f"'{results.best_naive}' beats the usual level of {better} of {counted(int(found['skill'].notna().sum()), 'neuron')} on the test part."
+        f"'{results.best_naive}' beats the {results.level} of {better} of {counted(int(found['skill'].notna().sum()), 'neuron')} on the test part."
     )
     if found["skill"].notna().any():
         side = "; right: correlation inside a trial over the explainable share" if with_share else ""
@@ -158,7 +158,7 @@ def _against_share(found, known, results):
             size=(7.2 if with_share else 3.8, 2.9),
             columns=1 + with_share,
             alt="Skill of each neuron",
-            caption=f"{'Left: skill' if with_share else 'Skill'} of '{results.best_naive}' over '{USUAL}', neuron by neuron{side}.",
+            caption=f"{'Left: skill' if with_share else 'Skill'} of '{results.best_naive}' over '{results.reference}', neuron by neuron{side}.",
         )
 
 

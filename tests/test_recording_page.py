@@ -11,9 +11,15 @@ from helpers import refused, toy_session, untaught
 import qf_toolkit as qf
 from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError
+from qf_toolkit.estimators.rows import naive_forecasters
+from qf_toolkit.evaluation.horizon import best_naive, informative_to, skill_by_horizon
+from qf_toolkit.evaluation.repeats import explainable
+from qf_toolkit.evaluation.scored import score
+from qf_toolkit.recordings.behaviour import Behaviour
 from qf_toolkit.recordings.session import new_session
 from qf_toolkit.recordings.store import Store
 from qf_toolkit.study.recording_page import report
+from qf_toolkit.study.recording_results import PLAIN
 
 FEW = {"n_samples": 20}
 
@@ -82,6 +88,11 @@ def test_the_numbers_are_those_of_evaluate_on_the_same_split(page):
         assert float(cells[name][3]) == pytest.approx(table.loc[name, "mse_ratio"], rel=6e-3)
 
 
+def test_every_naive_row_is_said_in_plain_words(page):
+    assert set(PLAIN) == {row.name for row in naive_forecasters()}
+    assert all(words in Reader(page.html).text for words in PLAIN.values())
+
+
 def test_it_fetches_nothing_and_marks_itself(page):
     found = Reader(page.html)
     assert found.fetched and all(where.startswith(("#", "data:image/")) for where in found.fetched)
@@ -95,6 +106,35 @@ def test_it_says_what_it_holds(page):
     for words in ("6 neurons", "60 trials", "by block (test block -1)", page.choice.split.test.digest(), "There is one session.", "No behaviour"):
         assert words in text
     assert "Simulated data" not in text
+
+
+def test_how_far_ahead_is_that_of_the_pass_over_the_test_part(page):
+    scored = score([], page.choice.split)
+    expected = skill_by_horizon(scored, "training mean")
+    assert page.results.usual["skill"].equals(expected["skill"]) and page.results.best_naive == best_naive(scored)
+    reach = informative_to(expected).loc[page.results.best_naive, "informative_s"]
+    assert any(f"informative to at least {reach:.2g} s" in line or f"informative to {reach:.2g} s" in line for line in page.short)
+    shares = explainable(page.choice.trials)
+    assert page.neurons["explainable"].equals(shares["explainable"])
+    np.testing.assert_allclose(page.neurons["snr_low"], shares["low"] / (1 - shares["low"]))
+    mse = {name: scored.neurons[name]["mse"] for name in (page.results.best_naive, "training mean")}
+    np.testing.assert_allclose(page.neurons["skill"], 1 - mse[page.results.best_naive] / mse["training mean"])
+
+
+def test_states_and_calibration_stand_on_the_page_or_why_they_do_not(page, tmp_path):
+    text = Reader(page.html).text
+    assert "The 90 % intervals of" in text and "19 draws" not in text and "20 draws of each forecast" in text
+    assert "Forecasts are not told apart by behaviour" in text
+    speed = 1.4 * np.abs(np.sin(np.arange(toy_session(0).sizes["frame"]) / 70))
+    moving = toy_session(0, behaviour={"running_speed": Behaviour(speed, units="cm/s")})
+    text = Reader(report(store_of(tmp_path / "moving", moving), n_samples=0).html).text
+    assert "Behaviour: running_speed" in text and "at most 1 cm/s" in text and "(--samples 0)" in text
+    assert "Forecasts are not told apart" not in text
+
+
+def test_blocks_too_short_to_be_divided_give_way_to_time(tmp_path):
+    page = report(store_of(tmp_path / "blocks", toy_session(0, repeats=1, n_conditions=2, n_blocks=12)), n_samples=0)
+    assert page.choice.settings["split"] == "chronological" and "last third of every session" in Reader(page.html).text
 
 
 def test_a_simulated_recording_is_called_so(tmp_path):
@@ -139,6 +179,23 @@ def test_sessions_of_another_rate_are_left_out_by_name(tmp_path):
     assert page.choice.trials.sessions == ["mouse/one"]
     text = Reader(page.html).text
     assert "1 session at 15 Hz left for another page" in text and "1 session of the store is not on this page." in text
+
+
+def test_a_subject_left_out_is_measured_by_the_recent_level(tmp_path):
+    sessions = [toy_session(i, subject=f"m{i}", n_neurons=3) for i in range(2)]
+    page = report(store_of(tmp_path / "two", *sessions), n_samples=0, split="subject", leave_out="m1")
+    text = Reader(page.html).text
+    assert page.results.reference == "mean of the context" and "training mean is missing" in text and "recent level" in page.short[2]
+
+
+def test_where_nothing_can_be_forecast_the_page_says_so(tmp_path):
+    rng = np.random.default_rng(3)
+    onsets = np.arange(60, 60 + 80 * 60, 60)
+    trials = pd.DataFrame({"onset_frame": onsets, "offset_frame": onsets + 10, "orientation": rng.choice([0.0, 90.0], 80)})
+    noise = new_session(rng.uniform(90, 110, (5, 5000)), subject="m", session="noise", rate_hz=10.0, trials=trials)
+    page = report(store_of(tmp_path / "noise", noise), signal="zscore", **FEW)
+    assert page.results.best_naive == page.results.reference == "training mean"
+    assert any("nothing else forecasts with less error" in line for line in page.short)
 
 
 HOSTILE = "<script>alert(1)</script>"

@@ -10,7 +10,16 @@ from ..errors import QfError, UnknownKeyError, did_you_mean
 from .style import TRUTH, axes_or_current, credit, palette
 
 BAND = 0.18  # opacity of an interval
-OTHERS = ("-", "--", ":", "-.")  # lines of the rows in grey, told apart by their dashes
+OTHERS = (
+    "-",
+    "--",
+    ":",
+    "-.",
+    (0, (6, 1)),
+    (0, (1, 3)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (8, 3)),
+)  # lines of the rows in grey, told apart by their dashes
 SKILL = "skill: 1 - MSE / MSE of {}"
 
 

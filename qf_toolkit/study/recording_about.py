@@ -44,7 +44,7 @@ def contents(facts: Facts, choice: Choice) -> Section:
         [
             s["key"], f"{s['used_neurons']} of {s['neurons']}", "; ".join(f"{n} ({why})" for why, n in s["flagged"].items()) or "none",
             s["minutes"], s["rate_hz"], s["used_trials"] if s["used"] else "not on this page", s["trials"], s["conditions"],
-            f"{s['repeats']} times" if s["repeats"] else "-", s["blocks"], ", ".join(s["behaviour"]) or "none",
+            f"{s['repeats']} time{'s' * (s['repeats'] != '1')}" if s["repeats"] else "-", s["blocks"], ", ".join(s["behaviour"]) or "none",
         ]
         for s in facts.sessions
     ]  # fmt: skip

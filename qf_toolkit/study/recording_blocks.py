@@ -184,6 +184,18 @@ def decimals(value: Any, digits: int = 2) -> str:
     return "-" if value is None or pd.isna(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
+def lower(by: float, low: float, high: float) -> str:
+    """By which share something is lower, or higher, with its interval.
+
+    Examples
+    --------
+    >>> lower(0.1, 0.05, 0.15), lower(-0.1, -0.15, -0.05)
+    ('10 % lower [5 %, 15 %]', '10 % higher [5 %, 15 %]')
+    """
+    word, sign = ("lower", 1) if by >= 0 else ("higher", -1)
+    return f"{share(sign * by)} {word} {interval(*sorted((sign * low, sign * high)), share)}".rstrip()
+
+
 def counted(n: int, word: str) -> str:
     """A count with its word.
 

@@ -200,24 +200,24 @@ def _sliding(store, given, notes):
 
 def _with_split(store, choice, given):
     """Divide the trials: by blocks where every session has them, else by time."""
-    trials = choice.trials
-    if "split" not in given and not _has_blocks(trials, given):
+    why = ""
+    if "split" not in given and not _has_blocks(choice.trials, given):
         choice.settings["split"] = "chronological"
         why = "windows that slide have no blocks" if given.get("windows") == "sliding" else "not every session has several blocks of trials"
-        choice.notes.append(f"Tested is the last third of every session, by time, since {why}; another split: --split.")
-    attempts = [choice.settings]
+    attempts = [(choice.settings, why)]
     if "split" not in given and choice.settings["split"] == "blocks":
-        attempts.append({**choice.settings, "split": "chronological", "test": None})
+        attempts.append(({**choice.settings, "split": "chronological", "test": None}, "the blocks are too short to be divided"))
     errors = []
-    for settings in attempts:
+    for settings, why in attempts:
         try:
             choice.split = split_by_settings(store, settings)
         except QfError as error:
             errors.append(error)
             continue
-        if errors:
-            choice.notes.append("Tested is the last third of every session, by time, since the blocks are too short to be divided.")
         choice.settings = settings
+        if why:
+            part = "third" if settings["test"] is None else f"{settings['test']:.0%}"
+            choice.notes.append(f"Tested is the last {part} of every session, by time, since {why}; another split: --split.")
         return choice
     if given.keys() & {"split", "test", "validation", "gap_s", "leave_out"}:
         raise errors[0]

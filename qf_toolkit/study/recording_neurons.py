@@ -8,7 +8,7 @@ import xarray as xr
 
 from .recording_blocks import Section, counted, decimals, heading, interval, missing, note, number, picture, share, table, text
 from .recording_choice import Choice
-from .recording_results import USUAL, Results
+from .recording_results import Results
 
 LISTED = 5  # neurons at either end of the list
 MOST_ROWS = 2000  # of the folded table; more make a page that browsers open slowly
@@ -42,7 +42,7 @@ def neurons_of(choice: Choice, results: Results | None) -> pd.DataFrame:
         ratio = found[end] / (1 - found[end])
         found[f"snr_{end}"] = ratio.where(found[end] < 1, np.inf).where(found[end].notna())
     if results is not None:
-        mine, usual = (results.scored.neurons[name] for name in (results.best_naive, USUAL))
+        mine, usual = (results.scored.neurons[name] for name in (results.best_naive, results.reference))
         found["skill"] = (1 - mine["mse"] / usual["mse"].where(usual["mse"] > 0)).reindex(found.index)
         found["r"] = mine["r"].reindex(found.index)
     return found
@@ -89,7 +89,7 @@ def reliability(found: pd.DataFrame, choice: Choice, results: Results | None) ->
             )
         )
         section.add(*_shares_forecast(choice, results))
-    if results is not None and int(found["r"].notna().sum()) > 2:
+    if results is not None and results.best_naive != results.reference and int(found["r"].notna().sum()) > 2:
         section.add(*_against_share(found, known, results))
     return section.add(*_tables(found, results))
 
@@ -118,10 +118,11 @@ def _shares_forecast(choice, results):
         if pd.isna(row["feve"]):
             yield missing(f"How much of what repeats '{name}' forecasts (FEVE) is missing: {row['reason']}.")
         else:
+            found_ = f"'{name}' forecasts {share(row['feve'])} of what repeats" if row["feve"] > 0 else f"'{name}' forecasts nothing of what repeats"
             yield text(
-                f"'{name}' forecasts {share(row['feve'])} of what repeats (FEVE, the mean over the {counted(int(row['n_neurons']), 'neuron')} with "
-                f"an explainable share of at least {share(found.attrs['threshold'])} in the test part; {int(row['left_out'])} left out). Above 100 "
-                "% it also forecasts what does not repeat."
+                f"{found_} (FEVE {decimals(row['feve'])}, the mean over the {counted(int(row['n_neurons']), 'neuron')} with an explainable share "
+                f"of at least {share(found.attrs['threshold'])} in the test part; {int(row['left_out'])} left out). Above 1 it also forecasts what "
+                "does not repeat, below 0 it errs by more than the neuron's mean response."
             )
 
 
@@ -132,7 +133,7 @@ def _against_share(found, known, results):
     from ..plots.scores import plot_score_by_statistic
 
     scores = per_neuron_scores(results.scored)
-    with_share = len(known) > 2
+    with_share = len(known) > 2 and found["r"].nunique() > 1  # a forecast that is held has no r
     one = known["explainable"].groupby(level="neuron").mean()
     statistic = xr.DataArray(one.to_numpy(), {"neuron": one.index.to_numpy()}, "neuron", name="explainable share")
 
@@ -148,7 +149,7 @@ def _against_share(found, known, results):
     yield heading("How well each neuron is forecast")
     better = int((found["skill"] > 0).sum())
     yield text(
-        f"'{results.best_naive}' beats the usual level of {better} of {counted(int(found['skill'].notna().sum()), 'neuron')} on the test part."
+        f"'{results.best_naive}' beats the {results.level} of {better} of {counted(int(found['skill'].notna().sum()), 'neuron')} on the test part."
     )
     if found["skill"].notna().any():
         side = "; right: correlation inside a trial over the explainable share" if with_share else ""
@@ -157,43 +158,39 @@ def _against_share(found, known, results):
             size=(7.2 if with_share else 3.8, 2.9),
             columns=1 + with_share,
             alt="Skill of each neuron",
-            caption=f"{'Left: skill' if with_share else 'Skill'} of '{results.best_naive}' over '{USUAL}', neuron by neuron{side}.",
+            caption=f"{'Left: skill' if with_share else 'Skill'} of '{results.best_naive}' over '{results.reference}', neuron by neuron{side}.",
         )
 
 
 def _tables(found, results):
     """The best and the worst neurons, and all of them folded."""
     by = "explainable" if found["explainable"].notna().any() else "skill" if results is not None else None
-    head = [
-        "neuron",
-        "session",
-        "explainable share",
-        "95 % interval",
-        "SNR",
-        "95 % interval of SNR",
-        *(["skill", "r"] if results is not None else []),
-    ]
-
-    def row(one):
-        (session, neuron), of = one
-        cells = [
-            neuron,
-            session,
-            decimals(of["explainable"]),
-            interval(of["low"], of["high"], decimals),
-            decimals(of["snr"]),
-            interval(of["snr_low"], of["snr_high"], decimals),
-        ]
-        return [*cells, *([decimals(of["skill"]), decimals(of["r"])] if results is not None else [])]
-
     ordered = found.sort_values(by, ascending=False, na_position="last") if by else found
-    if by and len(ordered) > 2 * LISTED:
+    columns = _columns(ordered, results)
+    if len(columns) == 1:  # nothing but their keys
+        return
+    head, cells = list(columns), list(zip(*columns.values(), strict=True))
+    n = len(cells)
+    if by and n > 2 * LISTED:
+        rated = int(ordered[by].notna().sum())
         words = "explainable share" if by == "explainable" else "skill"
-        rated = ordered[ordered[by].notna()]
-        yield table(head, map(row, rated.head(LISTED).iterrows()), caption=f"The {LISTED} neurons of highest {words}")
-        yield table(head, map(row, rated.tail(LISTED).iterrows()), caption=f"The {LISTED} neurons of lowest {words}")
-    yield table(
-        head, map(row, ordered.head(MOST_ROWS).iterrows()), folded=f"All {min(len(ordered), MOST_ROWS):,} neurons" if len(ordered) > LISTED else ""
-    )
-    if len(ordered) > MOST_ROWS:
-        yield note(f"The table holds the first {MOST_ROWS:,} of {len(ordered):,} neurons; page.neurons in Python has all.")
+        yield table(head, cells[:LISTED], caption=f"The {LISTED} neurons of highest {words}")
+        yield table(head, cells[max(rated - LISTED, 0) : rated], caption=f"The {LISTED} neurons of lowest {words}")
+    yield table(head, cells[:MOST_ROWS], folded=f"All {min(n, MOST_ROWS):,} neurons" if n > LISTED else "")
+    if n > MOST_ROWS:
+        yield note(f"The table holds the first {MOST_ROWS:,} of {n:,} neurons; page.neurons in Python has all.")
+
+
+def _columns(found, results):
+    """The columns of the tables, {head: text of each neuron}; those that nothing is known of are left out."""
+    session, neuron = (found.index.get_level_values(level).astype(str) for level in ("session", "neuron"))
+    columns = {"neuron": list(neuron)}
+    if not all(n.startswith(f"{s}/") for s, n in zip(session, neuron, strict=True)):  # else the key holds the session
+        columns["session"] = list(session)
+    if found["explainable"].notna().any():
+        for head, value, low, high in (("explainable share", "explainable", "low", "high"), ("SNR", "snr", "snr_low", "snr_high")):
+            columns[head] = [decimals(v) for v in found[value]]
+            columns[f"{head}, 95 % interval"] = [interval(*ends, decimals) for ends in zip(found[low], found[high], strict=True)]
+    if results is not None:
+        columns |= {head: [decimals(v) for v in found[head]] for head in ("skill", "r")}
+    return columns

@@ -8,23 +8,27 @@ import numpy as np
 import pandas as pd
 
 from ..errors import QfError
-from ..estimators.naive import ContextMean, StimulusMean, TrainingMean
+from ..estimators.autoregression import Autoregression
+from ..estimators.naive import ContextMean, CopyLast, StimulusMean, TrainingMean
+from ..estimators.ridge import RidgeOwn, RidgePopulation
+from ..estimators.smoothed_ridge import SmoothedRidge
+from ..estimators.stimulus_context import StimulusContext
 from ..recordings.trials import Trials
-from .recording_blocks import Section, interval, missing, note, picture, picture_of, share, table, text
+from .recording_blocks import Section, lower, missing, note, picture, picture_of, share, table, text
 from .recording_choice import Choice
 from .recording_states import states_before
 
 USUAL, PSTH = TrainingMean.name, StimulusMean.name
 PLAIN = {
-    "copy last": "the last frame before the onset, held",
-    "mean of the context": "the neuron's own recent level, held",
+    CopyLast.name: "the last frame before the onset, held",
+    ContextMean.name: "the neuron's own recent level, held",
     USUAL: "the neuron's usual level after an onset, whatever is shown",
     PSTH: "the neuron's usual response to this condition",
-    "ridge, own trace": "a linear guess from the neuron's own recent frames and the condition",
-    "ridge, population": "a linear guess from the recent frames of all neurons and the condition",
-    "ridge, own trace, smoothed": "the linear guess from the neuron's own recent frames and the condition, smoothed over time",
-    "autoregression": "a step-by-step guess from the neuron's own last frames, whatever is shown",
-    "stimulus mean + own context": "the neuron's usual response to this condition, shifted by its own recent activity",
+    RidgeOwn.name: "a linear guess from the neuron's own recent frames and the condition",
+    RidgePopulation.name: "a linear guess from the recent frames of all neurons and the condition",
+    SmoothedRidge.name: "a linear guess from the neuron's own recent frames and the condition, smoothed over time",
+    Autoregression.name: "a step-by-step guess from the neuron's own last frames, whatever is shown",
+    StimulusContext.name: "the neuron's usual response to this condition, shifted by its own recent activity",
 }
 SHOWN = 4  # observations drawn beside the truth
 CALIBRATED = 0.03  # a coverage this near to what was promised is called right
@@ -44,9 +48,9 @@ class Results:
     differences : pandas.DataFrame
         As `compare` returns it: of each model to each naive row.
     usual, psth : pandas.DataFrame or None
-        As `evaluation.horizon.skill_by_horizon` returns it, measured by the training mean and by the PSTH; `psth` is None without conditions.
+        As `evaluation.horizon.skill_by_horizon` returns it, measured by `reference` and by the PSTH; `psth` is None without conditions.
     groups : pandas.DataFrame
-        As `evaluation.horizon.by_group` returns it, measured by the training mean, with the groupings condition, session and the behaviours, too.
+        As `evaluation.horizon.by_group` returns it, measured by `reference`, with the groupings condition, session and the behaviours, too.
     best_naive : str
         The naive row that is hardest to beat.
     chosen : list of plots.chosen.Shown
@@ -65,7 +69,22 @@ class Results:
     @property
     def tuned(self) -> bool:
         """Whether the PSTH forecasts better than the neuron's usual level. If not, what beats the PSTH need not come from the context."""
-        return self.psth is not None and bool(self.table.loc[PSTH, "mse_ratio"] < self.table.loc[USUAL, "mse_ratio"])
+        return self.psth is not None and bool(self.table.loc[PSTH, "mse_ratio"] < self.table.loc[self.reference, "mse_ratio"])
+
+    @property
+    def reference(self) -> str:
+        """The row that skill is measured by: the training mean, or where that knows no neuron (of a subject left out) the mean of the context."""
+        return str(self.usual.attrs["reference"])
+
+    @property
+    def level(self) -> str:
+        """What that row holds, in two words."""
+        return "usual level" if self.reference == USUAL else "recent level"
+
+    @property
+    def measured(self) -> list[str]:
+        """The rows that are drawn in colour, but the one that skill is measured by."""
+        return [name for name in self.shown if name != self.reference]
 
     @property
     def shown(self) -> list[str]:
@@ -101,11 +120,12 @@ def results_of(choice: Choice, models: Sequence[Any], *, n_samples: int, seed: i
         chosen = []
     keep = wanted_of(chosen) if chosen else None
     scored = score(list(models), split, n_samples=n_samples, seed=seed, keep=keep, labels=_labels, progress=progress)
+    reference = ContextMean.name if USUAL in scored.missing else USUAL
     with_conditions = len(split.test.conditions) > 1 and PSTH not in scored.missing
     return Results(
         scored, evaluate(scored, split, n_samples=n_samples, seed=seed), compare(scored, split, seed=seed),
-        skill_by_horizon(scored, USUAL, seed=seed), skill_by_horizon(scored, PSTH, seed=seed) if with_conditions else None,
-        by_group(scored, USUAL, seed=seed), best_naive(scored), chosen,
+        skill_by_horizon(scored, reference, seed=seed), skill_by_horizon(scored, PSTH, seed=seed) if with_conditions else None,
+        by_group(scored, reference, seed=seed), best_naive(scored), chosen,
     )  # fmt: skip
 
 
@@ -147,11 +167,9 @@ def _against_naive(results, name):
     """How a model does against the best naive row, with the interval of the difference."""
     best = results.best_naive
     found = results.differences.loc[(name, best), ["ratio_lower", "ratio_lower_from", "ratio_lower_to"]] / results.table.loc[best, "mse_ratio"]
-    lower, low, high = found
+    by, low, high = found
     word = "surely better than" if low > 0 else "surely worse than" if high < 0 else "not to be told apart from"
-    how = f"its squared error is {share(abs(lower))} {'lower' if lower >= 0 else 'higher'}"
-    ends = interval(low, high, share) if lower >= 0 else interval(-high, -low, share)
-    return f"{name} is {word} '{best}': {how} {ends}."
+    return f"{name} is {word} '{best}': its squared error is {lower(by, low, high)}."
 
 
 def who(results: Results, choice: Choice) -> Section:

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from ..recordings.conditions import category_of
-from .recording_blocks import Section, decimals, heading, interval, missing, natural, picture, share, table, text
+from .recording_blocks import Section, decimals, heading, interval, lower, missing, natural, picture, share, table, text
 from .recording_choice import Choice
-from .recording_results import PSTH, USUAL, Results
+from .recording_results import PLAIN, PSTH, Results
 
 MOST_DRAWN = 24  # groups in a picture; of more those at either end
 GROUPINGS = {
@@ -26,6 +26,11 @@ GROUPINGS = {
 }  # fmt: skip
 ORDERED = ("trace_snr", "activity")  # groupings whose groups have an order of their own
 STATE = "state: "
+STATES = {
+    frozenset({"low", "high"}): "at most or above the median of the session's tested trials",
+    frozenset({"still", "running"}): "still: at most 1 cm/s, or 2 % of the session's highest speed where its unit is not known",
+    frozenset({"without", "with"}): "without or with at least one event",
+}
 
 
 def horizon(results: Results, choice: Choice) -> Section:
@@ -45,8 +50,8 @@ def horizon(results: Results, choice: Choice) -> Section:
     section = Section("horizon", "How far ahead, and by whom")
     section.add(text(
         "Skill is the share of the squared error that a forecast takes away from a simpler one: 1 is a perfect forecast, 0 is no better, below 0 "
-        f"is worse. Here the simpler one is '{USUAL}' (the neuron's usual level after an onset, whatever is shown). A forecast counts as "
-        f"informative up to the last step before its {share(0.95)} interval first meets 0."
+        f"is worse. Here the simpler one is '{results.reference}' ({PLAIN[results.reference]}). A forecast counts as informative up to the last "
+        f"step before its {share(0.95)} interval first meets 0."
     ))  # fmt: skip
     section.add(*[text(line) for line in horizon_in_words(results, choice)])
     onset = "the beginning of the forecast" if choice.settings["windows"] == "sliding" else "the onset"
@@ -58,10 +63,10 @@ def horizon(results: Results, choice: Choice) -> Section:
 
         return on
 
-    if np.isfinite(results.usual["skill"]).any():
+    if results.measured and np.isfinite(results.usual["skill"]).any():
         section.add(picture(
-            draw(results.usual), size=(7.2, 3.2), alt=f"Skill over '{USUAL}' by time from {onset}",
-            caption=f"Skill over '{USUAL}' by time from {onset}; bands are 95 % intervals over animals, sessions and blocks of trials.",
+            draw(results.usual), size=(7.2, 3.2), alt=f"Skill over '{results.reference}' by time from {onset}",
+            caption=f"Skill over '{results.reference}' by time from {onset}; bands are 95 % intervals over animals, sessions and blocks of trials.",
         ))  # fmt: skip
     if results.psth is not None:
         section.add(heading("What the activity before the onset adds to knowing what is shown"))
@@ -75,9 +80,9 @@ def horizon(results: Results, choice: Choice) -> Section:
             )
         else:
             section.add(text(
-                f"Here '{PSTH}' (the neuron's usual response to this condition) forecasts no better than '{USUAL}': conditions are shown too "
-                "seldom, or neurons respond to them too alike, for the mean response to pay. So the picture above also shows what the activity "
-                f"before {onset} adds."
+                f"Here '{PSTH}' (the neuron's usual response to this condition) forecasts no better than '{results.reference}': conditions are "
+                "shown too seldom, or neurons respond to them too alike, for the mean response to pay. So the picture above also shows what the "
+                f"activity before {onset} adds."
             ))  # fmt: skip
     section.add(_table_of_reach(results))
     return section
@@ -98,13 +103,14 @@ def horizon_in_words(results: Results, choice: Choice) -> list[str]:
     usual, psth = _reach(results.usual), _reach(results.psth) if results.tuned else None
     whole = results.groups[results.groups["grouping"] == "all"].set_index("forecaster")
     ahead = "ahead" if choice.settings["windows"] == "sliding" else "after the onset"
-    found = []
-    for name in results.shown:
+    found = [] if results.measured else [f"No naive row surely knows more than the neuron's {results.level}: nothing else forecasts with less error."]
+    for name in results.measured:
         over = whole.loc[name]
+        by, low, high = over[["skill", "skill_from", "skill_to"]]
+        beats = f": up to there it surely beats the neuron's {results.level}" if usual.loc[name, "informative_s"] > 0 else ""
         words = (
-            f"'{name}' is informative {_told(usual, name)} {ahead}: so far it surely beats the neuron's usual level. Over the whole response it "
-            f"takes {share(over['skill'])} {interval(over['skill_from'], over['skill_to'], share)} of that level's squared error "
-            f"away{'' if over['skill_from'] > 0 else ', which may be nothing'}."
+            f"'{name}' is informative {_told(usual, name)} {ahead}{beats}. Over the whole response its squared error is {lower(by, low, high)} "
+            f"than that of the neuron's {results.level}{', which may be chance' * bool(low <= 0 <= high)}."
         )
         if psth is not None and name != PSTH:
             words += f" Beyond the mean response to the condition it is informative {_told(psth, name)}."
@@ -135,12 +141,12 @@ def _table_of_reach(results):
     head = ["forecaster", "informative", *(["beyond the mean response"] if beyond is not None else []), *(f"skill at {t:.2g} s" for t in at)]
     rows = []
     for name in dict.fromkeys(usual["forecaster"]):
-        if name == USUAL:
+        if name == results.reference:
             continue
         one = usual[usual["forecaster"] == name].set_index("time_s")
         cells = [f"{decimals(one.loc[t, 'skill'])} {interval(one.loc[t, 'skill_from'], one.loc[t, 'skill_to'], decimals)}" for t in at]
         rows.append([name, _told(reach, name), *([_told(beyond, name) if name != PSTH else "-"] if beyond is not None else []), *cells])
-    return table(head, rows, models=results.scored.models, caption=f"Skill over '{USUAL}', with 95 % intervals")
+    return table(head, rows, models=results.scored.models, caption=f"Skill over '{results.reference}', with 95 % intervals")
 
 
 def _indexed(skill, key, without=None):
@@ -163,8 +169,10 @@ def groups(results: Results, choice: Choice) -> Section:
     Section
     """
     section = Section("groups", "Which neurons, conditions and states can be forecast")
-    section.add(text(f"Skill over '{USUAL}' again, over the whole response, for the models and the best naive row, in groups of neurons and trials."))
-    found = results.groups[results.groups["forecaster"].isin(results.shown)]
+    section.add(
+        text(f"Skill over '{results.reference}' over the whole response, for the models and the best naive row, by groups of neurons and trials.")
+    )
+    found = results.groups[results.groups["forecaster"].isin(results.measured)]
     for grouping in dict.fromkeys(g for g in found["grouping"] if g != "all"):
         section.add(*_grouping(found[(found["grouping"] == grouping) & (found["frames"] > 0)].dropna(subset="skill"), grouping, results))
     if not choice.trials.source.index.empty and not any(g.startswith(STATE) for g in found["grouping"]):
@@ -177,7 +185,7 @@ def _grouping(one, grouping, results):
     from ..plots.horizon import plot_skill_by_group
 
     by_state = grouping.removeprefix(STATE)
-    title, words = GROUPINGS.get(grouping) or (f"Behaviour: {by_state}", f"the animal's state before the onset, by {by_state}")
+    title, words = GROUPINGS.get(grouping) or (f"Behaviour: {by_state}", f"{by_state} before the onset, {STATES.get(frozenset(one['group']), '')}")
     if grouping not in ORDERED:
         one = one.sort_values("group", key=lambda column: column.map(natural), kind="stable")
     names = list(dict.fromkeys(one["group"]))
@@ -189,13 +197,13 @@ def _grouping(one, grouping, results):
     drawn = one.assign(group=_short(one["group"])) if grouping == "condition" else one
     if len(names) > MOST_DRAWN:
         half = MOST_DRAWN // 2
-        ranked = drawn[drawn["forecaster"] == results.shown[0]].sort_values("skill", ascending=False)["group"].tolist()
+        ranked = drawn[drawn["forecaster"] == results.measured[0]].sort_values("skill", ascending=False)["group"].tolist()
         ends = [*ranked[:half], *ranked[-half:]]
         drawn = drawn[drawn["group"].isin(ends)].sort_values("group", key=lambda column: column.map(ends.index), kind="stable")
-        words += f": of {len(names)}, the {half} that '{results.shown[0]}' forecasts best and the {half} that it forecasts worst"
+        words += f": of {len(names)}, the {half} that '{results.measured[0]}' forecasts best and the {half} that it forecasts worst"
     table_ = _indexed(drawn, "group")
     table_.attrs = results.groups.attrs
-    height = 0.75 + 0.24 * drawn["group"].nunique() + (0.3 if len(results.shown) > 1 else 0)
+    height = 0.75 + 0.24 * drawn["group"].nunique() + (0.3 if len(results.measured) > 1 else 0)
     yield heading(title)
     yield picture(lambda ax: plot_skill_by_group(table_, ax=ax), size=(6.2, height), alt=f"Skill by group: {title}", caption=_sentence(words))
     rows = [[r.group, r.forecaster, int(r.frames), decimals(r.skill), interval(r.skill_from, r.skill_to, decimals)] for r in one.itertuples()]

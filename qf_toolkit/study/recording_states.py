@@ -61,4 +61,7 @@ def _rule(variable, level, of_speed):
         return "still", "running", STILL_CM_S
     if of_speed:
         return "still", "running", STILL_SHARE * float(np.nanpercentile(np.abs(variable.values), 99.9))
-    return "low", "high", float(np.nanmedian(level))
+    most = np.nanmedian(level)
+    if not (level > most).any() and (level < most).any():  # half of the trials or more share the highest level
+        most = level[level < most].max()
+    return "low", "high", float(most)

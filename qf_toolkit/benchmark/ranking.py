@@ -4,9 +4,15 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.compare import compare
+from ..evaluation.directions import LOWER
+from ..evaluation.horizon import by_group, informative_to, skill_by_horizon
+from ..evaluation.over_runs import leaderboard, wilcoxon_over_runs
 from ..evaluation.scored import Scored
 from ..evaluation.sums import Sums
-from .tables import Results
+from .tables import COLUMNS, Results
+
+CLAIMED = {"table3": "+ quantisation", "table4": "all in pre-training", "tableA2": "K = 32", "tableA3": "K = 32"}  # in all others: QuantFormer
+ERRORS = {"forecast": "mse_ratio", "activation": "balanced_error"}  # balanced_error: 1 - balanced accuracy
 
 
 def as_scored(results: Results) -> Scored | None:
@@ -122,3 +128,114 @@ def differences(results: Results, seed: int = 0) -> pd.DataFrame | None:
     """
     scored = as_scored(results)
     return None if scored is None or not scored.models or not scored.naive else compare(scored, None, seed=seed)
+
+
+def statistics(results: Results, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Every statistic of a benchmark that there is data for, by name.
+
+    Parameters
+    ----------
+    results : Results
+    seed : int
+        Of the bootstraps.
+
+    Returns
+    -------
+    dict of str to pandas.DataFrame
+        leaderboard, wilcoxon, differences (see `evaluation.compare`), horizon (see `evaluation.horizon.skill_by_horizon`), and groups (see
+        `evaluation.horizon.by_group`), those that can be made of the runs. attrs of each: simulated and what its function tells.
+    """
+    found = {"leaderboard": leaders(results, seed), "wilcoxon": tests(results)}
+    scored = as_scored(results)
+    if scored is not None and scored.naive:
+        found |= {"horizon": skill_by_horizon(scored, seed=seed), "groups": by_group(scored, seed=seed)}
+        if scored.models:
+            found["differences"] = compare(scored, None, seed=seed)
+    for table in (made := {name: table for name, table in found.items() if table is not None}).values():
+        table.attrs["simulated"] = results.plan.simulated
+    return made
+
+
+def leaders(results: Results, seed: int = 0) -> pd.DataFrame | None:
+    """Skill and win rate of every row over the runs of each task; see `evaluation.over_runs.leaderboard`.
+
+    The error is mse_ratio for forecasts and 1 - balanced accuracy for classifiers.
+
+    Parameters
+    ----------
+    results : Results
+    seed : int
+        Of the bootstrap over runs.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        The leaderboards of the tasks below each other, with a column `task` and one `than`, the best naive row; None where no naive row has an error in
+        every run.
+    """
+    tables = []
+    for task, error in ERRORS.items():
+        frame = _tidy(results, task)
+        if "balanced_accuracy" in frame:
+            frame["balanced_error"] = 1 - frame["balanced_accuracy"]
+        naive = [row for row, of in frame.groupby("model", sort=False) if of["naive"].all() and error in of and of[error].notna().all()]
+        if naive:
+            table = leaderboard(frame.drop(columns="naive"), naive, error, seed=seed)
+            tables.append(table.assign(task=task, than=table.attrs["reference"], runs=table.attrs["n_runs"]))
+    return pd.concat(tables) if tables else None
+
+
+def tests(results: Results) -> pd.DataFrame | None:
+    """The paper's test, for each score of the table: one-sided Wilcoxon over runs of whether QuantFormer is better, with Holm's correction.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        The tests of `evaluation.over_runs.wilcoxon_over_runs` below each other, with columns `task` and `score`; each score is corrected for its own
+        rows. A run whose score is missing or infinite is left out for that row, and counted. None if the claimed row has no score.
+    """
+    claimed, tables = CLAIMED.get(results.plan.table, "QuantFormer"), []
+    for task, columns in COLUMNS.get(results.plan.table, {}).items():
+        frame = _tidy(results, task)
+        for score in (c for c in columns if c in frame and (c in LOWER or not c.startswith("coverage"))):
+            known = frame[["model", "subject", "stimulus", "seed", score]].replace([np.inf, -np.inf], np.nan)
+            known = known[known.groupby("model")[score].transform("count") > 0]
+            if claimed in set(known["model"]) and known["model"].nunique() > 1:
+                found = wilcoxon_over_runs(known, claimed, score, lower_is_better=score in LOWER)
+                tables.append(found.assign(task=task, score=score))
+    if not tables:
+        return None
+    out = pd.concat(tables)
+    out.attrs = {"reference": claimed, "alternative": f"{claimed} is better"}
+    return out
+
+
+def ahead(skill: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """How far ahead each row is informative, and in which windows it is better than the best naive row.
+
+    Parameters
+    ----------
+    skill, groups : pandas.DataFrame
+        As `skill_by_horizon` and `by_group` return them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by row. Columns: informative_s and to_end (see `informative_to`), first and last (the skill at the first and at the last step), and the
+        skill in each third of the neurons by signal-to-noise ratio and in active and inactive windows. attrs: reference.
+    """
+    of = groups[groups["grouping"].isin(["trace_snr", "activity"])]
+    wide = of.set_index(["forecaster", "group"])["skill"].unstack("group").reindex(columns=list(dict.fromkeys(of["group"])))  # noqa: PD010
+    steps = skill.dropna(subset="skill").groupby("forecaster", sort=False)["skill"]
+    out = informative_to(skill).join(pd.DataFrame({"first": steps.first(), "last": steps.last()})).join(wide)
+    out.attrs = {"reference": skill.attrs["reference"]}
+    return out
+
+
+def _tidy(results, task):
+    """One row per run, seed and table row, as `evaluation.over_runs` takes them."""
+    return results.runs[results.runs["task"] == task].drop(columns="run").rename(columns={"row": "model"})

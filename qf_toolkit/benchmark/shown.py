@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..evaluation.compare import WIDTH, folded, show_differences
 from .options import TABLES
-from .ranking import differences
+from .ranking import ahead, statistics
 from .tables import COST, Results, paper_table
 
 TITLES = {
@@ -19,23 +19,26 @@ assert set(TITLES) == set(TABLES)
 MISSING = "-"
 
 
-def as_text(results: Results, table: pd.DataFrame) -> str:
-    """A table of `make_table` as text of at most 100 columns, with the paper's numbers, the reasons of empty cells, and the differences.
+def as_text(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame] | None = None) -> str:
+    """A table of `make_table` as text of at most 100 columns, with the paper's numbers, the reasons of empty cells, and the statistics.
 
     Parameters
     ----------
     results : Results
     table : pandas.DataFrame
+    found : dict of str to pandas.DataFrame, optional
+        What `ranking.statistics` returned, where that is at hand.
 
     Returns
     -------
     str
     """
-    a = table.attrs
+    a, found = table.attrs, statistics(results) if found is None else found
     head = [
         TITLES[a["table"]],
         f"{'SIMULATED DATA, ' if a['simulated'] else ''}{_count(len(a['subjects']), 'subject')}, {_count(len(a['stimuli']), 'selection')} of stimuli, "
         f"{_count(len(a['seeds']), 'seed')}, {a['n_runs']} runs; mean ± sd over runs",
+        a["budget"],
     ]
     lines = [*head, "", *folded(cells(table)), ""]
     lines += [". marks naive rows: nothing in them is random, so they run once for each subject and stimulus"] * bool(a["naive"])
@@ -43,17 +46,79 @@ def as_text(results: Results, table: pd.DataFrame) -> str:
     lines += [line for note in a["notes"] for line in wrap(f"note: {note}", WIDTH, subsequent_indent="  ")]
     printed = printed_cells(a["table"])
     if len(printed):
-        lines += [
-            "",
-            "the paper prints",
-            *folded(printed),
-            "",
-            *(line for why in a["compared"] for line in wrap(f"not comparable: {why}", WIDTH, subsequent_indent="  ")),
-        ]
-    found = differences(results)
-    if found is not None:
-        lines += ["", show_differences(found)]
+        why = (line for why in a["compared"] for line in wrap(f"not comparable: {why}", WIDTH, subsequent_indent="  "))
+        lines += ["", "The paper prints", *folded(printed), "", *why]
+    for title, cells_of in sections(found, a["naive"]):
+        lines += ["", *wrap(title, WIDTH), *folded(cells_of)]
+    if "differences" in found:
+        lines += ["", "Paired differences of the forecasts", show_differences(found["differences"])]
     return "\n".join(lines)
+
+
+def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str, pd.DataFrame]]:
+    """The statistics but the paired differences, each with a title in words, as tables of text.
+
+    Parameters
+    ----------
+    found : dict of str to pandas.DataFrame
+        What `ranking.statistics` returned.
+    naive : list of str
+        Names of the naive rows; a dot marks them.
+
+    Returns
+    -------
+    list of (str, pandas.DataFrame)
+    """
+    out = []
+    for task, of in found["leaderboard"].groupby("task", sort=False) if "leaderboard" in found else ():
+        shown = {c: [_interval(*v) for v in of[[c, f"{c}_from", f"{c}_to"]].to_numpy(float)] for c in ("skill", "win_rate")}
+        shown["runs"] = [f"{n:.0f}" + (f", {failed:.0f} failed" if failed else "") for n, failed in of[["n_runs", "n_failed"]].to_numpy(float)]
+        title = (
+            f"Leaderboard, {task}: skill is 1 - geometric mean over runs of {LED[task]} to that of {of['than'].iloc[0]}, the best naive row (chosen on the "
+            f"test part, which favours it); [95 % interval over {of['runs'].iloc[0]} runs]"
+        )
+        out.append((title, pd.DataFrame(shown, _dotted(of.index, naive))))
+    if "horizon" in found:
+        of = ahead(found["horizon"], found["groups"])
+        shown = {"informative": [_horizon(*v) for v in zip(of["informative_s"], of["to_end"], strict=True)]}
+        shown |= {SHOWN.get(c, c): [_number(v) for v in of[c]] for c in of if c not in ("informative_s", "to_end")}
+        title = (
+            f"Skill against {of.attrs['reference']}, 1 - ratio of mse: informative to the step before its 95 % interval first meets 0; first and last step; "
+            "thirds of the neurons by the signal-to-noise ratio of their training traces; active and inactive windows"
+        )
+        out.append((title, pd.DataFrame(shown, _dotted(of.index, naive))))
+    if "wilcoxon" in found:
+        of = found["wilcoxon"]
+        shown = {score: [_tested(table, row) for row in of.index.unique()] for score, table in of.groupby("score", sort=False)}
+        title = (
+            f"Is {of.attrs['reference']} better? Mean difference over runs and p of the one-sided Wilcoxon test, corrected for the rows of a column (Holm); "
+            "* p < 0.05"
+        )
+        out.append((title, pd.DataFrame(shown, _dotted(of.index.unique(), naive))))
+    return out
+
+
+LED = {"forecast": "the ratio of mse_ratio", "activation": "the ratio of 1 - balanced accuracy"}
+SHOWN = {"low": "SNR low", "middle": "SNR middle", "high": "SNR high"}
+
+
+def _dotted(names, naive):
+    return [f". {name}" if name in naive else str(name) for name in names]
+
+
+def _interval(value, low, high):
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(value) else MISSING
+
+
+def _horizon(seconds, to_end):
+    return MISSING if np.isnan(seconds) else f"{seconds:.2f} s{' (end)' if to_end else ''}"
+
+
+def _tested(table, row):
+    if row not in table.index:
+        return MISSING
+    better, p = float(table.loc[row, "better_by"]), float(table.loc[row, "p_holm"])
+    return MISSING if np.isnan(p) else f"{better:+.3g}, p {p:.2g}{'*' if p < 0.05 else ' '}"
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +139,7 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
     shown = {c: [_mean_sd(table.loc[row, c], table.loc[row].get(f"{c}_sd")) for row in table.index] for c in scores}
     shown |= {c: [_number(v) for v in table[c]] for c in COST if c in table and len(table[c].dropna())}
     shown["runs"] = [f"{n:.0f}" if not failed else f"{n - failed:.0f} of {n:.0f}" for n, failed in table[["runs", "failed"]].to_numpy(float)]
-    return pd.DataFrame(shown, [f". {r}" if r in table.attrs["naive"] else str(r) for r in table.index])
+    return pd.DataFrame(shown, _dotted(table.index, table.attrs["naive"]))
 
 
 def printed_cells(name: str) -> pd.DataFrame:
@@ -91,25 +156,28 @@ def as_latex(table: pd.DataFrame) -> str:
     return cells(table).replace("±", r"$\\pm$", regex=True).style.to_latex(hrules=True, convert_css=False).replace("_", r"\_").rstrip()
 
 
-def as_html(results: Results, table: pd.DataFrame) -> str:
+def as_html(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame] | None = None) -> str:
     """A table of `make_table` as a page of HTML, with what `as_text` says beside it."""
     from html import escape
 
-    a = table.attrs
-    notes = [
-        *(f"{row}: {why}" for row, why in a["reasons"].items()),
-        *a["notes"],
-        *(f"The paper's numbers can't be compared: {why}." for why in a["compared"]),
-    ]
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    a, found = table.attrs, statistics(results) if found is None else found
+    compared = (f"The paper's numbers can't be compared: {why}." for why in a["compared"])
+    notes = [*(f"{row}: {why}" for row, why in a["reasons"].items()), *a["notes"], *compared]
+    parts = [f"<h1>{escape(TITLES[a['table']])}</h1>", *["<p><strong>Simulated data.</strong></p>"] * bool(a["simulated"])]
+    parts += [f"<p>Mean ± sd over runs. {escape(a['budget'])}</p>", _html(cells(table)), f"<ul>{''.join(f'<li>{escape(n)}</li>' for n in notes)}</ul>"]
     printed = printed_cells(a["table"])
-    beside = f"<h2>The paper prints</h2>{printed.style.format(escape='html').to_html()}" if len(printed) else ""
-    data = "<p><strong>Simulated data.</strong></p>" if a["simulated"] else ""
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{escape(TITLES[a['table']])}</title><style>body{{font:15px sans-serif;margin:2em}}"
-        "table{border-collapse:collapse}td,th{padding:.2em .7em;text-align:right;border-top:1px solid #ccc}th{text-align:left}</style>"
-        f"<h1>{escape(TITLES[a['table']])}</h1>{data}<p>Mean ± sd over runs.</p>{cells(table).style.format(escape='html').format_index(escape='html').to_html()}<ul>{items}</ul>{beside}"
+    parts += [f"<h2>The paper prints</h2>{_html(printed)}"] if len(printed) else []
+    parts += [f"<h2>{escape(title.partition(':')[0])}</h2><p>{escape(title)}</p>{_html(of)}" for title, of in sections(found, a["naive"])]
+    parts += [f"<h2>Paired differences</h2><pre>{escape(show_differences(found['differences']))}</pre>"] if "differences" in found else []
+    style = (
+        "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:.2em .7em;text-align:right;border-top:1px solid #ccc}"
+        "th{text-align:left}"
     )
+    return f"<!doctype html><meta charset=utf-8><title>{escape(TITLES[a['table']])}</title><style>{style}</style>{''.join(parts)}"
+
+
+def _html(text):
+    return text.style.format(escape="html").format_index(escape="html").to_html()
 
 
 def _mean_sd(mean, sd):

@@ -138,7 +138,8 @@ def make_table(results: Results) -> pd.DataFrame:
         One row per model, the naive rows last. For each score of the table the mean over runs and its standard deviation (`*_sd`), as in the paper;
         for a table of both tasks the columns of activation come first. runs and failed count the runs; the costs are means: parameters, train_s
         (seconds), forecast_ms (a trial, all its neurons) and peak_mb. paper and paper_sd columns hold what the paper prints. attrs: table, naive,
-        reasons ({row: why a cell has no number}), compared (why the paper's numbers can't be compared), simulated.
+        reasons ({row: why a cell has no number}), compared (why the paper's numbers can't be compared), budget (what each model was given, and the time
+        that it took, in words), simulated.
     """
     table, runs = results.plan.table, results.runs
     if table == "tableA1":
@@ -216,11 +217,26 @@ def _facts(results):
     told = Counter(NUMBER.sub("...", text) for result in results.by_run.values() for text in (result or {}).get("warnings", ()))
     done = [r for r in results.by_run.values() if r is not None and r["status"] == "done"]
     return {
-        "notes": [f"{text} ({n} runs)" for text, n in told.items()], "simulated": plan.simulated, "n_runs": len(plan.runs), "subjects": sorted({r.subject for r in plan.runs.values() if r.task != PRETRAIN}),
+        "budget": _budget(results), "notes": [f"{text} ({n} runs)" for text, n in told.items()], "simulated": plan.simulated, "n_runs": len(plan.runs), "subjects": sorted({r.subject for r in plan.runs.values() if r.task != PRETRAIN}),
         "stimuli": sorted({r.stimulus for r in plan.runs.values() if r.task != PRETRAIN}), "seeds": sorted({r.seed for r in plan.runs.values()}),
         "data": sorted({r.data for r in plan.runs.values()}), "code": sorted({r.code for r in plan.runs.values()}),
         "n_animals": len({a for r in done for a in r.get("blocks", {}).get("units", {}).get("animal", [])}) or len({r["run"]["settings"]["subject"][0] for r in done if r["run"]["settings"].get("subject")}),
     }  # fmt: skip
+
+
+def _budget(results):
+    """What each model was given, and how long all took, in a sentence."""
+    fits = [run for run in results.plan.runs.values() if run.task != PRETRAIN and run.model != roster.NAIVE]
+    given = sorted({_length(run.options) for run in fits})
+    tried = max((run.tune for run in fits), default=1)
+    seconds = [r["cost"]["train_s"] for r in results.by_run.values() if r and (r.get("cost") or {}).get("train_s") is not None]
+    took = f"; a fit took {min(seconds):.1f} to {max(seconds):.1f} s, all {sum(seconds) / 60:.1f} min" if seconds else ""
+    return f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}."
+
+
+def _length(options):
+    steps = options.get("steps_most", options.get("steps"))
+    return f"{steps} steps" if steps else f"{options.get('epochs')} epochs"
 
 
 def not_compared(results: Results) -> list[str]:
@@ -253,7 +269,7 @@ def not_compared(results: Results) -> list[str]:
 
 
 def write_tables(results: Results, out: str | Path) -> list[Path]:
-    """Write a table as text, CSV, LaTeX and HTML, and the runs that it is made of as CSV.
+    """Write a table as text, LaTeX, HTML and CSV, and as CSV the runs that it is made of and their statistics (see `ranking.statistics`).
 
     Parameters
     ----------
@@ -264,17 +280,21 @@ def write_tables(results: Results, out: str | Path) -> list[Path]:
     Returns
     -------
     list of Path
+        That of the text first.
     """
+    from .ranking import statistics
     from .shown import as_html, as_latex, as_text
 
     table, folder = results.plan.table, Path(out) / "tables"
-    made = make_table(results)
-    paths = write_table(made, folder / f"{table}.csv")
-    for suffix, text in ((".txt", as_text(results, made)), (".tex", as_latex(made)), (".html", as_html(results, made))):
+    made, found = make_table(results), statistics(results)
+    paths = []
+    for suffix, text in ((".txt", as_text(results, made, found)), (".tex", as_latex(made)), (".html", as_html(results, made, found))):
         path = folder / f"{table}{suffix}"
         with atomic_path(path) as tmp:
             tmp.write_text(text + "\n", encoding="utf-8")
         paths.append(path)
-    runs = results.runs.copy()
+    runs = results.runs.set_index("row")
     runs.attrs = made.attrs
-    return [*paths, *write_table(runs.set_index("row"), folder / f"{table}_runs.csv")]
+    for name, of in {"": made, "_runs": runs, **{f"_{name}": of for name, of in found.items()}}.items():
+        paths += write_table(of, folder / f"{table}{name}.csv")
+    return paths

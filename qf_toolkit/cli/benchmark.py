@@ -15,8 +15,7 @@ def run_benchmark(args: Arguments):
     """Run `qf benchmark`."""
     from ..benchmark.grid import run_grid
     from ..benchmark.make import prepare
-    from ..benchmark.shown import as_text
-    from ..benchmark.tables import make_table, read_results, write_tables
+    from ..benchmark.tables import read_results, write_tables
 
     out = Path(args.out)
     claim_output(out, "benchmark", overwrite=args.overwrite, store=args.store)
@@ -26,9 +25,8 @@ def run_benchmark(args: Arguments):
         return 0
     write_text(out / MARK, json.dumps({"qf_toolkit": __version__}) + "\n")
     counts = run_grid(plan, out, grid, progress=args.progress)
-    results = read_results(plan, out)
-    paths = write_tables(results, out)
-    print(as_text(results, make_table(results)))
+    paths = write_tables(read_results(plan, out), out)
+    print(paths[0].read_text(encoding="utf-8"), end="")
     print(f"\n{counts['made']} runs made, {counts['done'] + counts['failed'] - counts['made']} kept, {counts['failed']} failed; written:")
     for path in paths:
         print(f"  {path}")

@@ -195,6 +195,7 @@ class SessionScores:
             "paper_corr": paper_scores.corr_abs(*of, n_score), "paper_ssim": paper_scores.ssim_global(*of, n_score),
             "poco": 1 - mse / self.copy_mse if self.copy_mse > 0 else np.nan, "sd_ratio": sd_ratio(forecast, self.mask, self.training.sd),
             **{name: np.nan for name in names() if name not in ("crps", "coverage_90")},
+            "smape": paper_scores.smape(*of), "paper_mae": paper_scores.paper_mae(*of, n_score),
         }  # fmt: skip
 
     def per_neuron(self, squares, r):

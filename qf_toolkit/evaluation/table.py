@@ -84,6 +84,7 @@ def evaluate(
         - sd_ratio: standard deviation of the forecasts over that of the training responses (see `distribution_scores.sd_ratio`)
         - coverage_50, coverage_80, energy (fair energy score over a trial's neurons and frames), pit (deviation of the PIT histogram from flat, 0 for
           a calibrated forecast): of draws; see `distribution_scores`
+        - smape (of the signal itself, over frames) and paper_mae (of normalised signals): the rest of the paper's family
 
         attrs: n_animals, n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent windows, left out of r), unusable
         (observations left out), active_fraction, truth_jump (the jump of the truth), data, simulated, models, seeds, split, not_applicable ({row: why

@@ -5,9 +5,10 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..errors import QfError, UnknownKeyError, did_you_mean
+from ..evaluation.directions import LOWER
 from .forecasts import _looks
 from .style import TRUTH, axes_or_current, credit, palette
-from .tables import LOWER, kind_of_row
+from .tables import kind_of_row
 
 LABELS = {"mse": "MSE of a neuron", "r": "r of a neuron"}
 FEW = 8  # up to this number of neurons only points are drawn, and no shape

@@ -9,15 +9,10 @@ from matplotlib.textpath import text_to_path
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..estimators.naive import Zero
 from ..estimators.rows import naive_classifiers, naive_forecasters
-from ..evaluation.distribution_scores import LEVELS
+from ..evaluation.directions import DIFFERENCES, HIGHER, HIT_SCORES, LOWER, NEAREST
 from .heat import heat_map
 from .style import TRUTH, axes_or_current, credit, style
 
-LOWER = ("mse", "mse_ratio", "mae", "crps", "energy", "pit", "smape", "paper_mse", "paper_mae", "paper_smape", "brier")
-HIT_SCORES = ("balanced_accuracy", "auroc", "average_precision", "precision", "recall", "f1")  # scores of classifiers, from 0 to 1
-DIFFERENCES = ("mse_lower", "r_higher")  # columns of `compare`: by how much a forecaster is better
-HIGHER = ("r", "E", "poco", "paper_corr", "paper_ssim", *HIT_SCORES, *DIFFERENCES)
-NEAREST = {**{f"coverage_{round(100 * level)}": level for level in LEVELS}, "sd_ratio": 1.0, "jump": 1.0}
 COUNTED = {"n_trials": "test trial", "n_neurons": "neuron", "n_sessions": "session", "n_animals": "animal", "n_observations": "observation"}
 DIGITS = 3  # significant digits of a column's typical value
 SIZE, LINE, GAP, PAD = 8, 14.0, 16.0, 8.0  # points: size of the text, height of a row, gap between columns, margin around the table

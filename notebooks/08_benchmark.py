@@ -35,11 +35,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import qf_toolkit as qf
-from qf_toolkit.benchmark.ranking import differences
+from qf_toolkit.benchmark.ranking import ahead, statistics
 from qf_toolkit.benchmark.shown import as_text, cells
 from qf_toolkit.benchmark.tables import make_table, paper_table
 from qf_toolkit.plots.comparisons import plot_differences, plot_runs
-from qf_toolkit.plots.style import save_figure, style
+from qf_toolkit.plots.style import credit, save_figure, style
 
 out = Path(STUDY) / "benchmark"
 
@@ -83,11 +83,12 @@ print(*(f"- {why}" for why in table.attrs["compared"]), sep="\n")
 # **What to see:** a bar that does not touch the line at 0. The intervals are drawn over animals, their recordings and blocks of trials. Of two animals they say little of others.
 
 # %%
-found = differences(results)
+found = statistics(results)
+pairs = found["differences"]
 with style():
-    fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.22 * len(found)), layout="constrained", sharey=True)
-    plot_differences(found, "ratio_lower", ax=axes[0])
-    plot_differences(found, "r_higher", ax=axes[1])
+    fig, axes = plt.subplots(1, 2, figsize=(9, 1.2 + 0.22 * len(pairs)), layout="constrained", sharey=True)
+    plot_differences(pairs, "ratio_lower", ax=axes[0])
+    plot_differences(pairs, "r_higher", ax=axes[1])
 keep(
     fig,
     "differences",
@@ -105,8 +106,36 @@ with style():
 keep(fig, "runs", "The error of every run", "The error ratio of each run, a row for each model, the colour is the stimulus")
 
 # %% [markdown]
+# ## Over all runs
+# The leaderboard counts every run alike. Skill is 1 - the geometric mean of a row's error over that of the best naive row, so that the best naive row has 0; the win rate is the share of
+# pairs (run, other row) in which the row has the lower error.
+
+# %%
+found["leaderboard"].drop(columns=["task"]).round(3)
+
+# %% [markdown]
+# ## How far ahead
+# **What to see:** where a curve falls to 0. From there on, the best naive row does as well. The bands are 95 % intervals; `informative_s` is the last step before a band first meets 0. The
+# other columns hold the skill in thirds of the neurons by the signal-to-noise ratio of their training traces, and in active and inactive windows.
+
+# %%
+skill = found["horizon"]
+with style():
+    fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    for name in [row for row in results.order if row not in table.attrs["naive"]]:
+        of = skill[skill["forecaster"] == name]
+        ax.plot(of["time_s"], of["skill"], marker="o", ms=3, label=name)
+        ax.fill_between(of["time_s"], of["skill_from"], of["skill_to"], alpha=0.15)
+    ax.axhline(0, color="0.3", lw=0.8)
+    ax.set(xlabel="time after the onset (s)", ylabel=f"skill against {skill.attrs['reference']}", ylim=(-1, 1))
+    ax.legend()
+    credit(ax, skill)
+keep(fig, "horizon", "Skill by horizon", "Skill of each model against the best naive row at each step after the onset, with intervals")
+ahead(skill, found["groups"]).round(3)
+
+# %% [markdown]
 # ## What is written for a paper
 # `qf benchmark` writes the table as text, CSV, LaTeX and HTML, with the data's and the code's digests beside it. The text:
 
 # %%
-print(as_text(results, table))
+print(as_text(results, table, found))

@@ -12,10 +12,10 @@ from qf_toolkit.benchmark import roster
 from qf_toolkit.benchmark.grid import finished, run_grid
 from qf_toolkit.benchmark.options import TABLES, BenchmarkOptions, GridOptions
 from qf_toolkit.benchmark.plan import Plan, Run, make_plan
-from qf_toolkit.benchmark.ranking import as_scored, differences
+from qf_toolkit.benchmark.ranking import ahead, as_scored, differences, statistics, wilcoxon
 from qf_toolkit.benchmark.results import claimed, read_result, result_file
 from qf_toolkit.benchmark.shown import as_html, as_latex, as_text, cells
-from qf_toolkit.benchmark.tables import make_table, paper_table, read_results, write_tables
+from qf_toolkit.benchmark.tables import Results, make_table, paper_table, read_results, write_tables
 from qf_toolkit.cli.main import main
 from qf_toolkit.evaluation.compare import compare
 from qf_toolkit.evaluation.horizon import by_group, skill_by_horizon
@@ -177,11 +177,42 @@ def test_files_of_a_table(plan, out):
     np.testing.assert_allclose(read["mse_ratio"], table["mse_ratio"])
     text = (out / "tables" / "table2.txt").read_text()
     assert max(map(len, text.split("\n"))) <= 100
-    assert "the paper prints" in text and "not comparable: the recordings are not the paper's 11 containers" in text
+    assert "The paper prints" in text and "not comparable: the recordings are not the paper's 11 containers" in text
     assert r"\toprule" in as_latex(table) and "paper\\_mse" in as_latex(table)
     page = as_html(results, table)
     assert "<table" in page and "http" not in page
     assert cells(table).index[0] == "NLinear" and cells(table).index[-1].startswith(". ")
+    assert all(f"{word}" in text and word in page for word in ("Leaderboard, forecast", "Skill against", "1 learning rate tried"))
+
+
+def test_statistics_are_those_of_the_runs(plan, out):
+    results = read_results(plan, out)
+    found, runs = statistics(results), results.runs.set_index(["row", "subject", "stimulus", "seed"])["mse_ratio"]
+    board = found["leaderboard"]
+    best = board["than"].iloc[0]
+    places = runs.groupby(["row", "subject", "stimulus"]).mean()
+    logs = np.log(places["NLinear"] / places[best])
+    assert board.loc["NLinear", "skill"] == pytest.approx(1 - np.exp(logs.mean()))
+    assert board.loc[best, "skill"] == 0 and board["than"].nunique() == 1
+    skill = found["horizon"]
+    assert set(skill["forecaster"]) == set(runs.index.unique("row")) and skill.attrs["reference"] in set(results.runs.loc[results.runs["naive"], "row"])
+    table = ahead(skill, found["groups"])
+    at = skill[skill["forecaster"] == "NLinear"].dropna(subset="skill")
+    assert table.loc["NLinear", ["first", "last"]].tolist() == at["skill"].iloc[[0, -1]].tolist()
+    assert wilcoxon(results) is None  # no QuantFormer among the rows
+
+
+def test_wilcoxon_counts_the_runs_that_quantformer_wins():
+    places = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"), ("c", "x")]
+    rows = [
+        {"row": row, "naive": row == "psth", "task": "forecast", "run": f"{row}{i}", "subject": s, "stimulus": k, "seed": 0, "error": "",
+         "mse_ratio": i + (row != "QuantFormer"), "r": float(row == "QuantFormer") + i, "paper_mse": np.inf if row == "psth" else i}
+        for i, (s, k) in enumerate(places) for row in ("QuantFormer", "lstm", "psth")
+    ]  # fmt: skip
+    found = wilcoxon(Results(Plan("table2", {}, [], "", False), pd.DataFrame(rows), {})).reset_index().set_index(["score", "model"])
+    for column in ("mse_ratio", "r"):
+        assert found.loc[(column, "lstm"), ["better_by", "p", "p_holm"]].tolist() == [1.0, 2**-5, 2**-4]
+    assert ("paper_mse", "psth") not in found.index and np.isnan(found.loc[("paper_mse", "lstm"), "p"])  # of infinite scores, and of no difference
 
 
 @pytest.mark.parametrize("name", TABLES)

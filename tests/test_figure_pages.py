@@ -201,9 +201,9 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PAIRS = sorted(NOTEBOOKS.glob("*.py"))
 
 
-def test_notebooks_are_there_and_08_is_kept_free():
+def test_notebooks_are_there():
     names = [p.stem[:2] for p in PAIRS]
-    assert names == ["01", "02", "03", "04", "05", "06", "07", "09", "10", "11"]
+    assert names == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11"]
     assert [p.stem for p in sorted(NOTEBOOKS.glob("*.ipynb"))] == [p.stem for p in PAIRS]
 
 

@@ -145,7 +145,7 @@ def statistics(results: Results, seed: int = 0) -> dict[str, pd.DataFrame]:
         leaderboard, wilcoxon, differences (see `evaluation.compare`), horizon (see `evaluation.horizon.skill_by_horizon`), and groups (see
         `evaluation.horizon.by_group`), those that can be made of the runs. attrs of each: simulated and what its function tells.
     """
-    found = {"leaderboard": leaders(results, seed), "wilcoxon": tests(results)}
+    found = {"leaderboard": leaders(results, seed), "wilcoxon": wilcoxon(results)}
     scored = as_scored(results)
     if scored is not None and scored.naive:
         found |= {"horizon": skill_by_horizon(scored, seed=seed), "groups": by_group(scored, seed=seed)}
@@ -185,7 +185,7 @@ def leaders(results: Results, seed: int = 0) -> pd.DataFrame | None:
     return pd.concat(tables) if tables else None
 
 
-def tests(results: Results) -> pd.DataFrame | None:
+def wilcoxon(results: Results) -> pd.DataFrame | None:
     """The paper's test, for each score of the table: one-sided Wilcoxon over runs of whether QuantFormer is better, with Holm's correction.
 
     Parameters

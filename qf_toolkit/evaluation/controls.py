@@ -39,7 +39,7 @@ from ..estimators.rows import naive_classifiers, naive_forecasters
 from ..recordings.splits import Split, split_blocks
 from ..recordings.surrogates import exchanged_responses, other_contexts, phase_randomised, shuffled_conditions
 from ..recordings.trials import Trials, check_trials
-from .scored import forecast_of, truth_of
+from .measured import forecast_of, truth_of
 from .significance import animal_of, blocks_of, intervals, macro_means
 
 LEVEL = 0.99  # of the intervals: with some fifty tests a table, honest rows would leave one of 95 % by chance

@@ -178,7 +178,10 @@ def leaders(results: Results, seed: int = 0) -> pd.DataFrame | None:
         frame = _tidy(results, task)
         if "balanced_accuracy" in frame:
             frame["balanced_error"] = 1 - frame["balanced_accuracy"]
-        naive = [row for row, of in frame.groupby("model", sort=False) if of["naive"].all() and error in of and of[error].notna().all()]
+        if error not in frame:
+            continue
+        whole = frame.assign(known=frame[error].notna()).groupby("model", sort=False)[["naive", "known"]].all()
+        naive = whole.index[whole.all(axis=1)].tolist()
         if naive:
             table = leaderboard(frame.drop(columns="naive"), naive, error, seed=seed)
             tables.append(table.assign(task=task, than=table.attrs["reference"], runs=table.attrs["n_runs"]))
@@ -203,8 +206,9 @@ def wilcoxon(results: Results) -> pd.DataFrame | None:
         frame = _tidy(results, task)
         for score in (c for c in columns if c in frame and (c in LOWER or not c.startswith("coverage"))):
             known = frame[["model", "subject", "stimulus", "seed", score]].replace([np.inf, -np.inf], np.nan)
-            known = known[known.groupby("model")[score].transform("count") > 0]
-            if claimed in set(known["model"]) and known["model"].nunique() > 1:
+            names = set(known.loc[known[score].notna(), "model"])
+            known = known[known["model"].isin(names)]
+            if claimed in names and len(names) > 1:
                 found = wilcoxon_over_runs(known, claimed, score, lower_is_better=score in LOWER)
                 tables.append(found.assign(task=task, score=score))
     if not tables:

@@ -1,6 +1,7 @@
 """`qf_toolkit.benchmark`: plans, runs, the grid, and tables of the result files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from qf_toolkit.benchmark.options import TABLES, BenchmarkOptions, GridOptions
 from qf_toolkit.benchmark.plan import Plan, Run, make_plan
 from qf_toolkit.benchmark.ranking import ahead, as_scored, differences, statistics, wilcoxon
 from qf_toolkit.benchmark.results import claimed, read_result, result_file
+from qf_toolkit.benchmark.run import make
 from qf_toolkit.benchmark.shown import as_html, as_latex, as_text, cells
 from qf_toolkit.benchmark.tables import Results, make_table, paper_table, read_results, write_tables
 from qf_toolkit.cli.main import main
@@ -195,7 +197,9 @@ def test_statistics_are_those_of_the_runs(plan, out):
     assert board.loc["NLinear", "skill"] == pytest.approx(1 - np.exp(logs.mean()))
     assert board.loc[best, "skill"] == 0 and board["than"].nunique() == 1
     skill = found["horizon"]
-    assert set(skill["forecaster"]) == set(runs.index.unique("row")) and skill.attrs["reference"] in set(results.runs.loc[results.runs["naive"], "row"])
+    assert set(skill["forecaster"]) == set(runs.index.unique("row")) and skill.attrs["reference"] in set(
+        results.runs.loc[results.runs["naive"], "row"]
+    )
     table = ahead(skill, found["groups"])
     at = skill[skill["forecaster"] == "NLinear"].dropna(subset="skill")
     assert table.loc["NLinear", ["first", "last"]].tolist() == at["skill"].iloc[[0, -1]].tolist()
@@ -264,3 +268,20 @@ def test_a_folder_that_is_not_ours_is_refused(store, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("mine")
     assert "found thesis.txt" in refused(capsys, "benchmark", "table2", "--store", store.path, "--out", tmp_path, "--quiet")
     assert finished(make_plan("table2", store, WINDOW, BenchmarkOptions(**FAST)), tmp_path) == [] and read_result(tmp_path, "none") is None
+
+
+def test_brainlm_is_pre_trained_on_the_whole_store_and_tuned_on_each_place(store, tmp_path):
+    plan = make_plan("table2", store, WINDOW, BenchmarkOptions(models=("brainlm_ft",), steps=4, n_samples=0))
+    for run in plan.runs.values():
+        run.options.update(width=8, layers=1, heads=2)
+        if run.task == "codes":
+            run.options.update(steps=4, steps_most=4, validate_every=2)
+    plan = Plan("table2", {run.identity: run for run in plan.runs.values()}, plan.cells, plan.store, plan.simulated)
+    before = next(run for run in plan.runs.values() if run.task == "codes")
+    found = [make(before, tmp_path, store, "cpu")]
+    result_file(tmp_path, before.identity).parent.mkdir(parents=True)
+    result_file(tmp_path, before.identity).write_text(json.dumps(found[0]))
+    for run in plan.runs.values():
+        if run.model == "brainlm_ft":
+            found.append(make(replace(run, needs=before.identity), tmp_path, store, "cpu"))
+    assert [r.get("error") for r in found] == [None] * 5 and before.subject == "all"

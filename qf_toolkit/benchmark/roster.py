@@ -99,7 +99,7 @@ def pretrain(name: str, split, options: dict, **keep):
         from ..estimators.quantformer.variants import pretrain_variant
 
         return pretrain_variant(name.removeprefix(f"{QUANTFORMER}_"), split, **options, **keep)
-    from ..estimators.network import pretrain_network
+    from ..estimators.pretrained_network import pretrain_network
 
     return pretrain_network(split, name, **options, **keep)
 

@@ -50,8 +50,8 @@ def plot_differences(differences, column="ratio_lower", *, ax=None):
         at += 1.5
     ax.axvline(0, color="0.3", lw=0.8)
     ax.set_yticks([y for y, _, _ in names], [name for _, name, _ in names])
-    for label, (_, _, weight) in zip(ax.get_yticklabels(), names, strict=True):
-        label.set_fontweight(weight)
+    for tick, (_, _, weight) in zip(ax.yaxis.get_major_ticks(len(names)), names, strict=True):
+        tick.label1.set_fontweight(weight)
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(at - 0.5, -0.7)
     ax.set_xlabel(f"{LABELS[column]} (95 % interval)")

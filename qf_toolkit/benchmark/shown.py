@@ -164,7 +164,11 @@ def as_html(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame
     compared = (f"The paper's numbers can't be compared: {why}." for why in a["compared"])
     notes = [*(f"{row}: {why}" for row, why in a["reasons"].items()), *a["notes"], *compared]
     parts = [f"<h1>{escape(TITLES[a['table']])}</h1>", *["<p><strong>Simulated data.</strong></p>"] * bool(a["simulated"])]
-    parts += [f"<p>Mean ± sd over runs. {escape(a['budget'])}</p>", _html(cells(table)), f"<ul>{''.join(f'<li>{escape(n)}</li>' for n in notes)}</ul>"]
+    parts += [
+        f"<p>Mean ± sd over runs. {escape(a['budget'])}</p>",
+        _html(cells(table)),
+        f"<ul>{''.join(f'<li>{escape(n)}</li>' for n in notes)}</ul>",
+    ]
     printed = printed_cells(a["table"])
     parts += [f"<h2>The paper prints</h2>{_html(printed)}"] if len(printed) else []
     parts += [f"<h2>{escape(title.partition(':')[0])}</h2><p>{escape(title)}</p>{_html(of)}" for title, of in sections(found, a["naive"])]

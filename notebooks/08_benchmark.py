@@ -39,7 +39,8 @@ from qf_toolkit.benchmark.ranking import ahead, statistics
 from qf_toolkit.benchmark.shown import as_text, cells
 from qf_toolkit.benchmark.tables import make_table, paper_table
 from qf_toolkit.plots.comparisons import plot_differences, plot_runs
-from qf_toolkit.plots.style import credit, save_figure, style
+from qf_toolkit.plots.horizon import plot_skill_by_step
+from qf_toolkit.plots.style import save_figure, style
 
 out = Path(STUDY) / "benchmark"
 
@@ -122,14 +123,8 @@ found["leaderboard"].drop(columns=["task"]).round(3)
 skill = found["horizon"]
 with style():
     fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for name in [row for row in results.order if row not in table.attrs["naive"]]:
-        of = skill[skill["forecaster"] == name]
-        ax.plot(of["time_s"], of["skill"], marker="o", ms=3, label=name)
-        ax.fill_between(of["time_s"], of["skill_from"], of["skill_to"], alpha=0.15)
-    ax.axhline(0, color="0.3", lw=0.8)
-    ax.set(xlabel="time after the onset (s)", ylabel=f"skill against {skill.attrs['reference']}", ylim=(-1, 1))
-    ax.legend()
-    credit(ax, skill)
+    models = [row for row in results.order if row not in table.attrs["naive"]]
+    plot_skill_by_step(skill[skill["forecaster"].isin(models)].set_index(["forecaster", "time_s"]), ax=ax)
 keep(fig, "horizon", "Skill by horizon", "Skill of each model against the best naive row at each step after the onset, with intervals")
 ahead(skill, found["groups"]).round(3)
 

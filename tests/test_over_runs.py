@@ -107,6 +107,7 @@ def test_one_run_does_not_decide_and_failures_count_as_the_reference():
     frame = pd.DataFrame({"run": [0, 1, 2] * 2, "model": ["naive"] * 3 + ["ours"] * 3, "score": [1.0, 1, 1, 1e-9, 1e9, np.nan]})
     board = leaderboard(frame, ["naive"])
     assert board.loc["ours", "skill"] == pytest.approx(1 - (0.01 * 100 * 1) ** (1 / 3)) and board.loc["ours", "win_rate"] == pytest.approx(1 / 3)
+    assert np.isnan(leaderboard(frame.assign(score=[1.0, 1, 1, np.nan, np.nan, np.nan]), ["naive"]).loc["ours", "skill"])  # nothing to rank it by
     assert board.loc["ours", "n_failed"] == 1 and board.loc["naive", "win_rate"] == pytest.approx(2 / 3) and board.loc["naive", "skill"] == 0
 
 

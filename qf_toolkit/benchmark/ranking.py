@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation.compare import compare
-from ..evaluation.directions import LOWER
+from ..evaluation.directions import HIGHER, LOWER
 from ..evaluation.horizon import by_group, informative_to, skill_by_horizon
 from ..evaluation.over_runs import leaderboard, wilcoxon_over_runs
 from ..evaluation.scored import Scored
@@ -112,24 +112,6 @@ def _sums(found, rows, which, names):
     return Sums(keys, shared("frames"), windows, of_rows("squared"), of_rows("crps"), of_rows("r"))
 
 
-def differences(results: Results, seed: int = 0) -> pd.DataFrame | None:
-    """By how much each model beats each naive row, with intervals over animals, recordings and blocks of trials; see `evaluation.compare`.
-
-    Parameters
-    ----------
-    results : Results
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    pandas.DataFrame or None
-        None if there are no forecasts to compare.
-    """
-    scored = as_scored(results)
-    return None if scored is None or not scored.models or not scored.naive else compare(scored, None, seed=seed)
-
-
 def statistics(results: Results, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Every statistic of a benchmark that there is data for, by name.
 
@@ -151,9 +133,10 @@ def statistics(results: Results, seed: int = 0) -> dict[str, pd.DataFrame]:
         found |= {"horizon": skill_by_horizon(scored, seed=seed), "groups": by_group(scored, seed=seed)}
         if scored.models:
             found["differences"] = compare(scored, None, seed=seed)
-    for table in (made := {name: table for name, table in found.items() if table is not None}).values():
+    found = {name: table for name, table in found.items() if table is not None}
+    for table in found.values():
         table.attrs["simulated"] = results.plan.simulated
-    return made
+    return found
 
 
 def leaders(results: Results, seed: int = 0) -> pd.DataFrame | None:
@@ -204,7 +187,7 @@ def wilcoxon(results: Results) -> pd.DataFrame | None:
     claimed, tables = CLAIMED.get(results.plan.table, "QuantFormer"), []
     for task, columns in COLUMNS.get(results.plan.table, {}).items():
         frame = _tidy(results, task)
-        for score in (c for c in columns if c in frame and (c in LOWER or not c.startswith("coverage"))):
+        for score in (c for c in columns if c in frame and c in LOWER + HIGHER):
             known = frame[["model", "subject", "stimulus", "seed", score]].replace([np.inf, -np.inf], np.nan)
             names = set(known.loc[known[score].notna(), "model"])
             known = known[known["model"].isin(names)]

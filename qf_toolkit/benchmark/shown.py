@@ -38,7 +38,7 @@ def as_text(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame
         TITLES[a["table"]],
         f"{'SIMULATED DATA, ' if a['simulated'] else ''}{_count(len(a['subjects']), 'subject')}, {_count(len(a['stimuli']), 'selection')} of stimuli, "
         f"{_count(len(a['seeds']), 'seed')}, {a['n_runs']} runs; mean ± sd over runs",
-        a["budget"],
+        *wrap(a["budget"], WIDTH),
     ]
     lines = [*head, "", *folded(cells(table)), ""]
     lines += [". marks naive rows: nothing in them is random, so they run once for each subject and stimulus"] * bool(a["naive"])
@@ -91,7 +91,7 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
         of = found["wilcoxon"]
         shown = {score: [_tested(table, row) for row in of.index.unique()] for score, table in of.groupby("score", sort=False)}
         title = (
-            f"Is {of.attrs['reference']} better? Mean difference over runs and p of the one-sided Wilcoxon test, corrected for the rows of a column (Holm); "
+            f"Wilcoxon: is {of.attrs['reference']} better? Mean difference over runs and p of the one-sided Wilcoxon test, corrected for the rows of a column (Holm); "
             "* p < 0.05"
         )
         out.append((title, pd.DataFrame(shown, _dotted(of.index.unique(), naive))))

@@ -75,7 +75,7 @@ def read_results(plan: Plan, out: str | Path) -> Results:
     DamagedFileError
         If a file can't be read.
     """
-    found = {cell.run: read_result(Path(out), cell.run) for cell in plan.cells}
+    found = {identity: read_result(Path(out), identity) for identity in plan.runs}
     done = [result for cell in plan.cells if not cell.row and (result := found[cell.run]) is not None]
     naive = list(dict.fromkeys(name for result in done for name in result.get("rows", {}))) or ["naive rows"]
     rows = []
@@ -229,9 +229,11 @@ def _budget(results):
     fits = [run for run in results.plan.runs.values() if run.task != PRETRAIN and run.model != roster.NAIVE]
     given = sorted({_length(run.options) for run in fits})
     tried = max((run.tune for run in fits), default=1)
-    seconds = [r["cost"]["train_s"] for r in results.by_run.values() if r and (r.get("cost") or {}).get("train_s") is not None]
-    took = f"; a fit took {min(seconds):.1f} to {max(seconds):.1f} s, all {sum(seconds) / 60:.1f} min" if seconds else ""
-    return f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}."
+    trained = [(results.plan.runs[i].task, r["cost"]["train_s"]) for i, r in results.by_run.items() if r and "train_s" in r.get("cost", {})]
+    seconds = [s for task, s in trained if task != PRETRAIN]
+    took = f"; a fit took {min(seconds):.1f} to {max(seconds):.1f} s" if seconds else ""
+    both = sum(s for _, s in trained)
+    return f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}; with pre-training {both / 60:.1f} min in all."
 
 
 def _length(options):

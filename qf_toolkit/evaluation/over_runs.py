@@ -170,7 +170,7 @@ def leaderboard(frame: pd.DataFrame, naive: Sequence[str], score: str = "score",
 
     skill = 1 - geometric mean over runs of the model's error over that of the best naive row, clipped to [0.01, 100]. The best naive row is the one
     with the least geometric mean of errors over runs; it is the same for all models and runs, and its skill is 0. A run that a model failed counts as if
-    the model had the reference's error there, and is counted in n_failed. win_rate is the share of all (run, other model) in which the model has the
+    the model had the reference's error there, and is counted in n_failed; one that failed in all has no skill (NaN) and stands last. win_rate is the share of all (run, other model) in which the model has the
     lower error; equal errors count half, and a failure loses to everything but another failure.
 
     Parameters
@@ -225,6 +225,7 @@ def leaderboard(frame: pd.DataFrame, naive: Sequence[str], score: str = "score",
         low, high = np.quantile(found[1:], [tail, 1 - tail], axis=0)
         columns |= {column: found[0], f"{column}_from": low, f"{column}_to": high}
     out = pd.DataFrame({**columns, "n_runs": runs.notna().sum().to_numpy(), "n_failed": runs.isna().sum().to_numpy()}, index=runs.columns)
+    out.loc[out["n_runs"] == 0, ["skill", "skill_from", "skill_to"]] = np.nan
     out = out.rename_axis("model").sort_values("skill", ascending=False, kind="stable")
     out.attrs = {"reference": reference, "score": score, "draws": n, "draw_seed": seed, "n_runs": len(runs)}
     return out

@@ -16,7 +16,7 @@ def plot_differences(differences, column="ratio_lower", *, ax=None):
     Parameters
     ----------
     differences : pandas.DataFrame
-        As `evaluation.compare.compare` or `benchmark.ranking.differences` returns it.
+        As `evaluation.compare.compare` or `benchmark.ranking.statistics` returns it.
     column : {"ratio_lower", "r_higher", "mse_lower"}
     ax : matplotlib.axes.Axes, optional
         The current axes if None.

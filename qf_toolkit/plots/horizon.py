@@ -29,8 +29,8 @@ def plot_skill_by_step(skill: pd.DataFrame, *, rows: Sequence[str] | None = None
     Parameters
     ----------
     skill : pandas.DataFrame
-        As `evaluation.horizon.skill_by_step` returns it: index (forecaster, time), columns skill, skill_from and skill_to; `time` in seconds from the
-        onset. attrs may hold `reference`, the row that has skill 0.
+        What `evaluation.horizon.skill_by_horizon` returns, indexed by forecaster and time_s (seconds from the onset); columns skill, skill_from and
+        skill_to. attrs may hold `reference`, the row that has skill 0.
     rows : sequence of str, optional
         Forecasters that are drawn in colour with their intervals; the others are grey lines. If None, all.
     ax : matplotlib.axes.Axes, optional

@@ -193,9 +193,10 @@ class SessionScores:
             "crps": np.nan, "coverage_90": np.nan, "jump": np.nan,
             "paper_mse": paper_scores.paper_mse(*of, n_score), "paper_smape": paper_scores.paper_smape(*of, n_score),
             "paper_corr": paper_scores.corr_abs(*of, n_score), "paper_ssim": paper_scores.ssim_global(*of, n_score),
+            "paper_mae": paper_scores.paper_mae(*of, n_score),
             "poco": 1 - mse / self.copy_mse if self.copy_mse > 0 else np.nan, "sd_ratio": sd_ratio(forecast, self.mask, self.training.sd),
             **{name: np.nan for name in names() if name not in ("crps", "coverage_90")},
-            "smape": paper_scores.smape(*of), "paper_mae": paper_scores.paper_mae(*of, n_score),
+            "smape": paper_scores.smape(*of),
         }  # fmt: skip
 
     def per_neuron(self, squares, r):

@@ -79,12 +79,12 @@ def evaluate(
         - coverage_90: share of the frames inside the 90 % interval
         - jump: steps at the borders of patches over steps inside them, 1 without seams; a row without patches takes the patches of the first row that
           has some
-        - paper_mse, paper_smape (of normalised signals), paper_corr (mean of abs r), paper_ssim (of the signal itself): the paper's family
+        - paper_mse, paper_smape, paper_mae (of normalised signals), paper_corr (mean of abs r), paper_ssim (of the signal itself): the paper's family
         - poco: POCO's score, 1 - mse over that of the last frame, held
         - sd_ratio: standard deviation of the forecasts over that of the training responses (see `distribution_scores.sd_ratio`)
         - coverage_50, coverage_80, energy (fair energy score over a trial's neurons and frames), pit (deviation of the PIT histogram from flat, 0 for
           a calibrated forecast): of draws; see `distribution_scores`
-        - smape (of the signal itself, over frames) and paper_mae (of normalised signals): the rest of the paper's family
+        - smape: of the signal itself, over frames
 
         attrs: n_animals, n_trials, n_neurons, n_sessions, n_observations, constant_truth_windows (silent windows, left out of r), unusable
         (observations left out), active_fraction, truth_jump (the jump of the truth), data, simulated, models, seeds, split, not_applicable ({row: why

@@ -41,7 +41,7 @@ def as_text(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame
         *wrap(a["budget"], WIDTH),
     ]
     lines = [*head, "", *folded(cells(table)), ""]
-    lines += [". marks naive rows: nothing in them is random, so they run once for each subject and stimulus"] * bool(a["naive"])
+    lines += [line for text in _legend(a) for line in wrap(text, WIDTH, subsequent_indent="  ")]
     lines += [line for row, why in a["reasons"].items() for line in wrap(f"{row}: {why}", WIDTH, subsequent_indent="  ")]
     lines += [line for note in a["notes"] for line in wrap(f"note: {note}", WIDTH, subsequent_indent="  ")]
     printed = printed_cells(a["table"])
@@ -100,6 +100,16 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
 
 LED = {"forecast": "the ratio of mse_ratio", "activation": "the ratio of 1 - balanced accuracy"}
 SHOWN = {"low": "SNR low", "middle": "SNR middle", "high": "SNR high"}
+
+
+def _legend(attrs):
+    """What a dot and a dash in the table mean, where it holds naive rows."""
+    if not attrs["naive"]:
+        return []
+    return [
+        ". marks naive rows: nothing in them is random, so they run once for each subject and stimulus",
+        "-: a row has no score of a task that it is not made for; costs are those of trained rows",
+    ]
 
 
 def _dotted(names, naive):
@@ -162,7 +172,7 @@ def as_html(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame
 
     a, found = table.attrs, statistics(results) if found is None else found
     compared = (f"The paper's numbers can't be compared: {why}." for why in a["compared"])
-    notes = [*(f"{row}: {why}" for row, why in a["reasons"].items()), *a["notes"], *compared]
+    notes = [*_legend(a), *(f"{row}: {why}" for row, why in a["reasons"].items()), *a["notes"], *compared]
     parts = [f"<h1>{escape(TITLES[a['table']])}</h1>", *["<p><strong>Simulated data.</strong></p>"] * bool(a["simulated"])]
     parts += [
         f"<p>Mean ± sd over runs. {escape(a['budget'])}</p>",

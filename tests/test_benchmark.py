@@ -184,7 +184,10 @@ def test_files_of_a_table(plan, out):
     page = as_html(results, table)
     assert "<table" in page and "http" not in page
     assert cells(table).index[0] == "NLinear" and cells(table).index[-1].startswith(". ")
-    assert all(word in text and word in page for word in ("Leaderboard, forecast", "Skill against", "1 learning rate tried", "costs are those of trained rows"))
+    assert all(
+        word in text and word in page
+        for word in ("Leaderboard, forecast", "Skill against", "1 learning rate tried", "costs are those of trained rows")
+    )
 
 
 def test_statistics_are_those_of_the_runs(plan, out):

@@ -1,5 +1,7 @@
 """Makes one run of a benchmark: trains, forecasts the test part once, and returns scores, costs and what made them."""
 
+import ctypes
+import gc
 import math
 import os
 import shutil
@@ -188,7 +190,7 @@ def _plain(value):
 
 
 class _Watch:
-    """Seconds of a block, and the most memory that the process took in it, in MB: on CUDA that of the card, else its resident set, sampled."""
+    """Seconds of a block, and the most memory that it took, in MB: on CUDA of the card, else what its process grew by (its resident set, sampled)."""
 
     def __enter__(self):
         import torch
@@ -196,7 +198,8 @@ class _Watch:
         self.cuda = torch.cuda.is_available()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        self.peak_mb, self._done = 0.0, threading.Event()
+        _give_back_memory()
+        self.peak_mb, self._before, self._done = 0.0, _resident_mb(), threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()
         self._start = time.perf_counter()
@@ -213,9 +216,17 @@ class _Watch:
 
     def _sample(self):
         while True:
-            self.peak_mb = max(self.peak_mb, _resident_mb())
+            self.peak_mb = max(self.peak_mb, _resident_mb() - self._before)
             if self._done.wait(SAMPLE_S):
                 return
+
+
+def _give_back_memory():
+    """Give the system what an earlier run of this process has freed, or the next could take it again unseen. Only glibc has a call for that."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _resident_mb():

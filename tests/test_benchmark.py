@@ -96,7 +96,7 @@ def test_a_table_is_the_mean_over_runs(plan, out):
     for column in ("paper_mse", "mse_ratio", "r"):
         assert table.loc["NLinear", column] == pytest.approx(own[column].mean())
         assert table.loc["NLinear", f"{column}_sd"] == pytest.approx(own[column].std())
-    assert (own[["parameters", "train_s", "forecast_ms", "peak_mb"]] > 0).all(axis=None)
+    assert (own[["parameters", "train_s", "forecast_ms"]] > 0).all(axis=None) and (own["peak_mb"] >= 0).all()
     assert table.index[-1] in table.attrs["naive"] and table.index[0] == "NLinear"  # naive rows come last
 
 

@@ -19,6 +19,7 @@ from qf_toolkit.benchmark.run import make
 from qf_toolkit.benchmark.shown import as_html, as_latex, as_text, cells
 from qf_toolkit.benchmark.tables import Results, make_table, paper_table, read_results, write_tables
 from qf_toolkit.cli.main import main
+from qf_toolkit.errors import QfError
 from qf_toolkit.evaluation.compare import compare
 from qf_toolkit.evaluation.horizon import by_group, skill_by_horizon
 from qf_toolkit.evaluation.scored import score
@@ -92,10 +93,12 @@ def test_a_table_is_the_mean_over_runs(plan, out):
     results = read_results(plan, out)
     table = make_table(results)
     own = results.runs[results.runs["row"] == "NLinear"]
-    assert len(own) == 8 and table.loc["NLinear", "runs"] == 8 and table.loc["NLinear", "failed"] == 0
+    assert len(own) == 8 and table.loc["NLinear", "runs"] == 4 and table.loc["NLinear", "failed"] == 0  # 2 subjects, 2 stimuli, 2 seeds
     for column in ("paper_mse", "mse_ratio", "r"):
+        by_seed = own.pivot(index=["subject", "stimulus"], columns="seed", values=column)  # noqa: PD010
         assert table.loc["NLinear", column] == pytest.approx(own[column].mean())
-        assert table.loc["NLinear", f"{column}_sd"] == pytest.approx(own[column].std())
+        assert table.loc["NLinear", f"{column}_sd"] == pytest.approx(by_seed.mean(axis=1).std())
+        assert table.loc["NLinear", f"{column}_seed_sd"] == pytest.approx(((by_seed[0] - by_seed[1]) ** 2 / 2).mean() ** 0.5)
     assert (own[["parameters", "train_s", "forecast_ms"]] > 0).all(axis=None) and (own["peak_mb"] >= 0).all()
     assert table.index[-1] in table.attrs["naive"] and table.index[0] == "NLinear"  # naive rows come last
 
@@ -141,6 +144,59 @@ def test_a_run_that_fails_is_a_row_that_says_so(store, tmp_path, monkeypatch):
     assert "QuantFormer: its pre-training failed: RuntimeError: the card is full" in as_text(results, table) and table.loc["NLinear", "failed"] == 0
     assert run_grid(plan, tmp_path, progress=False)["made"] == 0
     assert run_grid(plan, tmp_path, GridOptions(retry=True), progress=False)["made"] == 2
+
+
+def test_where_the_naive_rows_failed_nothing_is_measured_and_the_rest_is_kept(plan, out):
+    lost = next(identity for identity, run in plan.runs.items() if run.model == "naive" and (run.subject, run.stimulus) == ("bob", "static_gratings"))
+    results = read_results(plan, out)
+    by_run = {**results.by_run, lost: {**results.by_run[lost], "status": "failed", "error": "the card is full"}}
+    runs = results.runs.copy()
+    runs.loc[runs["run"] == lost, [c for c in runs if c not in ("row", "naive", "task", "subject", "stimulus", "seed", "run", "error")]] = np.nan
+    runs.loc[runs["run"] == lost, "error"] = "the card is full"
+    runs.attrs = results.runs.attrs
+    with_a_hole = Results(plan, runs, by_run)
+    few = make_plan("table2", qf.Store(plan.store), {**WINDOW, "subject": ["ada"]}, BenchmarkOptions(**FAST, seeds=2))
+    found, of_ada = statistics(with_a_hole), read_results(few, out)
+    assert found.keys() == statistics(of_ada).keys() and as_scored(with_a_hole).facts["n_trials"] < as_scored(results).facts["n_trials"]
+    assert set(found["leaderboard"]["left_out"]) == {"bob, static_gratings"} and found["leaderboard"]["runs"].iloc[0] == 3
+    assert "left out, as the naive rows failed: bob, static_gratings" in " ".join(as_text(with_a_hole, make_table(with_a_hole)).split())
+
+
+def test_costs_of_a_training_that_was_interrupted_are_not_known(store, tmp_path):
+    run = next(r for r in make_plan("table2", store, WINDOW, BenchmarkOptions(**FAST)).runs.values() if r.model == "nlinear")
+    whole = make(run, tmp_path / "whole", store, "cpu")
+    (tmp_path / "again" / "models" / run.identity / "checkpoint").mkdir(parents=True)
+    again = make(run, tmp_path / "again", store, "cpu")
+    assert whole["cost"]["train_s"] > 0 and whole["rows"] == again["rows"]
+    assert [again["cost"][name] for name in ("train_s", "peak_mb", "epoch_s")] == [None] * 3
+    assert any("its costs are left out" in text for text in again["warnings"]) and not any("costs" in text for text in whole["warnings"])
+
+
+def test_of_several_learning_rates_one_may_diverge(store, tmp_path, monkeypatch):
+    run = next(r for r in make_plan("table2", store, WINDOW, BenchmarkOptions(**FAST, tune=2)).runs.values() if r.model == "nlinear")
+    fit, tried = roster.fit, []
+
+    def diverges(name, task, split, pretrained, options, **keep):
+        tried.append(options["lr"])
+        if len(tried) == 2:
+            raise QfError("loss: expected a number, found nan.")
+        return fit(name, task, split, pretrained, options, **keep)
+
+    monkeypatch.setattr(roster, "fit", diverges)
+    found = make(run, tmp_path, store, "cpu")
+    assert found["status"] == "done" and [t["lr"] for t in found["tuning"]] == tried and "nan" in found["tuning"][1]["error"]
+    del tried[1:]
+    assert make(replace(run, tune=1), tmp_path, store, "cpu")["status"] == "failed"  # it was the only one
+
+
+def test_results_are_of_the_code_and_the_recordings_that_were_planned(plan, store, tmp_path):
+    run = next(iter(plan.runs.values()))
+    assert "has changed" in make(replace(run, data="others"), tmp_path, store, "cpu")["error"]
+    old = replace(plan, runs={replace(run, code="old").identity: replace(run, code="old")}, cells=[])
+    for workers in (1, 2):
+        with pytest.raises(QfError, match=r"code: expected the code that the runs were planned with|expected all 1 runs, found 0"):
+            run_grid(old, tmp_path, GridOptions(workers=workers), progress=False)
+    assert not list(tmp_path.glob("runs/*.json"))
 
 
 def test_a_claim_is_made_by_one_and_taken_over_from_the_dead(tmp_path):
@@ -219,7 +275,8 @@ def test_wilcoxon_counts_the_runs_that_quantformer_wins():
     found = wilcoxon(Results(Plan("table2", {}, [], "", False), pd.DataFrame(rows), {})).reset_index().set_index(["score", "model"])
     for column in ("mse_ratio", "r"):
         assert found.loc[(column, "lstm"), ["better_by", "p", "p_holm"]].tolist() == [1.0, 2**-5, 2**-4]
-    assert ("paper_mse", "psth") not in found.index and np.isnan(found.loc[("paper_mse", "lstm"), "p"])  # of infinite scores, and of no difference
+    assert np.isnan(found.loc[("paper_mse", "lstm"), "p"])  # of no difference
+    assert found.loc[("paper_mse", "psth"), ["better_by", "p"]].tolist() == [np.inf, 2**-5]  # whatever is infinite is worse
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -245,7 +302,7 @@ def test_the_papers_numbers_are_those_printed():
 def test_the_command(store, tmp_path, capsys):
     run = ["benchmark", "table2", "--store", str(store.path), "--out", str(tmp_path / "b"), "--models", "nlinear", "--steps", "3", "--samples", "0",
            "--baseline", "1", "--response", "1", "--f0", "0.5", "--score", "1", "--subject", "ada", "--quiet"]  # fmt: skip
-    assert main([*run, "--plan"]) == 0
+    assert main([*run, "--plan"]) == main([*run, "--plan"]) == 0
     assert "4 runs" in capsys.readouterr().out and not (tmp_path / "b" / "runs").exists()
     assert main(run) == 0
     assert "Table 2: forecasts of responses" in capsys.readouterr().out
@@ -263,6 +320,22 @@ def test_refusals_of_the_command(store, tmp_path, capsys, more, why):
     from helpers import refused
 
     assert why in refused(capsys, "benchmark", "table2", "--store", store.path, "--out", tmp_path / "b", "--models", "nlinear", "--quiet", *more)
+
+
+def test_a_table_from_python_goes_on_at_the_command_line(store, tmp_path, capsys):
+    short = {**FAST, "baseline_s": 1.0, "response_s": 1.0, "f0_s": 0.5, "score_s": 1.0, "n_samples": 0}
+    results = qf.benchmark_table("table2", store, out=tmp_path / "b", subject="ada", stimulus="static_gratings", progress=False, **short)
+    assert len(results.plan.runs) == 2
+    run = ["benchmark", "table2", "--store", store.path, "--out", tmp_path / "b", "--models", "nlinear", "--steps", "4", "--samples", "0",
+           "--baseline", "1", "--response", "1", "--f0", "0.5", "--score", "1", "--subject", "ada", "--stimulus", "static_gratings", "--quiet"]  # fmt: skip
+    assert main([str(a) for a in run]) == 0 and "0 runs made, 2 kept" in capsys.readouterr().out
+    for wrong, why in (
+        ({"split": "foo"}, "split: expected"),
+        ({"validation": 3.0}, "validation: expected"),
+        ({"table": "table3"}, "models: expected none"),
+    ):
+        with pytest.raises(QfError, match=why):
+            qf.benchmark_table(**{"table": "table2", "store": store, "out": tmp_path / "c", **short, **wrong})
 
 
 def test_a_folder_that_is_not_ours_is_refused(store, tmp_path, capsys):

@@ -5,6 +5,7 @@ Workers need nothing of each other but the folder of the benchmark, and the stor
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from .options import GridOptions
 LOOK_S = 0.5
 FEW = 3  # deaths for each worker, without a run that ends, at which a grid stops
 PATIENCE_S = 10
+REFUSED = 3  # exit code
 
 
 def start(options: GridOptions) -> Callable:
@@ -40,9 +42,18 @@ def _here(job, options, tell):
     work(job, tell)
 
 
-def _spawned(job, options, tell):
+def _worker(job):
+    """The body of a process: one that may not work here ends with a line, and is not replaced."""
     from .grid import work
 
+    try:
+        work(job)
+    except QfError as error:
+        print(f"qf: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
+
+
+def _spawned(job, options, tell):
     spawn = multiprocessing.get_context("spawn")
     job = {**job, "threads": max(1, (os.cpu_count() or 1) // options.workers)}
     workers: list = [None] * options.workers
@@ -50,10 +61,12 @@ def _spawned(job, options, tell):
     n_done = -1
     try:
         while died <= FEW * options.workers and not all(worker is not None and worker.exitcode == 0 for worker in workers):
+            if any(worker is not None and worker.exitcode == REFUSED for worker in workers):
+                break
             for i, worker in enumerate(workers):
                 if worker is None or worker.exitcode not in (None, 0):  # a killed worker is replaced, so that its run gets a second try
                     died += worker is not None
-                    workers[i] = spawn.Process(target=work, args=(job,), daemon=True)
+                    workers[i] = spawn.Process(target=_worker, args=(job,), daemon=True)
                     workers[i].start()
             time.sleep(LOOK_S)
             if (n := tell()) > n_done:
@@ -112,7 +125,7 @@ def _slurm(job, options, tell):
     settings = {name: int(value) if value.isdigit() else value for name, _, value in (text.partition("=") for text in options.slurm)}
     try:
         executor = submitit.SlurmExecutor(folder=os.path.join(job["out"], "slurm"), max_num_timeout=10)
-        executor.update_parameters(job_name=f"qf-{job['table']}", array_parallelism=options.workers, **settings)
+        executor.update_parameters(job_name=f"qf-{job['plan'].removesuffix('.json')}", array_parallelism=options.workers, **settings)
         jobs = executor.map_array(work, [job] * options.workers)
     except (RuntimeError, ValueError, TypeError, OSError, submitit.core.utils.FailedJobError) as e:
         raise QfError(f"slurm: expected that jobs can be submitted here, found {' '.join(str(e).split())[:300]}.") from e

@@ -1,5 +1,6 @@
 """Works through the runs of a plan: what is done stays, what was interrupted goes on, one run that fails stops no other."""
 
+import hashlib
 import json
 import time
 import uuid
@@ -11,7 +12,7 @@ from .._files import this_process, write_text
 from ..errors import QfError
 from ..recordings.store import Store
 from .options import GridOptions
-from .plan import Plan
+from .plan import Plan, code_digest
 from .results import claimed, read_result, result_file, write_result
 from .run import failed, make
 
@@ -50,9 +51,10 @@ def run_grid(plan: Plan, out: str | Path, options: GridOptions | None = None, *,
             if result is not None and result["status"] == "failed":
                 result_file(out, identity).unlink()
     before = len(finished(plan, out))
-    file = out / "plans" / f"{plan.table}.json"
-    write_text(file, json.dumps(plan.note(), indent=1) + "\n")
-    job = {"out": str(out.resolve()), "table": plan.table, "grid": uuid.uuid4().hex, "device": options.device, "keep_models": options.keep_models}
+    note = json.dumps(plan.note(), indent=1) + "\n"
+    file = out / "plans" / f"{plan.table}-{hashlib.blake2b(note.encode(), digest_size=6).hexdigest()}.json"
+    write_text(file, note)
+    job = {"out": str(out.resolve()), "plan": file.name, "grid": uuid.uuid4().hex, "device": options.device, "keep_models": options.keep_models}
     bar = tqdm(total=len(plan.runs), initial=before, desc=plan.table, unit="run", disable=None if progress else True)
 
     def tell():
@@ -81,7 +83,7 @@ def work(job: dict, tell=None) -> int:
     Parameters
     ----------
     job : dict
-        out, table, grid, device, keep_models, and threads (of torch) where that is bounded.
+        out, plan (name of its file), grid, device, keep_models, and threads (of torch) where that is bounded.
     tell : callable, optional
         Called after each run.
 
@@ -89,13 +91,20 @@ def work(job: dict, tell=None) -> int:
     -------
     int
         How many runs it made.
+
+    Raises
+    ------
+    QfError
+        If the code here is not the one that the runs were planned with: their results would have another's name.
     """
     import torch
 
     if job.get("threads"):
         torch.set_num_threads(job["threads"])
     out = Path(job["out"])
-    plan = Plan.from_note(json.loads((out / "plans" / f"{job['table']}.json").read_text(encoding="utf-8")))
+    plan = Plan.from_note(json.loads((out / "plans" / job["plan"]).read_text(encoding="utf-8")))
+    if code_digest() not in {run.code for run in plan.runs.values()}:
+        raise QfError("code: expected the code that the runs were planned with, found that it has changed since. Give the command again.")
     store, made = Store(plan.store), 0
     while left := [identity for identity in plan.runs if not result_file(out, identity).exists()]:
         before = made

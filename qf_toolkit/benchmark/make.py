@@ -11,6 +11,7 @@ from ..recordings.store import Store
 from .grid import run_grid
 from .options import OWN_WINDOW, SIZES, BenchmarkOptions, GridOptions
 from .plan import Plan, make_plan
+from .results import mark
 from .tables import Results, read_results
 
 
@@ -34,7 +35,7 @@ def benchmark_table(table: str, store: Store | str | Path | None = None, *, out:
     Returns
     -------
     Results
-        `tables.make_table` makes the table of it, `ranking.differences` the comparisons.
+        `tables.make_table` makes the table of it, `ranking.statistics` the comparisons.
 
     Raises
     ------
@@ -50,7 +51,10 @@ def benchmark_table(table: str, store: Store | str | Path | None = None, *, out:
     >>> make_table(results).index[0]
     'NLinear'
     """
-    plan, grid = prepare(table, store, Path(out), options)
+    out = Path(out)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        mark(out)
+    plan, grid = prepare(table, store, out, options)
     run_grid(plan, out, grid, progress=progress)
     return read_results(plan, out)
 
@@ -76,10 +80,9 @@ def prepare(table: str, store: Store | str | Path | None, out: Path, options: di
     """
     kinds = (BenchmarkOptions, GridOptions, *SETTINGS)
     refuse_unknown("benchmark_table", options, sorted({name for kind in kinds for name in defaults(kind)}))
-    options = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
     of = {kind: {n: v for n, v in options.items() if n in defaults(kind)} for kind in kinds}
     how, grid = BenchmarkOptions(**of[BenchmarkOptions]), GridOptions(**of[GridOptions])
-    settings = whole_settings({n: v for kind in SETTINGS for n, v in of[kind].items()}, OWN_WINDOW)
+    settings = whole_settings({n: getattr(kind(**of[kind]), n) for kind in SETTINGS for n in of[kind]}, OWN_WINDOW)
     if settings["split"] in ("subject", "stimulus"):
         raise QfError("split: expected blocks or chronological, found that a subject or stimulus is left out. For that there is table4.")
     if store is None:

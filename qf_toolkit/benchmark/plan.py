@@ -22,6 +22,7 @@ from .options import SIZES, TABLES, BenchmarkOptions
 
 PAPER_ROWS = ("lstm", "autoformer", "informer", "brainlm", "brainlm_ft", "crossformer", "quantformer")
 PAPER_STIMULUS = "drifting_gratings"  # the paper's ablations and grids are on it alone
+COMPETED = ("table1", "table2", "tableA4")  # tables of competitors; the others are of QuantFormer alone
 PRETRAIN = "codes"
 FROM_CODE = ("models", "recordings", "training", "estimators", "evaluation", "benchmark/run.py", "benchmark/roster.py")
 
@@ -161,9 +162,18 @@ def trials_of(store: Store, settings: dict) -> Trials:
     return hold_out(trials, **without).rest if without else trials
 
 
-def split_of(store: Store, settings: dict) -> Split:
-    """The trials of a run and their split; see `trials_of`."""
-    return split_by(trials_of(store, settings), SplitOptions(**{n: v for n, v in settings.items() if n in defaults(SplitOptions)}))
+def split_of(store: Store, settings: dict, data: str = "") -> Split:
+    """The trials of a run and their split; see `trials_of`.
+
+    Raises
+    ------
+    QfError
+        If the trials are not those of the digest `data`, where one is given.
+    """
+    trials = trials_of(store, settings)
+    if data and trials.digest() != data:
+        raise QfError(f"store: expected the recordings that the runs were planned on, found that {store.path} has changed. Give the command again.")
+    return split_by(trials, SplitOptions(**{n: v for n, v in settings.items() if n in defaults(SplitOptions)}))
 
 
 def _joined(names):
@@ -193,6 +203,10 @@ def make_plan(table: str, store: Store, settings: dict, options: BenchmarkOption
     """
     if table not in TABLES:
         raise QfError(f"table: expected one of {', '.join(TABLES)}, found {str(table)[:40]!r}.")
+    if options.models and table not in COMPETED:
+        raise QfError(
+            f"models: expected none for {table}, which is of QuantFormer alone. Leave it out; rows can be chosen for {', '.join(COMPETED)}."
+        )
     return _Planner(store, settings, options).plan(table)
 
 
@@ -297,7 +311,7 @@ class _Planner:
 
     def _network(self, name, row, task, where):
         for seed in range(self.options.seeds):
-            own = {**roster.model_options(name.removesuffix("_ft"), self.size["models"]), **row.options("fit")}
+            own = roster.model_options(name.removesuffix("_ft"), self.size["models"])
             needs = ""
             if row.pretrained:
                 needs = self._add(None, row.pretrained, PRETRAIN, seed, {}, {**own, **self._loop("pretrain", seed)})

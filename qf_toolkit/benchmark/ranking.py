@@ -9,9 +9,12 @@ from ..evaluation.horizon import by_group, informative_to, skill_by_horizon
 from ..evaluation.over_runs import leaderboard, wilcoxon_over_runs
 from ..evaluation.scored import Scored
 from ..evaluation.sums import Sums
+from .roster import NAIVE
 from .tables import COLUMNS, Results
 
 CLAIMED = {"table3": "+ quantisation", "table4": "all in pre-training", "tableA2": "K = 32", "tableA3": "K = 32"}  # in all others: QuantFormer
+BEYOND = 10.0  # an infinite score is ranked as this many times the largest finite one
+SHARED = 0.9  # share of the most frames of a step: with fewer, a step is of other sessions
 ERRORS = {"forecast": "mse_ratio", "activation": "balanced_error"}  # balanced_error: 1 - balanced accuracy
 
 
@@ -25,10 +28,11 @@ def as_scored(results: Results) -> Scored | None:
     Returns
     -------
     Scored or None
-        None if no row has a result for every subject and stimulus. Each recording with each stimulus counts as a session; the sums are means over
-        seeds. A row that failed somewhere is left out.
+        None if no row has a result for every subject and stimulus of which the naive rows have one. Each recording with each stimulus counts as a
+        session; the sums are means over seeds. A row that failed somewhere else is left out.
     """
     runs = results.runs[results.runs["task"] == "forecast"]
+    runs = runs[~_at(runs, without_naive(results, "forecast"))]
     places = list(dict.fromkeys(zip(runs["subject"], runs["stimulus"], strict=True)))
     rows = []
     for row in results.order:
@@ -73,7 +77,7 @@ def _own(result, row, *where):
     entry = result
     for name in where:
         entry = entry[name]
-    return entry.get(row, next(iter(entry.values()), None))
+    return entry.get(row, None if result["run"]["model"] == NAIVE else next(iter(entry.values()), None))
 
 
 def _mean(of_row, row, *where):
@@ -110,6 +114,18 @@ def _sums(found, rows, which, names):
 
     windows = shared("windows") if which == "by_group" else np.zeros((0, len(keys)))
     return Sums(keys, shared("frames"), windows, of_rows("squared"), of_rows("crps"), of_rows("r"))
+
+
+def without_naive(results: Results, task: str) -> list[tuple[str, str]]:
+    """The (subject, stimulus) of a task in which the naive rows were planned, and failed: nothing can be measured by them there."""
+    of = results.runs[(results.runs["task"] == task) & results.runs["naive"]]
+    failed = of.assign(failed=of["error"] != "").groupby(["subject", "stimulus"], sort=False)["failed"].all()
+    return list(failed.index[failed.to_numpy(bool)].to_frame().itertuples(index=False, name=None))
+
+
+def _at(runs, places):
+    """Whether each row of a table is at one of the places, bool (row,)."""
+    return np.array([place in places for place in zip(runs["subject"], runs["stimulus"], strict=True)], bool)
 
 
 def statistics(results: Results, seed: int = 0) -> dict[str, pd.DataFrame]:
@@ -153,12 +169,13 @@ def leaders(results: Results, seed: int = 0) -> pd.DataFrame | None:
     Returns
     -------
     pandas.DataFrame or None
-        The leaderboards of the tasks below each other, with a column `task` and one `than`, the best naive row; None where no naive row has an error in
-        every run.
+        The leaderboards of the tasks below each other, with a column `task`, one `than`, the best naive row, and one `left_out`, what `without_naive`
+        tells, as text; None where no naive row has an error in every other run.
     """
     tables = []
     for task, error in ERRORS.items():
-        frame = _tidy(results, task)
+        frame, lost = _tidy(results, task), without_naive(results, task)
+        frame = frame[~_at(frame, lost)].copy()
         if "balanced_accuracy" in frame:
             frame["balanced_error"] = 1 - frame["balanced_accuracy"]
         if error not in frame:
@@ -167,7 +184,8 @@ def leaders(results: Results, seed: int = 0) -> pd.DataFrame | None:
         naive = whole.index[whole.all(axis=1)].tolist()
         if naive:
             table = leaderboard(frame.drop(columns="naive"), naive, error, seed=seed)
-            tables.append(table.assign(task=task, than=table.attrs["reference"], runs=table.attrs["n_runs"]))
+            left_out = "; ".join(map(", ".join, lost))
+            tables.append(table.assign(task=task, than=table.attrs["reference"], runs=table.attrs["n_runs"], left_out=left_out))
     return pd.concat(tables) if tables else None
 
 
@@ -182,18 +200,24 @@ def wilcoxon(results: Results) -> pd.DataFrame | None:
     -------
     pandas.DataFrame or None
         The tests of `evaluation.over_runs.wilcoxon_over_runs` below each other, with columns `task` and `score`; each score is corrected for its own
-        rows. A run whose score is missing or infinite is left out for that row, and counted. None if the claimed row has no score.
+        rows. A run whose score is missing is left out for that row, and counted. An infinite score is worse than every finite one, and two of them are
+        equal. None if the claimed row has no score.
     """
     claimed, tables = CLAIMED.get(results.plan.table, "QuantFormer"), []
     for task, columns in COLUMNS.get(results.plan.table, {}).items():
         frame = _tidy(results, task)
         for score in (c for c in columns if c in frame and c in LOWER + HIGHER):
-            known = frame[["model", "subject", "stimulus", "seed", score]].replace([np.inf, -np.inf], np.nan)
+            known = frame[["model", "subject", "stimulus", "seed", score]]
             names = set(known.loc[known[score].notna(), "model"])
             known = known[known["model"].isin(names)]
-            if claimed in names and len(names) > 1:
-                found = wilcoxon_over_runs(known, claimed, score, lower_is_better=score in LOWER)
-                tables.append(found.assign(task=task, score=score))
+            infinite = np.isinf(known[score])
+            worst = BEYOND * known.loc[~infinite, score].abs().max()
+            if claimed in names and len(names) > 1 and np.isfinite(worst):
+                finite = known.assign(**{score: known[score].clip(-worst, worst)})
+                found = wilcoxon_over_runs(finite, claimed, score, lower_is_better=score in LOWER)
+                by_name = infinite.groupby(known["model"]).any()
+                worse = np.where(by_name[found.index], np.inf, 0.0) - (np.inf if by_name[claimed] else 0.0)  # NaN where both are infinite
+                tables.append(found.assign(task=task, score=score, better_by=found["better_by"] + worse))
     if not tables:
         return None
     out = pd.concat(tables)
@@ -212,12 +236,13 @@ def ahead(skill: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Indexed by row. Columns: informative_s and to_end (see `informative_to`), first and last (the skill at the first and at the last step), and the
-        skill in each third of the neurons by signal-to-noise ratio and in active and inactive windows. attrs: reference.
+        Indexed by row. Columns: informative_s and to_end (see `informative_to`), first and last (the skill at the first step, and at the last one at
+        which as much is scored: in longer windows than the shortest fewer sessions are left), and the skill in each third of the neurons by signal-to-noise ratio and in active and inactive windows. attrs: reference.
     """
     of = groups[groups["grouping"].isin(["trace_snr", "activity"])]
     wide = of.set_index(["forecaster", "group"])["skill"].unstack("group").reindex(columns=list(dict.fromkeys(of["group"])))  # noqa: PD010
-    steps = skill.dropna(subset="skill").groupby("forecaster", sort=False)["skill"]
+    known = skill.dropna(subset="skill")
+    steps = known[known["frames"] >= SHARED * known["frames"].max()].groupby("forecaster", sort=False)["skill"]
     out = informative_to(skill).join(pd.DataFrame({"first": steps.first(), "last": steps.last()})).join(wide)
     out.attrs = {"reference": skill.attrs["reference"]}
     return out

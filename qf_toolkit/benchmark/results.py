@@ -1,5 +1,7 @@
 """The files of a benchmark: one result a run, written once, and the claims by which workers share the runs among them.
 
+    OUT/benchmark.json           says whose folder it is
+    OUT/plans/TABLE-DIGEST.json  which runs a table is made of
     OUT/runs/IDENTITY.json       the result of a run
     OUT/runs/IDENTITY.claim.1    who works on it; a claim whose process has ended is followed by claim.2, and so on
     OUT/models/IDENTITY/         a pre-trained model, the checkpoints of a training, and the fitted model where that is kept
@@ -16,11 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .._files import atomic_path, is_gone, this_process
+from .._files import atomic_path, is_gone, this_process, write_text
+from .._version import __version__
 from ..errors import DamagedFileError
 
+MARK = "benchmark.json"  # says that a folder is that of a benchmark
 HEARTBEAT_S = 20.0
 LOST_S = 600.0  # a claim from another machine that was not renewed for so long is given up
+
+
+def mark(out: Path) -> None:
+    """Say in a folder that it is that of a benchmark."""
+    write_text(out / MARK, json.dumps({"qf_toolkit": __version__}) + "\n")
 
 
 def result_file(out: Path, identity: str) -> Path:

@@ -1,7 +1,6 @@
 """The rows of the benchmark: what each is called, what it is pre-trained on, and how it is fitted. All are given the same trials, steps and batches."""
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 from ..errors import QfError, did_you_mean
 from ..estimators.registry import MODELS, find
@@ -19,18 +18,11 @@ class Row:
     name : str
         As tables show it.
     pretrained : str
-        The model that is pre-trained on the pooled store first, a name of `PRETRAIN`; "" for none.
-    change : dict
-        Options that make it another row than its model: {"pretrain": {...}, "fit": {...}}.
+        The model that is pre-trained on the pooled store first, a name of `registry.MODELS` or "quantformer"; "" for none.
     """
 
     name: str
     pretrained: str = ""
-    change: Any = None
-
-    def options(self, stage: str) -> dict:
-        """The row's own options of a stage, "pretrain" or "fit"."""
-        return dict((self.change or {}).get(stage, {}))
 
 
 def rows() -> dict[str, Row]:

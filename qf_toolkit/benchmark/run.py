@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.util
 import math
 import os
 import shutil
@@ -25,6 +26,7 @@ from ..evaluation.sums import Sums
 from ..evaluation.table import evaluate, evaluate_classifier
 from ..recordings.splits import Split
 from ..recordings.store import Store
+from ..training.device import pick_device
 from . import roster
 from .plan import PRETRAIN, Run, split_of
 from .results import model_folder, read_result
@@ -75,31 +77,42 @@ def _note(run):
 
 
 def _made(run, out, store, device, folder, keep_model):
-    split = split_of(store, run.settings).keeping()
+    split = split_of(store, run.settings, run.data).keeping()
     if run.model == roster.NAIVE:
         return _scores([], run, split)
     pretrained = _pretrained(run, out, device)
-    tried, models, cost = [], [], {}
+    tried, models, cost = [], [], {"train_s": 0.0, "peak_mb": 0.0}
+    if (folder / "checkpoint").exists():  # what was spent before the interruption is not known
+        cost = {"train_s": None, "peak_mb": None}
+        warnings.warn("a training went on after an interruption: its costs are left out", stacklevel=1)
     for factor in TRIED[: run.tune]:
         options = {**run.options, **({"lr": run.options["lr"] * factor} if run.tune > 1 else {})}
         keep = {"checkpoint": folder / "checkpoint" / f"{factor:g}", "device": device, "progress": False}
-        with _Watch() as watch:
-            if run.task == PRETRAIN:
-                model = roster.pretrain(run.model, split, options, **keep)
-            else:
-                model = roster.fit(run.model, run.task, split, pretrained, options, **keep)
-        validation = _validation(model)
-        tried.append({"lr": options.get("lr"), "validation": _plain(validation), "train_s": watch.seconds})
-        cost = {"train_s": cost.get("train_s", 0) + watch.seconds, "peak_mb": max(cost.get("peak_mb", 0), watch.peak_mb)}
+        tried.append({"lr": options.get("lr")})
+        with _Watch(device) as watch:
+            try:
+                if run.task == PRETRAIN:
+                    model = roster.pretrain(run.model, split, options, **keep)
+                else:
+                    model = roster.fit(run.model, run.task, split, pretrained, options, **keep)
+            except QfError as error:  # one that diverges is no choice, unless it is the only one
+                if run.tune == 1:
+                    raise
+                model, tried[-1]["error"] = None, " ".join(str(error).split())
+        tried[-1] |= {"validation": _plain(math.inf if model is None else _validation(model)), "train_s": watch.seconds}
+        if cost["train_s"] is not None:
+            cost = {"train_s": cost["train_s"] + watch.seconds, "peak_mb": max(cost["peak_mb"], watch.peak_mb)}
         models.append(model)
-    model = min(zip(models, tried, strict=True), key=lambda pair: float(pair[1]["validation"]))[0]
+    if not any(models):
+        raise QfError(f"lr: expected one of {len(tried)} learning rates to train, found none; the first: {tried[0]['error']}")
+    model = min(((m, t) for m, t in zip(models, tried, strict=True) if m is not None), key=lambda pair: float(pair[1]["validation"]))[0]
     if run.task == PRETRAIN or keep_model:
         model.save(folder)
     cost |= {"parameters": _parameters(model), "steps": run.options.get("steps")}
     if run.task == PRETRAIN:
         return {"cost": cost, "tuning": tried}
     found = _scores([model], run, split)
-    with _Watch() as watch:
+    with _Watch(device) as watch:
         model.predict(split.test)
     cost |= {"forecast_ms": 1000 * watch.seconds / len(split.test), "n_train": len(split.train), "epoch_s": _epoch_s(run, split, cost)}
     found["rows"] = dict([(run.model, next(iter(found["rows"].values()))), *list(found["rows"].items())[1:]])
@@ -136,12 +149,16 @@ def _parameters(model):
 
 
 def _epoch_s(run, split, cost):
-    """Seconds of an epoch of the training."""
-    steps, batch = run.options.get("steps"), run.options.get("batch_size")
+    """Seconds of an epoch of the training; None if those of the training are not known."""
+    if cost["train_s"] is None:
+        return None
+    steps, batch, trials = (run.options.get(name) for name in ("steps", "batch_size", "batch_trials"))
+    epochs = run.options.get("epochs", 1)
     if steps and batch:
-        observations = sum(len(part) * len(part.neurons) for part in split.train.by_session())
-        return cost["train_s"] / run.tune / (steps * batch / observations)
-    return cost["train_s"] / run.tune / run.options["epochs"]
+        epochs = steps * batch / sum(len(part) * len(part.neurons) for part in split.train.by_session())
+    elif steps and trials:
+        epochs = steps * trials / len(split.train)
+    return cost["train_s"] / run.tune / epochs
 
 
 # ---------------------------------------------------------------- scores
@@ -192,12 +209,15 @@ def _plain(value):
 class _Watch:
     """Seconds of a block, and the most memory that it took, in MB: on CUDA of the card, else what its process grew by (its resident set, sampled)."""
 
+    def __init__(self, device):
+        self.device = pick_device(device)
+
     def __enter__(self):
         import torch
 
-        self.cuda = torch.cuda.is_available()
+        self.cuda = self.device.type == "cuda"
         if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(self.device)
         _give_back_memory()
         self.peak_mb, self._before, self._done = 0.0, _resident_mb(), threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
@@ -212,7 +232,7 @@ class _Watch:
         if self.cuda:
             import torch
 
-            self.peak_mb = torch.cuda.max_memory_allocated() / 2**20
+            self.peak_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
 
     def _sample(self):
         while True:
@@ -230,10 +250,12 @@ def _give_back_memory():
 
 
 def _resident_mb():
-    """The resident set of this process; where the system does not tell it, the most that it ever was."""
+    """The resident set of this process in MB; where the system does not tell it, the most that it ever was, or NaN."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except OSError:
+        if importlib.util.find_spec("resource") is None:  # on Windows
+            return math.nan
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

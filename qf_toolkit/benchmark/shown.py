@@ -17,6 +17,8 @@ TITLES = {
 }  # fmt: skip
 assert set(TITLES) == set(TABLES)
 MISSING = "-"
+MEANS = "mean ± sd over runs, each a subject with a stimulus, and of several seeds their mean"
+DIFFERENCES = "Paired differences of the forecasts; each recording with each stimulus counts as a session"
 
 
 def as_text(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame] | None = None) -> str:
@@ -37,11 +39,12 @@ def as_text(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame
     head = [
         TITLES[a["table"]],
         f"{'SIMULATED DATA, ' if a['simulated'] else ''}{_count(len(a['subjects']), 'subject')}, {_count(len(a['stimuli']), 'selection')} of stimuli, "
-        f"{_count(len(a['seeds']), 'seed')}, {a['n_runs']} runs; mean ± sd over runs",
+        f"{_count(len(a['seeds']), 'seed')}",
+        MEANS.capitalize(),
         *wrap(a["budget"], WIDTH),
     ]
     lines = [*head, "", *folded(cells(table)), ""]
-    lines += [line for text in _legend(a) for line in wrap(text, WIDTH, subsequent_indent="  ")]
+    lines += [line for text in _legend(table) for line in wrap(text, WIDTH, subsequent_indent="  ")]
     lines += [line for row, why in a["reasons"].items() for line in wrap(f"{row}: {why}", WIDTH, subsequent_indent="  ")]
     lines += [line for note in a["notes"] for line in wrap(f"note: {note}", WIDTH, subsequent_indent="  ")]
     printed = printed_cells(a["table"])
@@ -51,7 +54,7 @@ def as_text(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame
     for title, cells_of in sections(found, a["naive"]):
         lines += ["", *wrap(title, WIDTH), *folded(cells_of)]
     if "differences" in found:
-        lines += ["", "Paired differences of the forecasts", show_differences(found["differences"])]
+        lines += ["", DIFFERENCES, show_differences(found["differences"])]
     return "\n".join(lines)
 
 
@@ -73,9 +76,11 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
     for task, of in found["leaderboard"].groupby("task", sort=False) if "leaderboard" in found else ():
         shown = {c: [_interval(*v) for v in of[[c, f"{c}_from", f"{c}_to"]].to_numpy(float)] for c in ("skill", "win_rate")}
         shown["runs"] = [f"{n:.0f}" + (f", {failed:.0f} failed" if failed else "") for n, failed in of[["n_runs", "n_failed"]].to_numpy(float)]
+        more = "; where a row failed it counts as level" * bool(of["n_failed"].any())
+        more += f"; left out, as the naive rows failed: {of['left_out'].iloc[0]}" * bool(of["left_out"].iloc[0])
         title = (
             f"Leaderboard, {task}: skill is 1 - geometric mean over runs of {LED[task]} to that of {of['than'].iloc[0]}, the best naive row (chosen on the "
-            f"test part, which favours it); [95 % interval over {of['runs'].iloc[0]} runs]"
+            f"test part, which favours it); [95 % interval over {of['runs'].iloc[0]} runs]{more}"
         )
         out.append((title, pd.DataFrame(shown, _dotted(of.index, naive))))
     if "horizon" in found:
@@ -83,8 +88,8 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
         shown = {"informative": [_horizon(*v) for v in zip(of["informative_s"], of["to_end"], strict=True)]}
         shown |= {SHOWN.get(c, c): [_number(v) for v in of[c]] for c in of if c not in ("informative_s", "to_end")}
         title = (
-            f"Skill against {of.attrs['reference']}, 1 - ratio of mse: informative to the step before its 95 % interval first meets 0; first and last step; "
-            "thirds of the neurons by the signal-to-noise ratio of their training traces; active and inactive windows"
+            f"Skill against {of.attrs['reference']} (the best naive row on the test part by mse_ratio), 1 - ratio of mse: informative to the step before its 95 % "
+            "interval first meets 0; first step, and last one that all windows have; thirds of the neurons by the signal-to-noise ratio of their training traces; active and inactive windows"
         )
         out.append((title, pd.DataFrame(shown, _dotted(of.index, naive))))
     if "wilcoxon" in found:
@@ -92,7 +97,7 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
         shown = {score: [_tested(table, row) for row in of.index.unique()] for score, table in of.groupby("score", sort=False)}
         title = (
             f"Wilcoxon: is {of.attrs['reference']} better? Mean difference over runs and p of the one-sided Wilcoxon test, corrected for the rows of a column (Holm); "
-            "* p < 0.05"
+            "* p < 0.05; an infinite score is ranked as the worst, and -: there is no difference to test"
         )
         out.append((title, pd.DataFrame(shown, _dotted(of.index.unique(), naive))))
     return out
@@ -102,14 +107,21 @@ LED = {"forecast": "the ratio of mse_ratio", "activation": "the ratio of 1 - bal
 SHOWN = {"low": "SNR low", "middle": "SNR middle", "high": "SNR high"}
 
 
-def _legend(attrs):
-    """What a dot and a dash in the table mean, where it holds naive rows."""
-    if not attrs["naive"]:
-        return []
-    return [
-        ". marks naive rows: nothing in them is random, so they run once for each subject and stimulus",
-        "-: a row has no score of a task that it is not made for; costs are those of trained rows",
-    ]
+def _legend(table):
+    """What the signs in the table mean, and how much seeds differ."""
+    out = []
+    if table.attrs["naive"]:
+        out = [
+            ". marks naive rows: nothing in them is random, so they run once for each subject and stimulus",
+            "-: a row has no score of a task that it is not made for; costs are those of trained rows",
+        ]
+    if np.isinf(table.select_dtypes("number").to_numpy(float)).any():
+        out.append("inf: the paper's normalisation divides by the forecast's own changes, and a forecast that does not change has none")
+    for column in (c for c in table if c in ("mse_ratio", "balanced_accuracy")):
+        of = table.get(f"{column}_seed_sd", pd.Series(dtype=float)).dropna()
+        if len(of):
+            out.append(f"sd of {column} over the seeds of a run: {', '.join(f'{row} {v:.3f}' for row, v in of.items())}")
+    return out
 
 
 def _dotted(names, naive):
@@ -148,7 +160,7 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
     scores = [c for c in table if not c.endswith(ends) and c not in (*COST, "runs", "failed")]
     shown = {c: [_mean_sd(table.loc[row, c], table.loc[row].get(f"{c}_sd")) for row in table.index] for c in scores}
     shown |= {c: [_number(v) for v in table[c]] for c in COST if c in table and len(table[c].dropna())}
-    shown["runs"] = [f"{n:.0f}" if not failed else f"{n - failed:.0f} of {n:.0f}" for n, failed in table[["runs", "failed"]].to_numpy(float)]
+    shown["runs"] = [f"{n:.0f}" + (f", {failed:.0f} fits failed" if failed else "") for n, failed in table[["runs", "failed"]].to_numpy(float)]
     return pd.DataFrame(shown, _dotted(table.index, table.attrs["naive"]))
 
 
@@ -172,17 +184,17 @@ def as_html(results: Results, table: pd.DataFrame, found: dict[str, pd.DataFrame
 
     a, found = table.attrs, statistics(results) if found is None else found
     compared = (f"The paper's numbers can't be compared: {why}." for why in a["compared"])
-    notes = [*_legend(a), *(f"{row}: {why}" for row, why in a["reasons"].items()), *a["notes"], *compared]
+    notes = [*_legend(table), *(f"{row}: {why}" for row, why in a["reasons"].items()), *a["notes"], *compared]
     parts = [f"<h1>{escape(TITLES[a['table']])}</h1>", *["<p><strong>Simulated data.</strong></p>"] * bool(a["simulated"])]
     parts += [
-        f"<p>Mean ± sd over runs. {escape(a['budget'])}</p>",
+        f"<p>{MEANS.capitalize()}. {escape(a['budget'])}</p>",
         _html(cells(table)),
         f"<ul>{''.join(f'<li>{escape(n)}</li>' for n in notes)}</ul>",
     ]
     printed = printed_cells(a["table"])
     parts += [f"<h2>The paper prints</h2>{_html(printed)}"] if len(printed) else []
     parts += [f"<h2>{escape(title.partition(':')[0])}</h2><p>{escape(title)}</p>{_html(of)}" for title, of in sections(found, a["naive"])]
-    parts += [f"<h2>Paired differences</h2><pre>{escape(show_differences(found['differences']))}</pre>"] if "differences" in found else []
+    parts += [f"<h2>{escape(DIFFERENCES)}</h2><pre>{escape(show_differences(found['differences']))}</pre>"] if "differences" in found else []
     style = (
         "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:.2em .7em;text-align:right;border-top:1px solid #ccc}"
         "th{text-align:left}"

@@ -17,6 +17,7 @@ from .results import read_result
 
 ACTIVATION, FORECAST = ("balanced_accuracy", "f1", "precision", "recall"), ("paper_mse", "paper_smape", "paper_corr", "paper_ssim")
 OURS = {"activation": ("auroc", "brier"), "forecast": ("mse_ratio", "r", "crps", "coverage_90")}
+OF_DRAWS = ("crps", "coverage_90")
 COST = ("parameters", "train_s", "forecast_ms", "peak_mb")
 COLUMNS = {
     "table1": {"activation": (*ACTIVATION, *OURS["activation"])},
@@ -135,10 +136,11 @@ def make_table(results: Results) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per model, the naive rows last. For each score of the table the mean over runs and its standard deviation (`*_sd`), as in the paper;
-        for a table of both tasks the columns of activation come first. runs and failed count the runs; the costs are means: parameters, train_s
-        (seconds), forecast_ms (a trial, all its neurons) and peak_mb. paper and paper_sd columns hold what the paper prints. attrs: table, naive,
-        reasons ({row: why a cell has no number}), compared (why the paper's numbers can't be compared), budget (what each model was given, and the time
+        One row per model, the naive rows last. For each score of the table the mean and standard deviation (`*_sd`) over runs, as in the paper: a run
+        is a subject with a stimulus, and its score the mean over seeds, of which `*_seed_sd` is the standard deviation (root mean square over runs).
+        For a table of both tasks the columns of activation come first. runs counts the runs, failed the fits (of any task and seed) without a score;
+        the costs are means over fits: parameters, train_s (seconds, without pre-training), forecast_ms (a trial, all its neurons) and peak_mb. Scores of
+        draws are left out where nothing was drawn. `*_paper` and `*_paper_sd` columns hold what the paper prints. attrs: table, naive, reasons ({row: why a cell has no number}), compared (why the paper's numbers can't be compared), budget (what each model was given, and the time
         that it took, in words), simulated.
     """
     table, runs = results.plan.table, results.runs
@@ -151,9 +153,12 @@ def make_table(results: Results) -> pd.DataFrame:
         for task, columns in COLUMNS[table].items():
             done = of[(of["task"] == task) & (of["error"] == "")]
             for column in columns:
-                values = done[column].dropna().to_numpy(float) if column in done else np.empty(0)
-                found[column], found[f"{column}_sd"] = _mean_sd(values)
-        found |= {"runs": len(of), "failed": int((of["error"] != "").sum())}
+                if column in OF_DRAWS and not any(run.n_samples for run in results.plan.runs.values()):
+                    continue
+                scores = done.dropna(subset=column).groupby(["subject", "stimulus"])[column] if column in done else None
+                found[column], found[f"{column}_sd"] = _mean_sd(np.empty(0) if scores is None else scores.mean().to_numpy(float))
+                found[f"{column}_seed_sd"] = np.nan if scores is None else float(np.sqrt(scores.var(ddof=1).mean()))
+        found |= {"runs": len(of.groupby(["subject", "stimulus"])), "failed": int((of["error"] != "").sum())}
         found |= {c: _mean_sd(of[c].dropna().to_numpy(float) if c in of else np.empty(0))[0] for c in COST}
         rows[row] = found
     out = pd.DataFrame(rows).T.infer_objects()
@@ -208,7 +213,7 @@ def _protocol_table(results):
 def _reasons(runs):
     """{row: why some of its cells have no number}, each reason once."""
     failed = runs[runs["error"] != ""]
-    return {row: "; ".join(f"{why} ({n} of {int((runs['row'] == row).sum())} runs)" for why, n in of["error"].value_counts().items())
+    return {row: "; ".join(f"{why} ({n} of {int((runs['row'] == row).sum())} fits)" for why, n in of["error"].value_counts().items())
             for row, of in failed.groupby("row", sort=False)}  # fmt: skip
 
 
@@ -229,11 +234,18 @@ def _budget(results):
     fits = [run for run in results.plan.runs.values() if run.task != PRETRAIN and run.model != roster.NAIVE]
     given = sorted({_length(run.options) for run in fits})
     tried = max((run.tune for run in fits), default=1)
-    trained = [(results.plan.runs[i].task, r["cost"]["train_s"]) for i, r in results.by_run.items() if r and "train_s" in r.get("cost", {})]
-    seconds = [s for task, s in trained if task != PRETRAIN]
+    spent = {i: r["cost"]["train_s"] for i, r in results.by_run.items() if r and r.get("cost", {}).get("train_s") is not None}
+    runs = {i: results.plan.runs[i] for i in spent}
+    seconds = [s for i, s in spent.items() if runs[i].task != PRETRAIN]
     took = f"; a fit took {min(seconds):.1f} to {max(seconds):.1f} s" if seconds else ""
-    both = sum(s for _, s in trained)
-    return f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}; with pre-training {both / 60:.1f} min in all."
+    learnt = [i for i in spent if runs[i].task == PRETRAIN and results.by_run[i]["tuning"][0]["validation"] != "inf"]  # ablations may learn nothing
+    first = pd.DataFrame([(f"{runs[i].model} {_length(runs[i].options)}", spent[i]) for i in learnt], columns=["what", "s"])
+    before = ", ".join(f"{what} in {s:.1f} s" for what, s in first.groupby("what", sort=False)["s"].mean().items())
+    before = f" Pre-training comes before, is shared by the fits of a seed, and is not in their seconds: {before}." if before else ""
+    return (
+        f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}.{before} All trainings: "
+        f"{sum(spent.values()) / 60:.1f} min."
+    )
 
 
 def _length(options):
@@ -242,7 +254,7 @@ def _length(options):
 
 
 def not_compared(results: Results) -> list[str]:
-    """Why the paper's numbers can't be compared with ours, a sentence each; [] if they can.
+    """Why the paper's numbers can't be compared with ours, a sentence each.
 
     Parameters
     ----------

@@ -1,13 +1,10 @@
 """`qf benchmark`: the tables of the paper, made on a store or on simulated mice."""
 
-import json
 from pathlib import Path
 
-from .._files import write_text
-from .._version import __version__
 from ..benchmark.options import BenchmarkOptions, GridOptions
 from ..recordings.options import SETTINGS
-from .outputs import MARK, claim_output
+from .outputs import claim_output
 from .parsing import Arguments
 
 
@@ -15,15 +12,16 @@ def run_benchmark(args: Arguments):
     """Run `qf benchmark`."""
     from ..benchmark.grid import run_grid
     from ..benchmark.make import prepare
+    from ..benchmark.results import mark
     from ..benchmark.tables import read_results, write_tables
 
     out = Path(args.out)
     claim_output(out, "benchmark", overwrite=args.overwrite, store=args.store)
+    mark(out)  # first, since mice are simulated into it
     plan, grid = prepare(args.table, args.store, out, args.all(BenchmarkOptions, GridOptions, *SETTINGS))
     if args.plan:
         print(describe(plan, out))
         return 0
-    write_text(out / MARK, json.dumps({"qf_toolkit": __version__}) + "\n")
     counts = run_grid(plan, out, grid, progress=args.progress)
     paths = write_tables(read_results(plan, out), out)
     print(paths[0].read_text(encoding="utf-8"), end="")
@@ -53,7 +51,7 @@ def describe(plan, out):
     lines = [f"{plan.table}: {len(plan.runs)} runs on {plan.store}{' (simulated)' if plan.simulated else ''}"]
     for (model, task), results in kinds.items():
         done = [r for r in results if r is not None]
-        seconds = [r["cost"]["train_s"] for r in done if r.get("cost")]
+        seconds = [s for r in done if (s := r.get("cost", {}).get("train_s")) is not None]
         left = len(results) - len(done)
         guess = f", about {left * sum(seconds) / len(seconds):.0f} s of training left" if seconds and left else ""
         lines.append(f"  {model:14} {task:13} {len(results):4} runs, {len(done)} done{guess}")

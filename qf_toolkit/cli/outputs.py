@@ -7,13 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 from .._files import sweep, what_is
+from ..benchmark.results import MARK
 from ..errors import QfError
 from ..estimators.registry import KINDS
 from ..study.page_file import is_page
 
 FILES = ("file", "page")  # kinds of what is written as one file
-
-MARK = "benchmark.json"
 
 
 def claim_output(path, kind="file", *, option="--out", overwrite=False, store=None, sources=()):

@@ -102,7 +102,7 @@ def report(
     Parameters
     ----------
     store : Store, str or Path
-    models : sequence of Forecaster, str or Path
+    models : str or Path, or sequence of Forecaster, str or Path
         Fitted forecasters, or folders of saved ones, shown beside the naive rows. The window and the split are those of the first, if it was fitted
         by the command line.
     out : str or Path, optional
@@ -139,6 +139,7 @@ def report(
     """
     refuse_unknown("report", options, list(USUAL))
     how = EvaluateOptions(n_samples=n_samples, seed=seed)
+    models = [models] if isinstance(models, str | PathLike) else models
     store = Store(store) if isinstance(store, str | PathLike) else store
     if not store.keys():
         raise QfError(f"{store.path}: expected a store with at least one session, found none. Import one with `qf import`.")

@@ -57,8 +57,9 @@ RECORDINGS = {
 def imported(name, folder, store):
     """The store of a set; what is missing in it is added."""
     made = qf.Store(store, create=True)
+    there = set(made.keys())
     for session in RECORDINGS[name][0](folder):
-        if f"{session.attrs['subject']}/{session.attrs['session']}" not in made.keys():
+        if f"{session.attrs['subject']}/{session.attrs['session']}" not in there:
             made.add(session)
     return made
 

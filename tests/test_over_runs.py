@@ -98,6 +98,10 @@ def test_a_leaderboard_by_hand(frame):
         ]
         assert board.loc[model, "win_rate"] == pytest.approx(np.mean(wins))
         assert board.loc[model, "skill_from"] <= board.loc[model, "skill"] <= board.loc[model, "skill_to"]
+    alone = leaderboard(frame[(frame["subject"] == "a") & (frame["stimulus"] == "x")], ["psth"])
+    assert (
+        alone[["skill_from", "skill_to", "win_rate_from"]].isna().all(axis=None) and alone["skill"].notna().all()
+    )  # one run tells nothing of others
     rng = np.random.default_rng(11)
     drawn = [1 - np.exp(np.log(runs["ours"] / runs["psth"]).to_numpy()[rng.integers(6, size=6)].mean()) for _ in range(4000)]
     assert board.loc["ours", ["skill_from", "skill_to"]].tolist() == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)

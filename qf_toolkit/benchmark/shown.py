@@ -17,6 +17,7 @@ TITLES = {
 }  # fmt: skip
 assert set(TITLES) == set(TABLES)
 MISSING = "-"
+ENOUGH = 5  # runs, with fewer no test of Wilcoxon's reaches p < 0.05
 MEANS = "mean ± sd over runs, each a subject with a stimulus, and of several seeds their mean"
 DIFFERENCES = "Paired differences of the forecasts; each recording with each stimulus counts as a session"
 
@@ -76,11 +77,12 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
     for task, of in found["leaderboard"].groupby("task", sort=False) if "leaderboard" in found else ():
         shown = {c: [_interval(*v) for v in of[[c, f"{c}_from", f"{c}_to"]].to_numpy(float)] for c in ("skill", "win_rate")}
         shown["runs"] = [f"{n:.0f}" + (f", {failed:.0f} failed" if failed else "") for n, failed in of[["n_runs", "n_failed"]].to_numpy(float)]
+        n_runs = of["runs"].iloc[0]
         more = "; where a row failed it counts as level" * bool(of["n_failed"].any())
         more += f"; left out, as the naive rows failed: {of['left_out'].iloc[0]}" * bool(of["left_out"].iloc[0])
         title = (
             f"Leaderboard, {task}: skill is 1 - geometric mean over runs of {LED[task]} to that of {of['than'].iloc[0]}, the best naive row (chosen on the "
-            f"test part, which favours it); [95 % interval over {of['runs'].iloc[0]} runs]{more}"
+            f"test part, which favours it); {f'[95 % interval over {n_runs} runs]' if n_runs > 1 else 'one run, so without an interval'}{more}"
         )
         out.append((title, pd.DataFrame(shown, _dotted(of.index, naive))))
     if "horizon" in found:
@@ -94,10 +96,11 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
         out.append((title, pd.DataFrame(shown, _dotted(of.index, naive))))
     if "wilcoxon" in found:
         of = found["wilcoxon"]
+        few = f"; with {of['n_runs'].max()} runs p is at least {2.0 ** -of['n_runs'].max():.2g}" * bool(of["n_runs"].max() < ENOUGH)
         shown = {score: [_tested(table, row) for row in of.index.unique()] for score, table in of.groupby("score", sort=False)}
         title = (
             f"Wilcoxon: is {of.attrs['reference']} better? Mean difference over runs and p of the one-sided Wilcoxon test, corrected for the rows of a column (Holm); "
-            "* p < 0.05; an infinite score is ranked as the worst, and -: there is no difference to test"
+            f"* p < 0.05; an infinite score is ranked as the worst, and -: there is no difference to test{few}"
         )
         out.append((title, pd.DataFrame(shown, _dotted(of.index.unique(), naive))))
     return out
@@ -120,7 +123,7 @@ def _legend(table):
     for column in (c for c in table if c in ("mse_ratio", "balanced_accuracy")):
         of = table.get(f"{column}_seed_sd", pd.Series(dtype=float)).dropna()
         if len(of):
-            out.append(f"sd of {column} over the seeds of a run: {', '.join(f'{row} {v:.3f}' for row, v in of.items())}")
+            out.append(f"sd of {column} over the seeds of a run: {'; '.join(f'{row} {v:.3f}' for row, v in of.items())}")
     return out
 
 
@@ -129,7 +132,8 @@ def _dotted(names, naive):
 
 
 def _interval(value, low, high):
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(value) else MISSING
+    between = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
+    return f"{value:.3f}{between}" if np.isfinite(value) else MISSING
 
 
 def _horizon(seconds, to_end):

@@ -185,7 +185,8 @@ def leaderboard(frame: pd.DataFrame, naive: Sequence[str], score: str = "score",
     Returns
     -------
     pandas.DataFrame
-        Indexed by model, best skill first. Columns: skill, skill_from, skill_to, win_rate, win_rate_from, win_rate_to (95 % intervals), n_runs, n_failed.
+        Indexed by model, best skill first. Columns: skill, skill_from, skill_to, win_rate, win_rate_from, win_rate_to (95 % intervals; NaN of one run,
+        which tells nothing of others), n_runs, n_failed.
         attrs: reference (the best naive row), draws, draw_seed, n_runs.
 
     Raises
@@ -222,7 +223,7 @@ def leaderboard(frame: pd.DataFrame, naive: Sequence[str], score: str = "score",
     drawn = np.concatenate([np.ones((1, len(runs))), counts]) / len(runs)
     columns, tail = {}, (1 - LEVEL) / 2
     for column, found in (("skill", 1 - np.exp(drawn @ logs)), ("win_rate", drawn @ wins)):
-        low, high = np.quantile(found[1:], [tail, 1 - tail], axis=0)
+        low, high = np.quantile(found[1:], [tail, 1 - tail], axis=0) if len(runs) > 1 else np.full((2, len(found[0])), np.nan)
         columns |= {column: found[0], f"{column}_from": low, f"{column}_to": high}
     out = pd.DataFrame({**columns, "n_runs": runs.notna().sum().to_numpy(), "n_failed": runs.isna().sum().to_numpy()}, index=runs.columns)
     out.loc[out["n_runs"] == 0, ["skill", "skill_from", "skill_to"]] = np.nan

@@ -154,6 +154,9 @@ def test_a_neuron_without_a_baseline_changes_no_other_forecast(split):
     moved[:, 4] += 5
     whole = [model.predict_arrays(Observations(c, part.neurons, conditions)) for c in (context, moved)]
     assert not np.allclose(whole[0][:, 0], whole[1][:, 0])
+    view = Observations(context[..., ::-1], part.neurons, conditions, valid[..., ::-1])  # backwards: its strides are negative
+    copied = Observations(view.context.copy(), part.neurons, conditions, valid[..., ::-1].copy())
+    np.testing.assert_array_equal(model.predict_arrays(view), model.predict_arrays(copied))
 
 
 @pytest.mark.parametrize("task", ["forecast", "activation"])

@@ -170,7 +170,9 @@ class Network(Tokened):
         if not self.population:
             return (_batch(x[at], neuron[at], stimulus[at]) for at in torch.arange(len(x), device=self.device).split(CHUNK))
         shape = len(asked.conditions), len(asked.neurons)
-        valid = torch.ones(*shape, x.shape[-1], dtype=torch.bool) if asked.valid is None else torch.from_numpy(np.ascontiguousarray(asked.valid, bool))
+        valid = (
+            torch.ones(*shape, x.shape[-1], dtype=torch.bool) if asked.valid is None else torch.from_numpy(np.ascontiguousarray(asked.valid, bool))
+        )
         shown = stimulus.reshape(shape)[:, 0]
         whole = x.unflatten(0, shape), valid.to(self.device), neuron.reshape(shape), shown, torch.zeros_like(shown)
         return (Batch(*part) for part in zip(*(v.split(max(1, CHUNK // shape[1])) for v in whole), strict=True))

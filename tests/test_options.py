@@ -25,6 +25,7 @@ from qf_toolkit.estimators.registry import MODELS
 from qf_toolkit.models.options import Options, Range
 from qf_toolkit.recordings.importers.arrays import read_arrays
 from qf_toolkit.recordings.options import SplitOptions
+from qf_toolkit.recordings.simulated.network import simulate_network
 from qf_toolkit.recordings.sliding import slide
 from qf_toolkit.recordings.splits import split_by
 from qf_toolkit.recordings.trials import cut
@@ -101,6 +102,7 @@ LIBRARY = [
     (qf.split_blocks, "pretrain", (), {"trials"}),
     (qf.split_chronological, "pretrain", (), {"trials"}),
     (qf.simulate, "simulate", (), {"path", "physiology"}),  # a what-if of the simulator, no option
+    (simulate_network, "simulate", ("--kind", "network"), {"path"}),
     (qf.pretrain, "pretrain", (), {"split", "config", "checkpoint", "progress"}),  # config holds options that are reached one by one
     (qf.fit_forecaster, "fit", (), {"autoencoder", "split"}),
     (qf.fit_classifier, "fit", (), {"autoencoder", "split"}),
@@ -128,6 +130,7 @@ def test_the_shell_reaches_every_option_of_the_library(call, command, argv, data
 
 def test_the_shell_reaches_every_field_of_every_dataclass_of_options():
     known = set().union(*(reached(c) for c in COMMANDS), *(reached("import", k) for k in ("nwb", "allen", "suite2p", "arrays")))
+    known |= reached("simulate", "--kind", "network")
     known |= set().union(*(reached("fit", "--model", m) for m in MODELS)) | {"progress", "config"}  # those of every command
     from_trials = {"rate_hz", "n_baseline", "n_response"}
     missing = {f"{kind.__name__}.{f.name}" for _, kinds in modules() for kind in kinds for f in fields(kind) if f.name not in known | from_trials}

@@ -10,7 +10,7 @@ from ..estimators.registry import PRETRAINING
 from ..evaluation.options import EvaluateOptions
 from ..recordings.options import SETTINGS
 from ..recordings.settings import split_by_settings, trials_by, whole_settings
-from ..recordings.simulated.options import SimulateOptions
+from ..recordings.simulated.options import NetworkOptions, SimulateOptions
 from ..study.options import DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import check_device
 from .info import print_store
@@ -24,12 +24,16 @@ FITS = {"forecast": "forecaster", "activation": "classifier"}  # what each task 
 def simulate_recording(args: Arguments):
     """Run `qf simulate`."""
     from ..recordings.simulated.cortex import simulate
+    from ..recordings.simulated.network import session_keys, simulate_network
     from ..recordings.store import Store
 
     path = claim_output(args.store, "store", option="STORE")
     known = Store(path).keys() if path.is_dir() else []
-    store = simulate(path, **args.all(SimulateOptions))
-    for key in dict.fromkeys(f"{args.subject}/{letter}" for letter in args.sessions):
+    if args.kind == "network":
+        store, made = simulate_network(path, **args.all(NetworkOptions)), session_keys(args.subjects)
+    else:
+        store, made = simulate(path, **args.all(SimulateOptions)), [f"{args.subject}/{letter}" for letter in args.sessions]
+    for key in dict.fromkeys(made):
         if key in known:
             print(f"{key} is there already, of the same options: kept.")
     return print_store(store)

@@ -20,7 +20,7 @@ from ..recordings.importers.options import (
     Suite2pOptions,
 )  # fmt: skip
 from ..recordings.options import SETTINGS
-from ..recordings.simulated.options import SimulateOptions
+from ..recordings.simulated.options import SIMULATED, SimulateOptions
 from ..study.options import REPORT_SAMPLES, DemoOptions, FiguresOptions, TablesOptions
 from ..training.options import FIT_LOOP, LoopConfig, RunConfig
 from .parsing import Group, value_of
@@ -45,6 +45,18 @@ class StorePlace(Options):
     """The recordings."""
 
     store: str = option(REQUIRED, "path", place="STORE", help="folder of the recordings")
+
+
+@dataclass(frozen=True)
+class SimulateWhat(Options):
+    """What is simulated."""
+
+    kind: str = option(
+        "cortex",
+        "text",
+        known=tuple(SIMULATED),
+        help="cortex: a visual cortex that sees the Allen protocol; network: animals whose neurons form chaotic networks",
+    )
 
 
 @dataclass(frozen=True)
@@ -271,8 +283,9 @@ RUN = Group("run", RunConfig, ("progress",))
 NO_REPORT = ("naive", "ceiling", "ceiling_samples", "shrinkage")  # of EvaluateOptions
 COMMANDS = {
     "simulate": Command(
-        "record a simulated visual cortex with known truth", "qf simulate data/sim --neurons 40 --sessions A B --seed 1", "commands:simulate_recording",
-        lambda argv: [Group("", StorePlace), Group("simulation", SimulateOptions)],
+        "record simulated animals with known truth",
+        "qf simulate data/sim --neurons 40 --sessions A B --seed 1\n  qf simulate data/network --kind network --subjects 4", "commands:simulate_recording",
+        lambda argv: [Group("", StorePlace), Group("", SimulateWhat), Group("simulation", SIMULATED.get(value_of(argv, "--kind") or "", SimulateOptions))],
     ),
     "import": Command(
         "import recordings into a store", "qf import nwb recordings/*.nwb --store data/store\n  qf import nwb --help", "importing:import_recordings", _import, _kind,

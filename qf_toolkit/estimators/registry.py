@@ -38,6 +38,7 @@ MODELS = {  # torch modules that `estimators.network` makes forecasters and clas
     "informer": "models.baselines.informer:Informer",
     "autoformer": "models.baselines.autoformer:Autoformer",
     "crossformer": "models.baselines.crossformer:Crossformer",
+    "poco": "models.poco:POCO",
 }
 PRETRAINING = ("brainlm",)  # of MODELS, those that `estimators.pretrained_network` trains by masking
 

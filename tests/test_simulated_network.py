@@ -95,6 +95,21 @@ def test_the_rollout_of_the_truth_is_above_every_naive_row(store):
     assert np.mean(np.divide(squared, of_mean)) < table["mse_ratio"].min()
 
 
+def test_a_truth_that_a_kill_left_out_is_made_again(store, tmp_path):
+    again = simulate_network(tmp_path, **SMALL)
+    file = tmp_path / "truth" / again.file("net2/1").name
+    file.unlink()
+    simulate_network(tmp_path, **SMALL)
+    with load_truth(store, "net2/1") as wanted, load_truth(again, "net2/1") as found:
+        assert file.is_file() and wanted.equals(found)
+
+
+def test_the_ceiling_of_the_cortex_is_refused(store):
+    split = split_chronological(store.trials(baseline_s=2, response_s=0.8, signal="zscore", score_s=0.8))
+    with pytest.raises(QfError, match="ceiling: expected a simulated cortex, found net1/1, a simulated network"):
+        evaluate([], split, ceiling=True)
+
+
 def test_a_network_that_settles_says_so(tmp_path):
     with pytest.warns(UserWarning, match="the network has settled"):
         simulate_network(tmp_path, n_neurons=60, subjects=3, seconds=120.0, cue_every_s=0, seed=0)

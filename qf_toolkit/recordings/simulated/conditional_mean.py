@@ -46,6 +46,8 @@ def conditional_mean(store, session, onset_frames, n_frames, n_samples=64, seed=
     if n_samples < least or n_frames < 1:
         raise QfError(f"conditional_mean: expected n_samples of at least {least} and n_frames of at least 1, found {n_samples} and {n_frames}.")
     with load_truth(store, session) as ds:
+        if "drive" not in ds:
+            raise QfError(f"ceiling: expected a simulated cortex, found {session}, a simulated network. Take simulated.network.rollout.")
         last = ds.sizes["frame"] - n_frames
         bad = (onsets < 1) | (onsets > last)
         if bad.any():

@@ -141,7 +141,7 @@ def simulate(
     settings = {**counts, "gap_s": gap_s, "rate_hz": rate_hz, "subject": subject, "seed": seed, "physiology": asdict(phys)}
     notes = {letter: {**settings, "session": letter} for letter in sessions}
     store = Store(path, create=True)
-    missing = [letter for letter in sessions if not _is_there(store, f"{subject}/{letter}", notes[letter])]
+    missing = [letter for letter in sessions if not is_there(store, f"{subject}/{letter}", notes[letter])]
     params = _neurons(n_neurons, rate_hz, phys, _rng(seed, subject, "neurons"))
     for letter in missing:
         table, truth = record(letter, counts, params, gap_s=gap_s, rate_hz=rate_hz, phys=phys, subject=subject, seed=seed)
@@ -154,7 +154,7 @@ def simulate(
     return store
 
 
-def _is_there(store, key, note):
+def is_there(store, key, note):
     """Whether a session and its truth are in the store. Refuses a session that other arguments made."""
     if key not in store:
         return False

@@ -23,7 +23,7 @@ from ..._files import write_netcdf
 from ...errors import QfError
 from ..session import new_session, session_key
 from ..store import Store, file_name
-from .cortex import load_truth
+from .cortex import is_there, load_truth
 from .options import NetworkOptions
 
 DT = 0.01  # seconds of a step of the dynamics
@@ -100,10 +100,8 @@ def simulate_network(
     note.pop("subjects")  # another animal more leaves those that are there as they are
     store = Store(path, create=True)
     for key in session_keys(options.subjects):
-        if key in store:
-            _check_same(store, key, note)
-            continue
-        _record(store, key, options, note)
+        if not is_there(store, key, note):
+            _record(store, key, options, note)
     return store
 
 
@@ -175,7 +173,8 @@ def _record(store, key, options, note):
         cells=[f"n{i:04d}" for i in range(n)], indicator="GCaMP6f (simulated)", area="network (simulated)", source="simulation",
         provenance=json.dumps(note), behaviour=_behaviour(truth["latent"], options.rate_hz, _rng(seed, f"behaviour of {subject}")),
     )  # fmt: skip
-    store.add(session)
+    if key not in store:  # a kill may have come before the truth was written
+        store.add(session)
     _write_truth(store, key, session, truth, parameters, shown)
 
 
@@ -243,6 +242,8 @@ def rollout(store, session, onset_frames, n_frames, n_samples=64, seed=0):
     if n_samples < 1 or n_frames < 1:
         raise QfError(f"rollout: expected n_samples and n_frames of at least 1, found {n_samples} and {n_frames}.")
     with load_truth(store, session) as ds:
+        if "connections" not in ds:
+            raise QfError(f"rollout: expected a simulated network, found {session}, another simulation. Take conditional_mean.conditional_mean.")
         last = ds.sizes["frame"] - n_frames
         bad = (onsets < 1) | (onsets > last)
         if bad.any():
@@ -304,15 +305,3 @@ def _write_truth(store, key, session, truth, parameters, shown):
     coords = {"neuron": session["neuron"].values, "variable": np.array(LATENTS, dtype=object), "frame_time": session["frame_time"]}
     attrs = {"fingerprint": session.attrs["fingerprint"], "rate_hz": session.attrs["rate_hz"], "session": session_key(session)}
     write_netcdf(xr.Dataset(arrays, coords, attrs), store.path / "truth" / file_name(key))
-
-
-def _check_same(store, key, note):
-    """Refuse a session in the store that other arguments made."""
-    try:
-        known = json.loads(store.info(key)["provenance"])
-        differing = [name for name in note if known[name] != note[name]]
-    except (ValueError, KeyError, TypeError):
-        raise QfError(f"session: {key} is in {store.path} already, and is no simulated network. Choose another folder.") from None
-    if differing:
-        name = differing[0]
-        raise QfError(f"session: {key} is in {store.path} already, made with {name} {known[name]}, found {note[name]}. Choose another folder.")

@@ -103,7 +103,7 @@ def _made(run, out, store, device, folder, keep_model):
         if cost["train_s"] is not None:
             cost = {"train_s": cost["train_s"] + watch.seconds, "peak_mb": max(cost["peak_mb"], watch.peak_mb)}
         models.append(model)
-    if not any(models):
+    if all(model is None for model in models):
         raise QfError(f"lr: expected one of {len(tried)} learning rates to train, found none; the first: {tried[0]['error']}")
     model = min(((m, t) for m, t in zip(models, tried, strict=True) if m is not None), key=lambda pair: float(pair[1]["validation"]))[0]
     if run.task == PRETRAIN or keep_model:

@@ -104,6 +104,10 @@ class Estimator:
         Whether it is an auto-encoder with a codebook, or has an `autoencoder` whose codes it uses.
     has_attention : bool
         Whether `interpret.attention` can read its attention.
+    has_states : bool
+        Whether `states_arrays` gives its states after each token, from which a decoder reads behaviour.
+    has_neuron_attention : bool
+        Whether `neuron_attention_arrays` says which neurons look at which.
     has_tokens : bool
         Whether it has learnt a token for each neuron.
     has_stimulus_tokens : bool
@@ -133,6 +137,8 @@ class Estimator:
     has_arrays: bool = False
     has_codes: bool = False
     has_attention: bool = False
+    has_neuron_attention: bool = False
+    has_states: bool = False
     has_tokens: bool = False
     has_stimulus_tokens: bool = False
     patch_frames: int | None = None

@@ -13,6 +13,8 @@ KINDS = {  # the values of "kind" in config.json of saved models
     "network_forecaster": "estimators.network:NetworkForecaster",
     "network_classifier": "estimators.network:NetworkClassifier",
     "network_pretrained": "estimators.pretrained_network:PretrainedNetwork",
+    "calm_quantizer": "estimators.calm.quantizer:CalmQuantizer",
+    "calm": "estimators.calm.forecaster:CalmForecaster",
     "zero": "estimators.naive:Zero",
     "copy_last": "estimators.naive:CopyLast",
     "context_mean": "estimators.naive:ContextMean",

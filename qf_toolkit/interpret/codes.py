@@ -82,7 +82,7 @@ def codebook(model, trials=None):
     c = _autoencoder(model).config
     codes = np.arange(c.codes)
     prototype = np.nanmean(_patches(c, decode_codes(model, np.repeat(codes[:, None], c.patches, 1))), 1)
-    attrs, vectors = _attrs(model), model.module.quantizer.vectors.detach().float().cpu().numpy()
+    attrs, vectors = _attrs(model), model.code_vectors()
     out = xr.Dataset(
         {
             "vector": (("code", "width"), vectors, attrs),
@@ -402,7 +402,7 @@ def _patches(config, windows):
 def _add_patches(model, part, codes, sums, frames):
     """Add the measured patches of one session to `sums` (code, frame), and their number to `frames` (code, frame)."""
     c = model.config
-    x = model.prepare(part).dataset()[model.window.signal]
+    x = model.prepare(part).dataset()[model.window.signal][..., c.first : c.first + c.n_baseline + c.n_response]
     divisor = np.array([model.divisor(str(n)) for n in x["neuron"].values], np.float32)[:, None]
     inside = np.isfinite(_patches(c, np.zeros(x.shape[-1])))  # (patch, frame)
     step = max(1, CHUNK // max(1, x.shape[1]))

@@ -78,6 +78,11 @@ class QuantFormerConfig(Options):
         return 2 * self.layers * (12 * D * D + 13 * D) + D * (self.codes * self.quantise + 2 * self.patch_frames + 2 * self.patches + 8)
 
     @property
+    def first(self):
+        """Frames of a window before those that are coded: none, since the first patch is padded."""
+        return 0
+
+    @property
     def baseline_patches(self):
         return -(-self.n_baseline // self.patch_frames)
 

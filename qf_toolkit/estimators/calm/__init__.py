@@ -1,0 +1,1 @@
+"""QuantFormer: the auto-encoder, the response forecaster and the activation classifier as estimators."""

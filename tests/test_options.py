@@ -81,7 +81,7 @@ def modules():
     """Every module of options, and what it holds: dataclasses whose fields are made with `option`."""
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(["qf_toolkit", *path.relative_to(PACKAGE).with_suffix("").parts])
-        if path.stem in ("options", "config") or (path.parent.name == "baselines" and path.stem != "__init__"):
+        if path.stem in ("options", "config", "calm_config") or (path.parent.name == "baselines" and path.stem != "__init__"):
             module = import_module(name)
             yield (
                 path,
@@ -131,7 +131,7 @@ def test_the_shell_reaches_every_option_of_the_library(call, command, argv, data
 def test_the_shell_reaches_every_field_of_every_dataclass_of_options():
     known = set().union(*(reached(c) for c in COMMANDS), *(reached("import", k) for k in ("nwb", "allen", "suite2p", "arrays")))
     known |= reached("simulate", "--kind", "network")
-    known |= set().union(*(reached("fit", "--model", m) for m in MODELS)) | {"progress", "config"}  # those of every command
+    known |= reached("pretrain", "--model", "calm") | set().union(*(reached("fit", "--model", m) for m in ("calm", *MODELS))) | {"progress", "config"}  # those of every command
     from_trials = {"rate_hz", "n_baseline", "n_response"}
     missing = {f"{kind.__name__}.{f.name}" for _, kinds in modules() for kind in kinds for f in fields(kind) if f.name not in known | from_trials}
     assert not missing

@@ -86,11 +86,15 @@ def pretrain_model(args: Arguments):
     from ..training.device import pick_device
 
     pick_device(args.device)
-    ours = args.model not in PRETRAINING
-    claim_output(args.out, "autoencoder" if ours else "network_pretrained", overwrite=args.overwrite, store=args.store)
+    made = {"quantformer": "autoencoder", "calm": "calm_quantizer"}.get(args.model, "network_pretrained")
+    claim_output(args.out, made, overwrite=args.overwrite, store=args.store)
     split = split_by_settings(args.store, settings)
     print(split)
-    if ours:
+    if args.model == "calm":
+        from ..estimators.calm.quantizer import pretrain_calm_quantizer
+
+        model, options = pretrain_calm_quantizer(split, **options, **checkpoint), {"model": args.model, **options}
+    elif made == "autoencoder":
         from ..estimators.quantformer.pretrain import pretrain
 
         model = pretrain(split, **options, **checkpoint)
@@ -112,9 +116,35 @@ def fit_model(args: Arguments):
                 options.pop(option.name)
             elif args.model in PRETRAINING and args.pretrained and group.title == "model" and option.name not in args.given:
                 options.pop(option.name)  # pre-training has set it
-    fit = _fit_quantformer if args.model == "quantformer" else _fit_network
+    fit = {"quantformer": _fit_quantformer, "calm": _fit_calm}.get(args.model, _fit_network)
     model, settings = fit(args, {**options, **checkpoint})
     _finish("fit", model, args, settings, {**args.all(FitWhat, Pretrained), **options})
+
+
+def _fit_calm(args, options):
+    from ..estimators.calm.fit import fit_calm
+    from ..estimators.notes import read_note
+    from ..estimators.registry import load
+
+    if args.task != "forecast":
+        raise QfError(f"--task: expected forecast, since CalM forecasts traces, found {args.task}. Take another model for activation.")
+    pretrained, settings, sources = None, {}, []
+    if start := args.all(MaybePretrained).get("pretrained"):
+        if (kind := read_note(start)["kind"]) not in ("calm_quantizer", "calm"):
+            raise QfError(f"--pretrained: expected what `qf pretrain --model calm` or `qf fit --model calm` saved, found a {kind} in {start}.")
+        for group in args.groups:  # what it has set
+            for option in group.options:
+                set_before = (
+                    group.title in ("model", "network", "forecast") and option.name != "tuning" if kind == "calm" else option.name == "normalise"
+                )
+                if set_before and option.name not in args.given:
+                    options.pop(option.name, None)
+        pretrained, settings, sources = load(start, device=options["device"]), _run_of(start, args.store), [start]
+    settings = whole_settings(args.of(*SETTINGS), settings)
+    claim_output(args.out, "calm", overwrite=args.overwrite, store=args.store, sources=sources)
+    split = split_by_settings(args.store, settings)
+    print(split)
+    return fit_calm(split, pretrained, **options), settings
 
 
 def _fit_quantformer(args, options):

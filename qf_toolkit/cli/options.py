@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..benchmark.options import OWN_WINDOW, TABLES, BenchmarkOptions, GridOptions
+from ..estimators.calm.options import ADAPT_LOOP, POPULATION_LOOP, QUANTIZER_LOOP, CalmConfig, TracesConfig
 from ..estimators.network_options import TELLING, NetworkConfig
 from ..estimators.quantformer.options import FitConfig, PretrainConfig
 from ..estimators.registry import MODELS, PRETRAINING, find
 from ..evaluation.options import EvaluateOptions
+from ..models.calm_config import DualAxisConfig, QuantizerConfig
 from ..models.config import DECODINGS, QuantFormerConfig
 from ..models.options import REQUIRED, Options, option
 from ..recordings.importers.options import (
@@ -116,7 +118,7 @@ class MaybePretrained(Options):
     """What a fit starts from, if it does not start from scratch."""
 
     pretrained: str | None = option(
-        None, "path", optional=True, help="what `qf pretrain --model` saved, or a published checkpoint; from scratch where left out"
+        None, "path", optional=True, help="what `qf pretrain --model` saved; of calm also what `qf fit` saved, of brainlm a published checkpoint"
     )
 
 
@@ -125,7 +127,7 @@ class PretrainWhat(Options):
     """What is pre-trained."""
 
     model: str = option(
-        "quantformer", "text", known=("quantformer", *PRETRAINING), help="each has options of its own: see qf pretrain --model NAME --help"
+        "quantformer", "text", known=("quantformer", "calm", *PRETRAINING), help="each has options of its own: see qf pretrain --model NAME --help"
     )
 
 
@@ -134,7 +136,9 @@ class FitWhat(Options):
     """What is fitted."""
 
     task: str = option("forecast", "text", known=TASKS, help="forecast the response, or say whether it is active")
-    model: str = option("quantformer", "text", known=("quantformer", *MODELS), help="each has options of its own: see qf fit --model NAME --help")
+    model: str = option(
+        "quantformer", "text", known=("quantformer", "calm", *MODELS), help="each has options of its own: see qf fit --model NAME --help"
+    )
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,12 @@ def _window_groups(note="What is left out is as in the model's training."):
 
 def _pretrain(argv):
     model = value_of(argv, "--model") or _filed_model(argv)
-    if model not in PRETRAINING:
+    if model == "calm":
+        own = [
+            Group("model", QuantizerConfig), Group("traces", TracesConfig), Group("network", NetworkConfig, (*TELLING, "most_neurons")),
+            Group("training", LoopConfig, own=QUANTIZER_LOOP),
+        ]  # fmt: skip
+    elif model not in PRETRAINING:
         own = [Group("observations", PretrainConfig), Group("training", LoopConfig), Group("model", QuantFormerConfig, (*FROM_TRIALS, "stim_token"))]
     else:
         own = [Group("model", find(MODELS, model).Config), Group("network", NetworkConfig, TELLING), Group("training", LoopConfig)]
@@ -239,6 +248,8 @@ def fit_options(model):
     -------
     list of Group
     """
+    if model == "calm":
+        return [Group("", MaybePretrained), Group("model", DualAxisConfig), Group("forecast", CalmConfig), Group("network", NetworkConfig)]
     if model not in MODELS:
         return [Group("", Pretrained), Group("fit", FitConfig)]
     start = [Group("", MaybePretrained)] if model in PRETRAINING else []
@@ -248,7 +259,8 @@ def fit_options(model):
 def _fit(argv):
     model = value_of(argv, "--model") or _filed_model(argv) or FitWhat.model
     window = _window_groups("What is left out is as in pre-training.") if model == FitWhat.model else _window_groups("")
-    loop = Group("training", LoopConfig, own=FIT_LOOP)
+    usual = FIT_LOOP if model != "calm" else ADAPT_LOOP if value_of(argv, "--tuning") == "embeddings" else POPULATION_LOOP
+    loop = Group("training", LoopConfig, own=usual)
     return [Group("", StorePlace), Group("", FitWhat), Group("", ModelOut), *fit_options(model), loop, *window, RUN]
 
 

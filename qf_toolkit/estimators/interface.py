@@ -104,10 +104,8 @@ class Estimator:
         Whether it is an auto-encoder with a codebook, or has an `autoencoder` whose codes it uses.
     has_attention : bool
         Whether `interpret.attention` can read its attention.
-    has_states : bool
-        Whether `states_arrays` gives its states after each token, from which a decoder reads behaviour.
-    has_neuron_attention : bool
-        Whether `neuron_attention_arrays` says which neurons look at which.
+    has_states, has_neuron_attention : bool
+        Whether `states_arrays` gives its states after each token, and whether `neuron_attention_arrays` says which neurons look at which.
     has_tokens : bool
         Whether it has learnt a token for each neuron.
     has_stimulus_tokens : bool

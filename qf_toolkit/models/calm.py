@@ -227,7 +227,7 @@ class CodeTokens(nn.Module):
     def answer(self, h: torch.Tensor, how: str, uniforms: torch.Tensor | None = None) -> Answer:
         """The next token after states (B, N, D): the likeliest code, the expectation, or the code that uniforms (B, N) in [0, 1) draw."""
         p = self.logits(h).softmax(-1)
-        if how == "expectation":
+        if how == "soft":
             return Answer(p @ self.table.weight, p @ self.quantizer.codebook)
         codes = p.argmax(-1) if uniforms is None else (p.cumsum(-1) < uniforms[..., None]).sum(-1).clamp(max=p.shape[-1] - 1)
         return Answer(self.embed(codes), self.vectors(codes))
@@ -266,7 +266,7 @@ class PatchTokens(nn.Module):
     def likeliest(self, h: torch.Tensor) -> torch.Tensor:
         return self.give(h).float()
 
-    def answer(self, h: torch.Tensor, how: str = "greedy", uniforms: torch.Tensor | None = None) -> Answer:
+    def answer(self, h: torch.Tensor, how: str = "argmax", uniforms: torch.Tensor | None = None) -> Answer:
         patch = self.give(h)
         return Answer(self.project(patch), patch)
 
@@ -422,7 +422,7 @@ class CalM(nn.Module):
         self.states(self.tokens.embed(self.tokens.read(batch.x)), self.who(batch), None, batch.whole(), maps=maps)
         return torch.stack(maps)
 
-    def forward(self, batch: Batch, length: int, how: str = "greedy", told: bool = True, uniforms: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, batch: Batch, length: int, how: str = "argmax", told: bool = True, uniforms: torch.Tensor | None = None) -> torch.Tensor:
         """Go on from contexts, token by token, and decode what came.
 
         Parameters
@@ -431,7 +431,7 @@ class CalM(nn.Module):
             x (B, N, P_c L).
         length : int
             Frames that are wanted.
-        how : {"greedy", "expectation", "sample"}
+        how : {"argmax", "soft", "sample"}
         told : bool
             Whether the condition is told, where the model can be told.
         uniforms : float32 tensor, shape (n_samples, B, N, tokens), optional

@@ -7,7 +7,6 @@ from .options import Options, option
 
 PATCH_FRAMES = 4  # two halvings by convolutions (code)
 TOKENS = ("codes", "patches")
-ROLLOUTS = ("greedy", "expectation", "sample")
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class QuantizerConfig(Options):
     codes: int = option(128, "whole", least=2, most=10**6, help="in the codebook")
     width: int = option(512, "whole", least=2, most=10**5, help="of latents and codes")
     layers: int = option(4, "whole", least=0, most=1000, help="of the encoder, and of the decoder")
-    heads: int = option(4, "whole", least=1, most=10**5, help="of attention")
+    heads: int = option(4, "whole", least=1, most=10**5, help="of attention over time")
     dropout: float = option(0.2, least=0, below=1, help="of attention, in training")
     smooth: float = option(0.1, least=0, below=1, help="share of the latent before that enters each latent")
     pearson: float = option(0.5, least=0, most=1e6, help="weight of 1 - Pearson beside the squared error")
@@ -50,7 +49,7 @@ class DualAxisConfig(Options):
 
     width: int = option(256, "whole", least=2, most=10**5, help="of the model")
     layers: int = option(4, "whole", least=1, most=1000, help="each of which attends over time, then over neurons")
-    heads: int = option(4, "whole", least=1, most=10**5, help="of attention")
+    heads: int = option(4, "whole", least=1, most=10**5, help="of each attention")
     dropout: float = option(0.25, least=0, below=1, help="of embeddings and of what is added to them, in training")
     attention_dropout: float = option(0.25, least=0, below=1, help="of attention, in training; on a CPU, steps without take half the time")
     neuron_attention: bool = option(True, "flag", help="attend over neurons; without, each neuron is forecast by itself")

@@ -60,7 +60,7 @@ def fit_calm(split: Split, pretrained: Any = None, *, device: Any = RunConfig.de
     --------
     >>> from qf_toolkit.estimators.calm.fit import fit_calm
     >>> from qf_toolkit.estimators.calm.quantizer import pretrain_calm_quantizer
-    >>> quantizer = pretrain_calm_quantizer(split, width=16, layers=1, codes=8, epochs=3, progress=False)
+    >>> quantizer = pretrain_calm_quantizer(split, width=16, layers=1, codes=8, epochs=8, lr=5e-3, batch_size=32, progress=False)
     >>> model = fit_calm(split, quantizer, width=16, layers=1, epochs=2, progress=False)
     >>> model.name, model.predict(split.test)["forecast"].dims
     ('CalM', ('trial', 'neuron', 'time'))

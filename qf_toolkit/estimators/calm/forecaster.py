@@ -13,8 +13,8 @@ import torch
 from ...errors import QfError
 from ...models.batch import Batch
 from ...models.calm import CalM, CodeTokens, NeuralQuantizer, PatchTokens
-from ...models.calm_config import PATCH_FRAMES, ROLLOUTS, DualAxisConfig
-from ...models.config import STIM_TOKENS
+from ...models.calm_config import PATCH_FRAMES, DualAxisConfig
+from ...models.config import DECODINGS, STIM_TOKENS
 from ...recordings.splits import Split
 from ...recordings.trials import Trials, scaling_by_session
 from ...recordings.window import saved_window
@@ -39,7 +39,7 @@ from ..tokened import Tokened
 from .options import CalmConfig
 from .quantizer import CalmQuantizer, places_of
 
-N_DRAWS = 32  # under rollout="sample" the forecast is the mean of so many draws
+N_DRAWS = 32  # under decode="sample" the forecast is the mean of so many draws
 TOGETHER = 2**16  # tokens of neurons that go through the model together
 
 
@@ -55,10 +55,10 @@ class CalmForecaster(Tokened, Forecaster):
         Keys of the sessions that have an embedding. Any other session has the mean of theirs.
     tell : bool
         Whether the condition is told to forecasts; users may set it. With False the same model answers without.
-    rollout : {"greedy", "expectation", "sample"}
+    decode : {"argmax", "soft", "sample"}
         How a forecast goes on from its context. `fit_calm` chooses it on validation; users may set it.
     chosen : dict
-        {rollout: mean squared error on validation, in units of the signal squared}.
+        {decoding: mean squared error on validation, in units of the signal squared}.
     residual : dict
         {neuron key: standard deviation of the quantiser's error in the response, in units of the signal}, on validation; draws add such noise.
     history : list of dict
@@ -86,7 +86,7 @@ class CalmForecaster(Tokened, Forecaster):
         self.module.to(device).eval()
         self.has_codes = self.probabilistic = quantizer is not None
         self.has_stimulus_tokens = self.tell = config.token_width > 0
-        self.rollout, self.chosen, self.residual = "expectation" if calm.rollout == "auto" else calm.rollout, {}, {}
+        self.decode, self.chosen, self.residual = "soft" if calm.decode == "auto" else calm.decode, {}, {}
         self.history, self.reference, self.pretrained = [], None, None
         self.name = "CalM" if quantizer else "CalM, patches"
         self.name += "" if self.tell else ", condition not told"
@@ -102,7 +102,7 @@ class CalmForecaster(Tokened, Forecaster):
 
     def digest(self) -> str:
         """A hash of the weights and of all settings that decide an answer."""
-        return self._digest(self.module.state_dict(), [self._scale, self.scaling, self.rollout, self.tell, self.residual])
+        return self._digest(self.module.state_dict(), [self._scale, self.scaling, self.decode, self.tell, self.residual])
 
     def prepare(self, trials: Trials) -> Trials:
         """Check window, rate, neurons and conditions, and give the trials this model's z-scores.
@@ -132,12 +132,12 @@ class CalmForecaster(Tokened, Forecaster):
         with torch.no_grad(), self._contexts(asked, n_samples if "samples" in wanted else 1) as (parts, divisor):
             for batch, trials in parts:
                 if "forecast" in wanted:
-                    found.setdefault("forecast", []).append(self._rolled(batch, self.rollout, asked.neurons).float().cpu())
+                    found.setdefault("forecast", []).append(self._rolled(batch, self.decode, asked.neurons).float().cpu())
                 if "samples" in wanted and self.probabilistic:
                     found.setdefault("samples", []).append(self._drawn(batch, trials, asked.neurons, divisor, n_samples, seed))
                 if "codes" in wanted and self.has_codes:
                     given = self.module.tokens.read(batch.x)
-                    ahead = self.module.tokens.read(self._rolled(batch, self.rollout, asked.neurons, self.places.n_response))
+                    ahead = self.module.tokens.read(self._rolled(batch, self.decode, asked.neurons, self.places.n_response))
                     found.setdefault("codes", []).append(torch.cat([given, ahead], 2).cpu())
         out = {name: torch.cat(values, 1 if name == "samples" else 0).numpy() for name, values in found.items()}
         return {name: values if name == "codes" else values * divisor[:, None] for name, values in out.items()}
@@ -297,7 +297,7 @@ class CalmForecaster(Tokened, Forecaster):
         self.seen = join_seen(self.seen, self.quantizer.seen if self.quantizer else {}, seen_frames(split.train, split.validation))
         self._choose(validation, asked)
         best, last = min(self.history, key=lambda entry: entry["score"]), self.history[-1]
-        judged = [{"epoch": best["epoch"], "score": self.chosen[self.rollout]}, {"epoch": last["epoch"], "score": float("inf")}]
+        judged = [{"epoch": best["epoch"], "score": self.chosen[self.decode]}, {"epoch": last["epoch"], "score": float("inf")}]
         self.reference = told(self.name, judged, constants_of_responses(train, validation, self.n_context), keep["run_config"].progress)
 
     def _chunks(self, bank: Bank) -> Iterator[torch.Tensor]:
@@ -308,7 +308,7 @@ class CalmForecaster(Tokened, Forecaster):
     @torch.no_grad()
     def _choose(self, validation, asked):
         """Set the rollout to that of least validation error, and measure the residuals."""
-        hows = (ROLLOUTS if self.calm.rollout == "auto" else (self.calm.rollout,)) if self.probabilistic else ("greedy",)
+        hows = (DECODINGS if self.calm.decode == "auto" else (self.calm.decode,)) if self.probabilistic else ("argmax",)
         totals, n, known = dict.fromkeys(hows, 0.0), self.places.n_response, len(self.neurons)
         squares, count = torch.zeros(known, device=self.device), torch.zeros(known, device=self.device)
         for at in self._chunks(validation):
@@ -326,7 +326,7 @@ class CalmForecaster(Tokened, Forecaster):
                 squares.index_add_(0, neuron, torch.where(usable, error * validation.divisor(places).square(), 0.0))
                 count.index_add_(0, neuron, usable.float())
         self.chosen = {how: total / len(validation) for how, total in totals.items()}
-        self.rollout = min(self.chosen, key=self.chosen.__getitem__)
+        self.decode = min(self.chosen, key=self.chosen.__getitem__)
         if self.probabilistic:
             sd = torch.where(count > 0, squares / count.clamp(min=1), squares.sum() / count.sum()).sqrt().cpu().tolist()
             self.residual = dict(zip(self.neurons, sd, strict=True))
@@ -338,7 +338,7 @@ class CalmForecaster(Tokened, Forecaster):
             "quantizer": self.quantizer and self.quantizer.note(), "options": asdict(self.options), "config": asdict(self.config), "calm": asdict(self.calm),
             "window": asdict(self.window), "rate_hz": self.rate_hz, "neurons": self.neurons, "sessions": self.sessions, **self.tokens.note(),
             "scale": self._scale, "scaling": self.scaling, "seen": self.seen, "history": self.history, "seed": self.seed, "simulated": self.simulated,
-            "reference": self.reference, "tell": self.tell, "rollout": self.rollout, "chosen": self.chosen, "residual": self.residual,
+            "reference": self.reference, "tell": self.tell, "decode": self.decode, "chosen": self.chosen, "residual": self.residual,
             "pretrained": self.pretrained,
         }  # fmt: skip
 
@@ -354,7 +354,7 @@ class CalmForecaster(Tokened, Forecaster):
                 "sessions": schema.KEYS, "stimuli": schema.KEYS, "stim_token": schema.choice(*STIM_TOKENS), "features": schema.listing(schema.FEATURE),
                 "scale": schema.DIVISORS, "scaling": schema.maybe(schema.scaling), "seen": schema.SEEN, "history": schema.history, "seed": schema.SEED,
                 "simulated": schema.flag(optional=True), "reference": schema.maybe(schema.REFERENCE), "tell": schema.flag(),
-                "rollout": schema.choice(*ROLLOUTS), "chosen": schema.mapping(schema.number()), "residual": schema.mapping(schema.number(least=0)),
+                "decode": schema.choice(*DECODINGS), "chosen": schema.mapping(schema.number()), "residual": schema.mapping(schema.number(least=0)),
                 "pretrained": schema.maybe(schema.text("[0-9a-f]{24}", "a digest")),
             },
             {"run": schema.maybe(schema.RUN)},
@@ -384,7 +384,7 @@ class CalmForecaster(Tokened, Forecaster):
         self = cls(quantizer, *made, *given, device)
         fill(folder, self.module, tensors)
         self.module.requires_grad_(False)
-        for name in ("history", "seen", "seed", "simulated", "reference", "tell", "rollout", "chosen", "residual", "pretrained"):
+        for name in ("history", "seen", "seed", "simulated", "reference", "tell", "decode", "chosen", "residual", "pretrained"):
             setattr(self, name, note[name])
         return self
 

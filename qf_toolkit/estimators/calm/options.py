@@ -9,7 +9,8 @@ whole trials of one session, with at most `most_neurons` (256; code: 512) of its
 
 from dataclasses import dataclass
 
-from ...models.calm_config import ROLLOUTS, TOKENS
+from ...models.calm_config import TOKENS
+from ...models.config import DECODINGS
 from ...models.options import Options, option
 
 QUANTIZER_LOOP = {"epochs": 100, "batch_size": 256, "optimiser": "adamw", "lr": 5e-4, "schedule": "cosine", "weight_decay": 1e-3}
@@ -46,6 +47,6 @@ class CalmConfig(Options):
     """What CalM's forecaster is made of, and how it goes on from a context."""
 
     tokens: str = option("codes", "text", known=TOKENS, help="codes of the quantiser, or patches of the trace itself")
-    rollout: str = option("auto", "text", known=("auto", *ROLLOUTS), help="how the forecast goes on: the likeliest codes (the authors'), expected codes, "
+    decode: str = option("auto", "text", known=("auto", *DECODINGS), help="how the forecast goes on: the likeliest codes (the authors'), expected codes, "
                           "or the mean of draws; auto: what does best on validation")  # fmt: skip
     tuning: str = option("all", "text", known=("all", "embeddings"), help="what learns: everything, or the embeddings of neurons and sessions alone")

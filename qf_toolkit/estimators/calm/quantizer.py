@@ -252,7 +252,7 @@ def pretrain_calm_quantizer(split: Split, *, device: Any = RunConfig.device, che
     Examples
     --------
     >>> from qf_toolkit.estimators.calm.quantizer import pretrain_calm_quantizer
-    >>> quantizer = pretrain_calm_quantizer(split, width=16, layers=1, codes=8, epochs=3, progress=False)
+    >>> quantizer = pretrain_calm_quantizer(split, width=16, layers=1, codes=8, epochs=8, lr=5e-3, batch_size=32, progress=False)
     >>> quantizer.codes(split.test)["code"].dims
     ('trial', 'neuron', 'patch')
     """

@@ -52,7 +52,7 @@ def probe(features, target, groups=None, folds=5, n_shuffles=100, seed=0):
         - `p` (measure): (1 + shuffles that reach the score) / (1 + n_shuffles), one-sided
         - `predicted`, `target` (item): the held-out prediction in units of the target, and the target, of the items that count
 
-        attrs: those of features and target, kind ("number" or "label"), n_items, folds, n_shuffles, seed.
+        attrs: those of features and target, kind ("number" or "label"), target (its name), n_items, folds, n_shuffles, seed.
 
     Raises
     ------
@@ -397,8 +397,10 @@ def _probed(x, y, items, orders, parts, features, target, attrs):
         "chance_high": ("measure", np.quantile(control, 0.95, axis=1)), "p": ("measure", [p_of(s[0], s[1:]) for s in scores]),
         "predicted": (item, guess[0]), "target": (item, y),
     }  # fmt: skip
+    variable = [str(target["variable"].item())] if "variable" in target.coords and not target["variable"].ndim else []
+    name = " ".join([*variable, *([str(target.name)] if target.name else [])])
     about = {**target.attrs, **with_seed(features.attrs, attrs["seed"]), **attrs, "kind": kind, "n_items": len(y)}
-    return xr.Dataset(columns, {"measure": list(measures), item: items}, about | ({"target": str(target.name)} if target.name else {}))
+    return xr.Dataset(columns, {"measure": list(measures), item: items}, about | ({"target": name} if name else {}))
 
 
 def held_out_labels(x, y, parts):

@@ -52,6 +52,25 @@ def neuron_attention(model, trials):
     return xr.Dataset({"attention": (("layer", "head", "neuron", "neuron_seen"), found, attrs)}, coords, attrs)
 
 
+def looked_at(attention):
+    """How much the other neurons look at each neuron.
+
+    Parameters
+    ----------
+    attention : xarray.Dataset
+        As `neuron_attention` returns it.
+
+    Returns
+    -------
+    xarray.DataArray
+        (neuron,) float64, mean over layers, heads and the other neurons, times the number of neurons: 1 if all look at all alike.
+    """
+    mean = attention["attention"].astype(np.float64).mean(("layer", "head")).values
+    n = len(mean)
+    values = (mean.sum(0) - np.diag(mean)) / max(n - 1, 1) * n
+    return xr.DataArray(values, {"neuron": attention["neuron"].values}, ("neuron",), "looked at", attention.attrs)
+
+
 def connections_of(attention, truth):
     """The absolute connections between the neurons of an attention map, in their order.
 

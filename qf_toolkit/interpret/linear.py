@@ -117,7 +117,7 @@ def gradient(features, value, groups=None, folds=5, n_shuffles=100, seed=0):
     found = probe(features, value, groups, folds, n_shuffles, seed)
     x, y, _, _ = _matched(features, value, None)
     scaler = StandardScaler().fit(x)
-    slope = RidgeCV(PENALTIES).fit(scaler.transform(x), y).coef_ / scaler.scale_
+    slope = RidgeCV(PENALTIES).fit(scaler.transform(x), y).coef_ / np.asarray(scaler.scale_)
     length = np.linalg.norm(slope)
     direction = slope / length if length > 0 else slope
     return found.assign(direction=(features.dims[1], direction), position=(features.dims[0], (x - x.mean(0)) @ direction))
@@ -167,7 +167,7 @@ def clusters(features, n_clusters="auto", labels=None, n_shuffles=100, seed=0):
     from sklearn.metrics import adjusted_rand_score
 
     x, item = _finite(features), features.dims[0]
-    if len(x) < 4 or (n_clusters != "auto" and not 2 <= n_clusters < len(x)):
+    if len(x) < 4 or (n_clusters != "auto" and not 2 <= int(n_clusters) < len(x)):
         raise QfError(f"n_clusters: expected 2 to {len(x) - 1} of {len(x)} items, 4 or more of them, found {n_clusters}. Take 'auto', or more items.")
     if n_shuffles < 1:
         raise QfError(f"n_shuffles: expected at least 1, found {n_shuffles}.")

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from ..errors import QfError
 from ..interpret.tuning import related_to, strength_unit
-from .neurons import POINT, name_axes, plot_tokens
+from .neurons import coloured_points, name_axes, plot_tokens
 from .style import TRUTH, axes_or_current, credit, palette, style
 
 MEASURES = {
@@ -87,9 +88,7 @@ def plot_tuning_gradient(embedding, gradient, *, unit="", ax=None):
     xy = embedding.values
     ax.scatter(*xy[~has].T, s=6, color="0.75", zorder=1)
     shade = np.array([value[k] for k in keys[has]])
-    points = ax.scatter(*xy[has].T, c=shade, s=20, cmap="viridis", vmax=np.quantile(shade, 0.98), zorder=2, **POINT)
-    bar = ax.get_figure(root=True).colorbar(points, cax=ax.inset_axes((1.03, 0.1, 0.05, 0.8)), extend="max")
-    bar.set_label(f"{name}{f' ({unit})' if unit else ''}")
+    coloured_points(ax, *xy[has].T, shade, xr.DataArray(shade, name=name, attrs={"units": unit}))
     along = dict(zip(gradient[item].values.astype(str), gradient["position"].values, strict=True))
     slope = np.linalg.lstsq(xy[has] - xy[has].mean(0), np.array([along[k] for k in keys[has]]), rcond=None)[0]
     middle, span = (f(xy[has], axis=0) for f in (np.mean, np.ptp))
@@ -211,9 +210,9 @@ def plot_probes(probes, *, measure=None, ax=None):
     for i in range(1, len(rows)):
         ax.axhline(i - 0.5, color="0.92", lw=0.6, zorder=0)
     ax.axvline(0, color="0.6", lw=0.8, zorder=0)
-    one = measures.pop() if len(measures) == 1 else None
+    one, held = measures.pop() if len(measures) == 1 else None, "held-out " if all("predicted" in p for p in probes.values()) else ""
     ax.set_yticks(range(len(rows)), [name if one else f"{name}\n({MEASURES.get(m, m)})" for name, m, _, _ in rows])
-    ax.set(xlabel=f"held-out {one}" if one else "held-out score", ylabel="", xlim=(ax.get_xlim()[0], right * 1.03))
+    ax.set(xlabel=f"{held}{one or 'score'}", ylabel="", xlim=(ax.get_xlim()[0], right * 1.03))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     credit(ax, *probes.values())
     return ax

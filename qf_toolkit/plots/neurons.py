@@ -59,7 +59,7 @@ def plot_tokens(embedding, values, *, ax=None, how="auto", nothing="no value"):
         raise QfError(f"how: expected numbers for {how!r}, found labels ({found[has][0]!r}...). Take 'category'.")
     how = ("median" if numbers else "category") if how == "auto" else how
     ax.scatter(x[~has], y[~has], s=6, color=NOTHING, label=f"{nothing} ({(~has).sum()})" if not has.all() else None, zorder=1)
-    draw = {"median": _median, "continuous": _continuous, "category": _category}[how]
+    draw = {"median": _median, "continuous": coloured_points, "category": _category}[how]
     draw(ax, x[has], y[has], np.array(found[has].tolist()), values)
     ax.set_title(_name(values.name), loc="left")
     name_axes(ax, embedding)
@@ -162,7 +162,8 @@ def _median(ax, x, y, values, source):
     _legend_below(ax)
 
 
-def _continuous(ax, x, y, values, source):
+def coloured_points(ax, x, y, values, source):
+    """Points coloured by a number, with a colour bar named after `source`, an xarray.DataArray with `units` in its attrs."""
     points = ax.scatter(x, y, c=values, s=22, cmap="viridis", zorder=2, **POINT)
     unit = source.attrs.get("units", "")
     ax.get_figure(root=True).colorbar(points, cax=ax.inset_axes((1.02, 0.1, 0.05, 0.8)), label=_name(source.name) + (f" ({unit})" if unit else ""))

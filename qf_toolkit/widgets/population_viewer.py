@@ -15,7 +15,7 @@ from ..recordings.window import SIGNAL_LABELS
 from .base import ROW, WIDE, Viewer, fill, step
 from .chart import around, image, line, rule
 
-HEIGHT = 240  # of a raster, pixels
+HEIGHT, LEFT = 220, 48  # of a panel, and of the room beside it, pixels
 KEPT = 32  # views that stay in memory
 
 
@@ -108,12 +108,12 @@ class PopulationViewer(Viewer):
 
     def _draw(self):
         self._view = view = self._look()
-        a, neuron, time = view.attrs, self.neuron.value, view["time"].values
+        a, neuron, time = view.attrs, str(self.neuron.value), view["time"].values
         label = SIGNAL_LABELS.get(a["signal"], a["signal"])
         keys, n = view["neuron"].values.tolist(), view.sizes["neuron"]
         extent = (float(time[0]), float(time[-1] + np.median(np.diff(time))))
         one, color = view.sel(neuron=neuron), palette()[0]
-        traces = {"name": "trace", "title": f"{neuron}", "height": 130, "scrub": True,
+        traces = {"name": "trace", "title": neuron, "height": HEIGHT, "left": LEFT, "scrub": True,
                   "marks": [rule(0.0), line(time, one["measured"].values, "ink", "measured", width=1.6),
                             line(time, one["forecast"].values, color, a["forecaster"], width=2.2)],
                   "x": {"domain": list(extent), "label": "time from onset (s)"},
@@ -129,7 +129,7 @@ class PopulationViewer(Viewer):
         return {
             "about": f"Population viewer: {text} Arrow up and down: neuron, left and right: trial.",
             "legend": [{"name": "measured", "color": "ink"}, {"name": a["forecaster"], "color": color}],
-            "columns": [{"share": 1 / 3, "panels": [0, 3]}, {"share": 1 / 3, "panels": [1]}, {"share": 1 / 3, "panels": [2]}],
+            "columns": [{"share": 0.5, "panels": [0, 3]}, {"share": 0.5, "panels": [1, 2]}],
             "panels": [*rasters, traces],
         }, text
 
@@ -141,7 +141,7 @@ class PopulationViewer(Viewer):
                 "color": ["ink"] * n, "opacity": 0, "key": keys, "tip": keys, "picked": self.neuron.value, "outline": 1.2}  # fmt: skip
         picture = image(view[of].values, extent, (0, n), low, high, DIFFERENCES if of == "error" else SHARES)
         return {
-            "name": of, "title": f"{name}, {label} {low:.2g} to {high:.2g}", "height": HEIGHT, "left": 34, "scrub": True,
+            "name": of, "title": f"{name}, {label} {low:.2g} to {high:.2g}", "height": HEIGHT, "left": LEFT, "scrub": True,
             "marks": [picture, rule(0.0, color="#888888" if of == "error" else "#ffffff", width=1.5), rows],
             "x": {"domain": list(extent), "label": "time from onset (s)"}, "y": {"domain": [0, n], "label": "neuron", "ticks": []},
         }  # fmt: skip

@@ -158,7 +158,9 @@ class PopulationViewer(Viewer):
             for i, of in enumerate(TITLES):
                 ax = fig.add_subplot(grid[0, i])
                 plot_population(view, of=of, ax=ax)
-                ax.label_outer()
+                if i:  # the rasters share their rows
+                    ax.set_ylabel("")
+                    ax.tick_params(labelleft=False)
                 fig.colorbar(ax.images[0], ax=ax, location="bottom", label=label, extend="both", shrink=0.8).outline.set_visible(False)
                 ax.axhline(view["neuron"].values.tolist().index(neuron) + 0.5, color="0.15", lw=0.6)
             ax, time, one = fig.add_subplot(grid[1, :]), view["time"].values, view.sel(neuron=neuron)

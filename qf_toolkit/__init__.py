@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .estimators.registry import load
     from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
+    from .interpret.linear import identity_probe, probe
+    from .interpret.tuning import neuron_variables
     from .models.config import QuantFormerConfig
     from .recordings.importers.allen import read_allen
     from .recordings.importers.allen_cache import AllenCache
@@ -51,12 +53,15 @@ __all__ = [
     "fit_network",
     "from_arrays",
     "hold_out",
+    "identity_probe",
     "import_many",
     "leave_one_out",
     "load",
+    "neuron_variables",
     "new_session",
     "open_store",
     "pretrain",
+    "probe",
     "read_allen",
     "read_nwb",
     "read_suite2p",
@@ -88,6 +93,8 @@ _HOME = {
     "evaluation.compare": ("compare",),
     "benchmark.make": ("benchmark_table",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),
+    "interpret.linear": ("identity_probe", "probe"),
+    "interpret.tuning": ("neuron_variables",),
     "study.recording_page": ("report",),
     "study.study": ("Study",),
 }

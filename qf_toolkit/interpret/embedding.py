@@ -1,4 +1,4 @@
-"""t-SNE maps of code vectors and neuron tokens (paper figures A-9 and A-10)."""
+"""Maps of code vectors and neuron tokens in a plane: t-SNE (paper figures A-9 and A-10), and principal components."""
 
 import logging
 from contextlib import contextmanager
@@ -60,6 +60,44 @@ def tsne(vectors, *, perplexity="auto", seed=0):
     item = vectors.dims[0]
     coords = {name: c for name, c in vectors.coords.items() if c.dims == (item,)}
     return xr.DataArray(np.array(found, np.float64), {**coords, "axis": ["x", "y"]}, (item, "axis"), "tsne", attrs)
+
+
+def pca(vectors):
+    """Lay vectors out in a plane by their first two principal components.
+
+    Unlike a t-SNE, it is linear: directions and distances in the plane are those of the vectors, of which it shows only a part.
+
+    Parameters
+    ----------
+    vectors : xarray.DataArray, dims (item, width)
+        One row per item, with two numbers or more. The first dim may have any name (neuron, session).
+
+    Returns
+    -------
+    xarray.DataArray
+        (item, axis) float64, in units of the vectors, axis "x" and "y". The item dim keeps its name and coords. The sign of an axis is that which makes
+        its largest weight positive. attrs: those of `vectors`, map ("PCA"), and share (the shares of the variance that the two axes hold, list of float).
+
+    Raises
+    ------
+    QfError
+        If there are fewer than 4 items or all are equal, or a value is not finite.
+
+    Examples
+    --------
+    >>> square = xr.DataArray([[3.0, 0, 1], [-3, 0, 1], [0, 2, 1], [0, -2, 1]], dims=("neuron", "width"))
+    >>> found = pca(square)
+    >>> found.values.round(6).tolist(), [round(s, 3) for s in found.attrs["share"]]
+    ([[3.0, 0.0], [-3.0, 0.0], [0.0, 2.0], [0.0, -2.0]], [0.692, 0.308])
+    """
+    x = _checked(vectors)
+    x = x - x.mean(0)
+    weights = np.linalg.svd(x, full_matrices=False)[2][:2]
+    weights *= np.sign(weights[np.arange(2), np.abs(weights).argmax(1)])[:, None]
+    found, item = x @ weights.T, vectors.dims[0]
+    share = [float(s) for s in np.square(found).sum(0) / np.square(x).sum()]
+    coords = {name: c for name, c in vectors.coords.items() if c.dims == (item,)}
+    return xr.DataArray(found, {**coords, "axis": ["x", "y"]}, (item, "axis"), "pca", {**vectors.attrs, "map": "PCA", "share": share})
 
 
 def with_seed(attrs, seed):

@@ -91,9 +91,7 @@ def neuron_statistics(trials):
         ds = one.dataset()
         x = ds[trials.window.signal].values
         whole, active = ds["valid"].values.all(-1), ds["active"].values
-        after = x[..., ds.attrs["n_baseline"] :]
-        scored = np.arange(after.shape[-1]) < ds["n_score"].values[:, None, None]
-        response = np.where(scored, after, 0).sum(-1, dtype=np.float64) / ds["n_score"].values[:, None]
+        response = mean_responses(ds, trials.window.signal)
         condition = ds["condition"].values.astype(str)
         for i, neuron in enumerate(one.neurons):
             keep = whole[:, i]
@@ -107,6 +105,25 @@ def neuron_statistics(trials):
         values = np.array([rows[n][name] for n in trials.neurons], dtype=object if name == "preferred_condition" else None)
         columns[name] = ("neuron", values, {**attrs, "units": units.get(name, own)})
     return xr.Dataset(columns, {"neuron": np.array(trials.neurons, dtype=object)}, attrs)
+
+
+def mean_responses(ds, signal):
+    """The mean of the scored part of every response.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        `trials.dataset()` of one session.
+    signal : {"dff", "zscore"}
+
+    Returns
+    -------
+    float64 array, shape (trial, neuron)
+        In units of the signal, NaN where a scored frame is missing.
+    """
+    after = ds[signal].values[..., ds.attrs["n_baseline"] :]
+    scored = np.arange(after.shape[-1]) < ds["n_score"].values[:, None, None]
+    return np.where(scored, after, 0).sum(-1, dtype=np.float64) / ds["n_score"].values[:, None]
 
 
 def _describe(x, active, response, condition):
@@ -223,7 +240,7 @@ def neighbour_agreement(tokens, labels, *, k=5, metric="cosine", n_permutations=
         If fewer than k + 1 neurons have a label, all have the same label, `n_permutations` is below 1, or as for `nearest_neighbours`.
     """
     names, values = labels["neuron"].values.astype(str), labels.values
-    label_of = {n: v for n, v in zip(names, values, strict=True) if _is_label(v)}
+    label_of = {n: v for n, v in zip(names, values, strict=True) if is_label(v)}
     kept = np.array([str(n) in label_of for n in tokens["neuron"].values], bool)
     tokens = tokens.isel(neuron=kept)
     if len(tokens) <= k:
@@ -304,7 +321,7 @@ def linear_probe(tokens, statistics, *, folds=5, n_shuffles=200, seed=0):
 
 def _probe(x, y, folds, n_shuffles, rng):
     number = np.asarray(y).dtype.kind in "iuf"
-    keep = np.isfinite(y) if number else np.array([_is_label(v) for v in y], bool)
+    keep = np.isfinite(y) if number else np.array([is_label(v) for v in y], bool)
     if not number:
         y = np.array([str(v) for v in y])
         kinds, count = np.unique(y[keep], return_counts=True)
@@ -322,19 +339,39 @@ def _probe(x, y, folds, n_shuffles, rng):
 
 def _ridge(x, y, folds, n_shuffles, rng):
     """R2 of held-out neurons, (1 + n_shuffles,): first of the true values, then of each shuffle. All are targets of one fit."""
-    from sklearn.linear_model import RidgeCV
     from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     y = np.asarray(y, np.float64)
     y = np.stack([(y - y.mean()) / y.std(), *(rng.permutation((y - y.mean()) / y.std()) for _ in range(n_shuffles))], 1)
+    guess = held_out_numbers(x, y, KFold(folds, shuffle=True, random_state=int(rng.integers(2**31))).split(x))
+    return np.array(r2_score(y, guess, multioutput="raw_values"))
+
+
+def held_out_numbers(x, y, parts):
+    """What ridge regression says of items that it was not fitted on.
+
+    Parameters
+    ----------
+    x : float array, shape (item, width)
+    y : float array, shape (item, target)
+        Each column is a target of its own.
+    parts : iterable of (int array, int array)
+        Positions to fit on and to predict. Scales of `x` and the penalty of each target (by leave-one-out) come from the former alone.
+
+    Returns
+    -------
+    float array, shape (item, target)
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     guess = np.empty_like(y)
-    for train, test in KFold(folds, shuffle=True, random_state=int(rng.integers(2**31))).split(x):
+    for train, test in parts:
         model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES, alpha_per_target=True))
         guess[test] = model.fit(x[train], y[train]).predict(x[test])
-    return np.array(r2_score(y, guess, multioutput="raw_values"))
+    return guess
 
 
 def _logistic(x, y, folds, n_shuffles, rng):
@@ -386,5 +423,6 @@ def _finite(tokens):
     return x
 
 
-def _is_label(value):
+def is_label(value):
+    """Whether a value is one: not None, NaN or ""."""
     return value is not None and value == value and str(value) != ""

@@ -15,13 +15,13 @@ NOTHING = "0.75"  # colour of points without a value
 POINT = {"linewidths": 0.4, "edgecolors": "0.25"}
 
 
-def plot_tokens(embedding, values, *, ax=None, how="auto"):
-    """Plot a t-SNE of neuron tokens, coloured by a value of each neuron (paper figure A-10).
+def plot_tokens(embedding, values, *, ax=None, how="auto", nothing="no value"):
+    """Plot a map of neuron tokens, coloured by a value of each neuron (paper figure A-10).
 
     Parameters
     ----------
     embedding : xarray.DataArray, dims (neuron, axis)
-        As `interpret.embedding.tsne` returns it. The first dim may have another name.
+        As `interpret.embedding.tsne` or `pca` returns it. The first dim may have another name.
     values : xarray.DataArray, dims (neuron,)
         Numbers or labels, matched by key, for example a variable of `neuron_statistics`; the dim is the first of `embedding`. Points without a value
         are small and grey.
@@ -32,6 +32,8 @@ def plot_tokens(embedding, values, *, ax=None, how="auto"):
         label. Conditions that have an orientation are arrows in a circular colour map (bars if all orientations are below 180); the size of an arrow
         shows another feature. If there are many other labels, only the most frequent get a colour of their own. "auto": median for numbers, category
         for labels.
+    nothing : str
+        What the legend calls points without a value.
 
     Returns
     -------
@@ -56,19 +58,24 @@ def plot_tokens(embedding, values, *, ax=None, how="auto"):
     if how in ("median", "continuous") and not numbers:
         raise QfError(f"how: expected numbers for {how!r}, found labels ({found[has][0]!r}...). Take 'category'.")
     how = ("median" if numbers else "category") if how == "auto" else how
-    ax.scatter(x[~has], y[~has], s=6, color=NOTHING, label=f"no value ({(~has).sum()})" if not has.all() else None, zorder=1)
-    draw = {"median": _median, "continuous": _continuous, "category": _category}[how]
+    ax.scatter(x[~has], y[~has], s=6, color=NOTHING, label=f"{nothing} ({(~has).sum()})" if not has.all() else None, zorder=1)
+    draw = {"median": _median, "continuous": coloured_points, "category": _category}[how]
     draw(ax, x[has], y[has], np.array(found[has].tolist()), values)
     ax.set_title(_name(values.name), loc="left")
-    what = " of the tokens' moves" if embedding.attrs.get("moved") else ""
-    ax.set_xlabel(f"t-SNE 1{what} (no unit)")
-    ax.set_ylabel(f"t-SNE 2{what} (no unit)")
+    name_axes(ax, embedding)
+    credit(ax, embedding, values)
+    return ax
+
+
+def name_axes(ax, embedding):
+    """Label the axes of a map of vectors; the places alone matter, so that there are no ticks."""
+    what, share = " of the tokens' moves" if embedding.attrs.get("moved") else "", embedding.attrs.get("share")
+    for i, label in enumerate((ax.set_xlabel, ax.set_ylabel)):
+        label(f"PC {i + 1}{what} ({share[i]:.0%} of the variance)" if share is not None else f"t-SNE {i + 1}{what} (no unit)")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_aspect("equal", adjustable="box")
     ax.margins(0.08)
-    credit(ax, embedding, values)
-    return ax
 
 
 def figure_neuron_tokens(embedding, statistics):
@@ -155,7 +162,8 @@ def _median(ax, x, y, values, source):
     _legend_below(ax)
 
 
-def _continuous(ax, x, y, values, source):
+def coloured_points(ax, x, y, values, source):
+    """Points coloured by a number, with a colour bar named after `source`, an xarray.DataArray with `units` in its attrs."""
     points = ax.scatter(x, y, c=values, s=22, cmap="viridis", zorder=2, **POINT)
     unit = source.attrs.get("units", "")
     ax.get_figure(root=True).colorbar(points, cax=ax.inset_axes((1.02, 0.1, 0.05, 0.8)), label=_name(source.name) + (f" ({unit})" if unit else ""))

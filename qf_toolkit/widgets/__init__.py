@@ -1,4 +1,4 @@
-"""Widgets for JupyterLab: look at single traces and forecasts, edit codes, follow attention, browse neurons.
+"""Widgets for JupyterLab: look at single traces and forecasts, edit codes, follow attention, browse neurons, see a whole population.
 
 They need ipywidgets and anywidget, which they import on first use: `pip install 'qf_toolkit[notebooks]'`.
 """
@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from .code_explorer import CodeExplorer
     from .diagnose import diagnose
     from .embedding_browser import EmbeddingBrowser
+    from .population_viewer import PopulationViewer
     from .rollout_viewer import RolloutViewer
     from .trace_inspector import TraceInspector
 
-__all__ = ["CodeExplorer", "EmbeddingBrowser", "RolloutViewer", "TraceInspector", "diagnose"]
+__all__ = ["CodeExplorer", "EmbeddingBrowser", "PopulationViewer", "RolloutViewer", "TraceInspector", "diagnose"]
 
 _HOME = {
     "TraceInspector": "trace_inspector",
     "CodeExplorer": "code_explorer",
     "RolloutViewer": "rollout_viewer",
+    "PopulationViewer": "population_viewer",
     "EmbeddingBrowser": "embedding_browser",
     "diagnose": "diagnose",
 }

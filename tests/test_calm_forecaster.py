@@ -237,7 +237,7 @@ def test_what_does_not_fit_is_refused_in_a_line(split, quantizer, calm):
 
 def test_from_the_shell(tmp_path, capsys):
     store, base, model, new = (str(tmp_path / name) for name in ("store", "base", "model", "new"))
-    assert main(["simulate", store, "--kind", "network", "--neurons", "6", "--subjects", "2", "--seconds", "60"]) == 0
+    assert main(["simulate", store, "--kind", "network", "--neurons", "6", "--subjects", "2", "--seconds", "100"]) == 0
     windows = ["--windows", "sliding", "--length", "3.2", "--response", "0.8", "--signal", "zscore", "--split", "chronological"]
     small = ["--width", "16", "--layers", "1", "--heads", "2", "--lr", "3e-3", "--quiet", "--device", "cpu"]
     one = ["--subject", "net1"]
@@ -272,10 +272,10 @@ def test_from_the_shell(tmp_path, capsys):
     assert main(["evaluate", store, "--model", new, "--part", "train"]) == 2
     capsys.readouterr()
     for wrong, message in [
-        (["fit", store, "--model", "calm", "--out", new], "pretrained: expected a quantiser"),
+        (["fit", store, "--model", "calm", "--out", new, *windows], "pretrained: expected a quantiser"),
         (["fit", store, "--model", "calm", "--task", "activation", "--out", new], "--task: expected forecast"),
         (["fit", store, "--model", "calm", "--pretrained", str(tmp_path), "--out", new], "expected a saved model"),
-        (["pretrain", store, "--model", "calm", "--out", base, "--heads", "3"], "heads: expected a divisor"),
+        (["pretrain", store, "--model", "calm", "--out", base, *windows, "--heads", "3"], "heads: expected a divisor"),
     ]:
         assert main([*wrong, "--quiet"]) == 2
         error = capsys.readouterr().err

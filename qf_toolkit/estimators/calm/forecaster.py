@@ -129,7 +129,7 @@ class CalmForecaster(Tokened, Forecaster):
         shape, found, n = (len(asked.conditions), len(asked.neurons)), {}, self.n_response
         if "samples" in wanted and self.probabilistic:
             check_draws(n_samples, seed, (*shape, n))
-        with torch.no_grad(), self._contexts(asked, n_samples if "samples" in wanted else 1) as (parts, divisor):
+        with torch.no_grad(), self._contexts(asked, "samples" in wanted or self.decode == "sample") as (parts, divisor):
             for batch, trials in parts:
                 if "forecast" in wanted:
                     found.setdefault("forecast", []).append(self._rolled(batch, self.decode, asked.neurons).float().cpu())
@@ -186,12 +186,16 @@ class CalmForecaster(Tokened, Forecaster):
         """Keys of the sessions, and their embeddings, float32 (session, width)."""
         return list(self.sessions), self.module.sessions.weight.detach().cpu().numpy().copy()
 
-    def _contexts(self, asked, n_samples=1):
-        return self._batches(asked, self.places.baseline_patches, n_samples, self.places.response_patches + 1)
+    def _contexts(self, asked, drawn):
+        """`_batches` of contexts, so small that all they go on to fits, too; `drawn` says whether each goes on N_DRAWS times."""
+        return self._batches(asked, self.places.baseline_patches, self.places.patches * (N_DRAWS if drawn else 1))
 
     @contextmanager
-    def _batches(self, asked: Observations, n_tokens: int, n_samples: int = 1, more: int = 0):
-        """A context with Batches of the last `n_tokens` tokens of what is asked, each with the positions of its trials; and the divisors (neuron,)."""
+    def _batches(self, asked: Observations, n_tokens: int, a_trial: int = 0):
+        """A context with Batches of the last `n_tokens` tokens of what is asked, each with the positions of its trials; and the divisors (neuron,).
+
+        `a_trial` is the number of tokens of a neuron in a trial that are in memory together.
+        """
         shape, length = (len(asked.conditions), len(asked.neurons)), n_tokens * PATCH_FRAMES
         if asked.context.shape[-1] < length or not length:
             raise QfError(f"context: expected at least {max(length, PATCH_FRAMES)} frames, found {asked.context.shape[-1]}. Give the whole baseline.")
@@ -203,7 +207,7 @@ class CalmForecaster(Tokened, Forecaster):
         with self.inputs(asked) as (x, neuron, stimulus, divisor):
             x, neuron, stimulus = x.unflatten(0, shape)[..., -length:], neuron.reshape(shape), stimulus.reshape(shape)[:, 0]
             session = torch.full_like(stimulus, place)
-            at = torch.arange(shape[0], device=self.device).split(max(1, TOGETHER // (shape[1] * (n_tokens + more) * min(n_samples, N_DRAWS))))
+            at = torch.arange(shape[0], device=self.device).split(max(1, TOGETHER // (shape[1] * (a_trial or n_tokens))))
             yield ((Batch(torch.where(valid[i], x[i], 0.0), valid[i], neuron[i], stimulus[i], session[i]), i) for i in at), divisor
 
     def _rolled(self, batch, how, keys, length=None):

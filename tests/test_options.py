@@ -131,7 +131,9 @@ def test_the_shell_reaches_every_option_of_the_library(call, command, argv, data
 def test_the_shell_reaches_every_field_of_every_dataclass_of_options():
     known = set().union(*(reached(c) for c in COMMANDS), *(reached("import", k) for k in ("nwb", "allen", "suite2p", "arrays")))
     known |= reached("simulate", "--kind", "network")
-    known |= reached("pretrain", "--model", "calm") | set().union(*(reached("fit", "--model", m) for m in ("calm", *MODELS))) | {"progress", "config"}  # those of every command
+    known |= (
+        reached("pretrain", "--model", "calm") | set().union(*(reached("fit", "--model", m) for m in ("calm", *MODELS))) | {"progress", "config"}
+    )  # those of every command
     from_trials = {"rate_hz", "n_baseline", "n_response"}
     missing = {f"{kind.__name__}.{f.name}" for _, kinds in modules() for kind in kinds for f in fields(kind) if f.name not in known | from_trials}
     assert not missing

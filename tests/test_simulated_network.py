@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+from helpers import toy_session
 
 from qf_toolkit.cli.main import main
 from qf_toolkit.errors import QfError
+from qf_toolkit.estimators.ceiling import RolloutBound
 from qf_toolkit.evaluation.table import evaluate
 from qf_toolkit.recordings.simulated.cortex import load_truth
 from qf_toolkit.recordings.simulated.network import DFF, NOISE, connections, rollout, simulate_network
 from qf_toolkit.recordings.splits import split_chronological
 from qf_toolkit.recordings.store import Store
+from qf_toolkit.recordings.trials import cut
 
 SMALL = {"n_neurons": 60, "subjects": 2, "seconds": 120.0, "seed": 3}
 
@@ -132,3 +135,15 @@ def test_bad_arguments_are_told_in_a_line(tmp_path, store):
         rollout(store, "net1/1", [10**6], 4)
     with pytest.raises(QfError, match="rollout: expected"):
         rollout(store, "net1/1", [10], 0)
+
+
+def test_the_upper_bound_is_a_row_that_no_other_reaches(store):
+    split = split_chronological(store.windows(length_s=1.6, response_s=0.8, signal="zscore"), test=0.3)
+    table = evaluate(RolloutBound(16), split)
+    assert table["mse"].idxmin() == RolloutBound.name and table.loc[RolloutBound.name, "r"] == table["r"].max()
+    part = split.test.by_session()[0].subset([0, 1])
+    dff = rollout(store, "net1/1", part.table["onset_frame"].to_numpy(), 16, 16, 0)
+    mean, sd = part.scale_of("net1/1")
+    assert np.allclose(RolloutBound(16).predict(part)["forecast"].values, (dff - mean[:, None]) / sd[:, None], atol=1e-4)
+    with pytest.raises(QfError, match="from a Store"):
+        RolloutBound().predict(cut([toy_session()]))

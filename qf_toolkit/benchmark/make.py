@@ -9,7 +9,7 @@ from ..recordings.options import SETTINGS
 from ..recordings.settings import whole_settings
 from ..recordings.store import Store
 from .grid import run_grid
-from .options import OWN_WINDOW, SIZES, BenchmarkOptions, GridOptions
+from .options import CALM_TABLES, CALM_WINDOW, NETWORK_WINDOW, OWN_WINDOW, SIZES, BenchmarkOptions, GridOptions
 from .plan import Plan, make_plan
 from .results import mark
 from .tables import Results, read_results
@@ -21,16 +21,18 @@ def benchmark_table(table: str, store: Store | str | Path | None = None, *, out:
     Parameters
     ----------
     table : str
-        One of `options.TABLES`: table1, table2, table3, table4, tableA1, tableA2, tableA3, tableA4.
+        One of `options.TABLES`: table1, table2, table3, table4, tableA1, tableA2, tableA3, tableA4 of QuantFormer's paper; calm-simulation,
+        calm-single-session and calm-multi-session, forecasts of whole populations.
     store : Store or path, optional
-        The recordings. If None, mice are simulated that see the paper's four stimuli.
+        The recordings. If None, mice are simulated that see the paper's four stimuli, or networks for the tables of populations.
     out : str or Path
         Folder of results, models and tables. The same call again makes only what is not there.
     progress : bool
         Show a bar with an estimate of the time that is left.
     **options
         Options of `BenchmarkOptions` (size, seeds, models, tune, steps, n_samples), of `GridOptions` (workers, on, device, retry...) and of trials,
-        window and split (stimulus, subject, baseline_s, response_s, f0_s, signal, split...). f0_s is 1 and score_s "paper" unless they are given.
+        window and split (stimulus, subject, baseline_s, response_s, f0_s, signal, split...). f0_s is 1 and score_s "paper" unless they are given; in tables
+        of populations signal is "zscore" and split "chronological".
 
     Returns
     -------
@@ -82,11 +84,13 @@ def prepare(table: str, store: Store | str | Path | None, out: Path, options: di
     refuse_unknown("benchmark_table", options, sorted({name for kind in kinds for name in defaults(kind)}))
     of = {kind: {n: v for n, v in options.items() if n in defaults(kind)} for kind in kinds}
     how, grid = BenchmarkOptions(**of[BenchmarkOptions]), GridOptions(**of[GridOptions])
-    settings = whole_settings({n: getattr(kind(**of[kind]), n) for kind in SETTINGS for n in of[kind]}, OWN_WINDOW)
+    usual = OWN_WINDOW if table not in CALM_TABLES else NETWORK_WINDOW if store is None else CALM_WINDOW
+    usual_of = {kind: {n: v for n, v in usual.items() if n in defaults(kind)} for kind in SETTINGS}
+    settings = whole_settings({n: getattr(kind(**{**usual_of[kind], **of[kind]}), n) for kind in SETTINGS for n in of[kind]}, usual)
     if settings["split"] in ("subject", "stimulus"):
         raise QfError("split: expected blocks or chronological, found that a subject or stimulus is left out. For that there is table4.")
     if store is None:
-        store = simulated(out / "store", how.size)
+        store = simulated(out / "store", how.size) if table not in CALM_TABLES else simulated_networks(out / "networks", how.size)
     elif not isinstance(store, Store):
         store = Store(store)
     return make_plan(table, store, settings, how), grid
@@ -109,3 +113,20 @@ def simulated(folder: str | Path, size: str = "small") -> Store:
     for i in range(SIZES[size]["subjects"]):
         simulate(folder, sessions=("A", "B", "C"), subject=f"sim{i + 1}", seed=i, **SIZES[size]["simulate"])
     return Store(folder)
+
+
+def simulated_networks(folder: str | Path, size: str = "small") -> Store:
+    """A store of simulated animals whose neurons form chaotic networks. Those that are there are kept.
+
+    Parameters
+    ----------
+    folder : str or Path
+    size : {"small", "paper"}
+
+    Returns
+    -------
+    Store
+    """
+    from ..recordings.simulated.network import simulate_network
+
+    return simulate_network(folder, **SIZES[size]["network"])

@@ -3,13 +3,19 @@
 from dataclasses import dataclass
 
 from ..errors import QfError
+from ..estimators.calm.options import SMALL
 from ..models.options import Options, option
 from ..training.options import OnDevice
 
-TABLES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "tableA3", "tableA4")
+PAPER_TABLES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "tableA3", "tableA4")
+CALM_TABLES = ("calm-simulation", "calm-single-session", "calm-multi-session")  # forecasts of whole populations (CalM's summary)
+TABLES = (*PAPER_TABLES, *CALM_TABLES)
 MOST_SEEDS = 1000
 # gratings are 3 s apart and images follow each other, so F0 is of the last second; each stimulus is scored over its own window (paper, Table A-1)
 OWN_WINDOW = {"f0_s": 1.0, "score_s": "paper"}
+# whole recordings in time, as z-scores; windows as POCO's, 48 frames and the 16 after them, where the recordings are the simulated ones
+CALM_WINDOW = {"signal": "zscore", "split": "chronological"}
+NETWORK_WINDOW = {**CALM_WINDOW, "windows": "sliding", "length_s": 3.2, "response_s": 0.8, "every_s": 0.8, "test": 0.2, "validation": 0.25}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class GridOptions(OnDevice):
                 raise QfError(f"slurm: expected name=value, found {text[:60]!r}. Give partition=gpu, for example.")
 
 
-# `pretrain` and `fit` are options of the loop, the same for every model; `quantformer` has those of its sizes, `models` those of the others, and
+# `pretrain` and `fit` are options of the loop, the same for every model, and `population` those of the tables of populations; `quantformer` has those of its sizes, `models` those of the others, and
 # `protocol` the simulated recordings that a table is made on where no store is given
 SIZES = {
     "small": {
@@ -62,6 +68,10 @@ SIZES = {
         "models": {"width": 32, "layers": 1, "heads": 4},
         "codes": (4, 8, 16, 32, 64, 128),
         "widths": (16, 32, 64),
+        "network": {"n_neurons": 150, "seed": 1},
+        "population": {"steps": 1200, "batch_size": 512, "lr": 1e-3, "schedule": "cosine"},
+        "calm_quantizer": SMALL["quantizer"],
+        "calm": {n: v for n, v in SMALL["forecaster"].items() if n != "epochs"},
     },
     "paper": {
         "subjects": 3,
@@ -74,5 +84,9 @@ SIZES = {
         "models": {},
         "codes": (4, 8, 16, 32, 64, 128, 256, 512),
         "widths": (64, 128, 256, 512),
+        "network": {"seed": 1},
+        "population": {"steps": 10_000, "batch_size": 4096, "lr": 3e-4},
+        "calm_quantizer": {},
+        "calm": {},
     },
 }  # fmt: skip

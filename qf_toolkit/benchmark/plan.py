@@ -18,11 +18,12 @@ from ..recordings.splits import Split, hold_out, split_by
 from ..recordings.store import Store
 from ..recordings.trials import Trials
 from . import roster
-from .options import SIZES, TABLES, BenchmarkOptions
+from .options import CALM_TABLES, SIZES, TABLES, BenchmarkOptions
 
 PAPER_ROWS = ("lstm", "autoformer", "informer", "brainlm", "brainlm_ft", "crossformer", "quantformer")
 PAPER_STIMULUS = "drifting_gratings"  # the paper's ablations and grids are on it alone
-COMPETED = ("table1", "table2", "tableA4")  # tables of competitors; the others are of QuantFormer alone
+POPULATION_ROWS = ("nlinear", "itransformer", "patchtst", "tcn", "poco", "calm", "quantformer")  # CalM's summary, and ours
+COMPETED = ("table1", "table2", "tableA4", *CALM_TABLES)  # tables of competitors; the others are of QuantFormer alone
 PRETRAIN = "codes"
 FROM_CODE = ("models", "recordings", "training", "estimators", "evaluation", "benchmark/run.py", "benchmark/roster.py")
 
@@ -72,8 +73,8 @@ class Run:
 
     @property
     def subject(self) -> str:
-        """The subjects whose trials are taken, or "all"."""
-        return _joined(self.settings.get("subject"))
+        """The subjects or, where they are named, the sessions whose trials are taken, or "all"."""
+        return _joined(self.settings.get("session") or self.settings.get("subject"))
 
     @property
     def stimulus(self) -> str:
@@ -224,7 +225,8 @@ class _Planner:
             raise QfError(f"store: expected trials in {store.path}, found none. Take sliding windows: --windows sliding.")
 
     def plan(self, table):
-        getattr(self, f"_{table}")()
+        self.loop = "population" if table in CALM_TABLES else "fit"
+        getattr(self, f"_{table.replace('-', '_')}")()
         keys = self.store.keys()
         simulated = all(self.store.header(key).attrs.get("source") == "simulation" for key in keys)
         return Plan(table, self.runs, self.cells, str(self.store.path), simulated)
@@ -272,6 +274,21 @@ class _Planner:
     def _tableA3(self):
         self._grid("activation")
 
+    def _calm_simulation(self):
+        self._populations([{}])
+
+    _calm_multi_session = _calm_simulation
+
+    def _calm_single_session(self):
+        self._populations([{"session": [key]} for key in self.settings.get("session") or self.store.keys() if key.split("/")[0] in self.subjects])
+
+    def _populations(self, places):
+        keys = self.store.keys()
+        if all("network" in str(self.store.header(key).attrs.get("area", "")) for key in keys):
+            for where in places:
+                self._add(roster.BOUND_NAME, roster.BOUND, "forecast", 0, where, {})
+        self._competitors("forecast", self.options.models or POPULATION_ROWS, places)
+
     def _grid(self, task):
         for where in self._places(self._one_stimulus()):
             for codes in self.size["codes"]:
@@ -281,10 +298,10 @@ class _Planner:
                 self._quantformer(f"d = {width}", task, where, {"width": width})
             self._naive(task, where)
 
-    def _competitors(self, task):
-        names = roster.check_models(self.options.models or PAPER_ROWS)
+    def _competitors(self, task, wanted=None, places=None):
+        names = roster.check_models(wanted or self.options.models or PAPER_ROWS)
         known = roster.rows()
-        for where in self._places():
+        for where in places or self._places():
             for name in names:
                 if name == roster.NAIVE:
                     self._naive(task, where)
@@ -311,11 +328,16 @@ class _Planner:
 
     def _network(self, name, row, task, where):
         for seed in range(self.options.seeds):
+            if name == roster.CALM:
+                if task == "forecast":
+                    needs = self._add(None, name, PRETRAIN, seed, where, {**self.size["calm_quantizer"], "seed": seed})
+                    self._add(row.name, name, task, seed, where, {**self._loop(self.loop, seed), **self.size["calm"]}, needs)
+                continue
             own = roster.model_options(name.removesuffix("_ft"), self.size["models"])
             needs = ""
             if row.pretrained:
                 needs = self._add(None, row.pretrained, PRETRAIN, seed, {}, {**own, **self._loop("pretrain", seed)})
-            self._add(row.name, name, task, seed, where, {**own, **self._loop("fit", seed)}, needs)
+            self._add(row.name, name, task, seed, where, {**own, **self._loop(self.loop, seed)}, needs)
 
     def _quantformer(self, row, task, where, before=None, without=None, model=roster.QUANTFORMER):
         for seed in range(self.options.seeds):
@@ -325,7 +347,7 @@ class _Planner:
             own = dict(self.size[task])
             if model not in (roster.QUANTFORMER, f"{roster.QUANTFORMER}_quantised"):
                 own.pop("expectation_weight", None)  # without codes the loss is the squared error itself
-            self._add(row, model, task, seed, where, {**own, **self._loop("fit", seed)}, needs)
+            self._add(row, model, task, seed, where, {**own, **self._loop(self.loop, seed)}, needs)
 
     def _patches(self, sizes):
         """The sizes with the frames of a patch in place of its seconds; a patch is no longer than baseline or response."""
@@ -339,7 +361,7 @@ class _Planner:
     def _loop(self, stage, seed):
         """The options of the loop. A number of steps counts for every store, whatever its size."""
         loop = dict(self.size[stage])
-        if stage == "fit" and self.options.steps:
+        if stage != "pretrain" and self.options.steps:
             loop["steps"] = self.options.steps
             loop.pop("epochs", None)
         if "steps" in loop:
@@ -350,7 +372,7 @@ class _Planner:
     def _add(self, row, model, task, seed, where, options, needs=""):
         settings = {**{n: v for n, v in self.settings.items() if v is not None}, **where}
         draws = self.options.n_samples if task == "forecast" else 0
-        tune = 1 if model == roster.NAIVE or task == PRETRAIN else self.options.tune
+        tune = 1 if model in (roster.NAIVE, roster.BOUND) or task == PRETRAIN else self.options.tune
         run = Run(model, task, seed, settings, options, tune, draws, self._digest(settings), needs)
         self.runs.setdefault(run.identity, run)
         if row is not None:

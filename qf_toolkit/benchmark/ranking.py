@@ -9,10 +9,17 @@ from ..evaluation.horizon import by_group, informative_to, skill_by_horizon
 from ..evaluation.over_runs import leaderboard, wilcoxon_over_runs
 from ..evaluation.scored import Scored
 from ..evaluation.sums import Sums
+from .options import CALM_TABLES
 from .roster import NAIVE
 from .tables import COLUMNS, Results
 
-CLAIMED = {"table3": "+ quantisation", "table4": "all in pre-training", "tableA2": "K = 32", "tableA3": "K = 32"}  # in all others: QuantFormer
+CLAIMED = {
+    "table3": "+ quantisation",
+    "table4": "all in pre-training",
+    "tableA2": "K = 32",
+    "tableA3": "K = 32",
+    **dict.fromkeys(CALM_TABLES, "CalM"),
+}  # in all others: QuantFormer
 BEYOND = 10.0  # an infinite score is ranked as this many times the largest finite one
 SHARED = 0.9  # share of the most frames of a step: with fewer, a step is of other sessions
 ERRORS = {"forecast": "mse_ratio", "activation": "balanced_error"}  # balanced_error: 1 - balanced accuracy

@@ -7,6 +7,8 @@ from ..estimators.registry import MODELS, find
 
 NAIVE = "naive"
 QUANTFORMER = "quantformer"
+CALM = "calm"
+BOUND, BOUND_NAME = "upper_bound", "upper bound (true state)"  # of simulated networks
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Row:
 
 
 def rows() -> dict[str, Row]:
-    """All rows by the name that the user types: the naive rows (one entry), every network, and QuantFormer."""
+    """All rows by the name that the user types: the naive rows (one entry), every network, CalM and QuantFormer."""
     networks = {name: Row(find(MODELS, name).name) for name in MODELS}
     if "brainlm" in networks:
         networks["brainlm_ft"] = Row(f"{networks['brainlm'].name}, pre-trained", "brainlm")
-    return {NAIVE: Row("naive rows"), **networks, QUANTFORMER: Row("QuantFormer", QUANTFORMER)}
+    return {NAIVE: Row("naive rows"), **networks, CALM: Row("CalM", CALM), QUANTFORMER: Row("QuantFormer", QUANTFORMER)}
 
 
 def check_models(names) -> list[str]:
@@ -91,6 +93,10 @@ def pretrain(name: str, split, options: dict, **keep):
         from ..estimators.quantformer.variants import pretrain_variant
 
         return pretrain_variant(name.removeprefix(f"{QUANTFORMER}_"), split, **options, **keep)
+    if name == CALM:
+        from ..estimators.calm.quantizer import pretrain_calm_quantizer
+
+        return pretrain_calm_quantizer(split, **options, **keep)
     from ..estimators.pretrained_network import pretrain_network
 
     return pretrain_network(split, name, **options, **keep)
@@ -119,6 +125,10 @@ def fit(name: str, task: str, split, pretrained, options: dict, **keep):
     if name.startswith(QUANTFORMER):
         keep.pop("device")  # it is the pre-trained model's
         return _fit_quantformer(name, task, split, pretrained, {**options, **keep})
+    if name == CALM:
+        from ..estimators.calm.fit import fit_calm
+
+        return fit_calm(split, pretrained, **options, **keep)
     from ..estimators.network import fit_network
 
     start = {} if pretrained is None else {"pretrained": pretrained}

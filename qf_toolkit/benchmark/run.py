@@ -19,6 +19,7 @@ import pandas as pd
 
 from .._version import versions
 from ..errors import QfError
+from ..estimators.ceiling import RolloutBound
 from ..estimators.interface import Estimator
 from ..estimators.registry import load
 from ..evaluation.scored import Scored, score
@@ -80,6 +81,8 @@ def _made(run, out, store, device, folder, keep_model):
     split = split_of(store, run.settings, run.data).keeping()
     if run.model == roster.NAIVE:
         return _scores([], run, split)
+    if run.model == roster.BOUND:
+        return _scores([RolloutBound(seed=run.seed)], run, split)
     pretrained = _pretrained(run, out, device)
     tried, models, cost = [], [], {"train_s": 0.0, "peak_mb": 0.0}
     if (folder / "checkpoint").exists():  # what was spent before the interruption is not known

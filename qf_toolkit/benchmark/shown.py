@@ -14,6 +14,8 @@ TITLES = {
     "table1": "Table 1: classification of responses", "table2": "Table 2: forecasts of responses", "table3": "Table 3: ablation",
     "table4": "Table 4: generalisation", "tableA1": "Table A-1: stimuli, data and durations", "tableA2": "Table A-2: codes K and width d, forecasts",
     "tableA3": "Table A-3: codes K and width d, classification", "tableA4": "Table A-4: forecasts, not normalised",
+    "calm-simulation": "Forecasts of populations: simulated networks", "calm-multi-session": "Forecasts of populations: all sessions together",
+    "calm-single-session": "Forecasts of populations: each session by itself",
 }  # fmt: skip
 assert set(TITLES) == set(TABLES)
 MISSING = "-"

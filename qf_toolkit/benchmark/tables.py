@@ -12,6 +12,7 @@ import pandas as pd
 from .._files import atomic_path
 from ..evaluation.table import write_table
 from . import roster
+from .options import CALM_TABLES
 from .plan import PRETRAIN, Plan
 from .results import read_result
 
@@ -27,6 +28,7 @@ COLUMNS = {
     "tableA2": {"forecast": ("paper_mse", "paper_mae", "paper_smape", "paper_corr", "paper_ssim", "mse_ratio", "r")},
     "tableA3": {"activation": ("balanced_accuracy", "f1")},
     "tableA4": {"forecast": ("mse", "mae", "smape", "paper_corr", "paper_ssim")},
+    **{name: {"forecast": ("r", "poco", "mse_ratio", "mae", "crps", "coverage_90")} for name in CALM_TABLES},
 }
 NUMBER = re.compile(r"\d+(\.\d+)?")
 CONTAINERS = {  # the paper's 11 mice (appendix I)
@@ -266,6 +268,9 @@ def not_compared(results: Results) -> list[str]:
     """
     plan, why = results.plan, []
     subjects = {s for run in plan.runs.values() for s in (run.settings.get("subject") or ())}
+    if plan.table in CALM_TABLES:
+        ours = "networks simulated here" if plan.simulated else "other recordings"
+        return [f"not the same recordings: CalM's are not public in this form, ours are {ours}; context, horizon and sizes of the models differ, too"]
     if plan.simulated:
         why.append("the recordings are simulated")
     elif subjects != CONTAINERS:

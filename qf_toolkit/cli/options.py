@@ -166,7 +166,7 @@ class BenchmarkWhat(Overwrite):
     """Which table, of what, and where to."""
 
     table: str = option(REQUIRED, "text", known=TABLES, place="TABLE", help=", ".join(TABLES))
-    store: str | None = option(None, "path", optional=True, help="folder of the recordings; mice are simulated where left out")
+    store: str | None = option(None, "path", optional=True, help="folder of the recordings; mice or networks are simulated where left out")
     out: str = option("benchmark", "path", help="folder of results, models and tables; the same command again goes on there")
     plan: bool = option(False, "flag", help="show the runs, and make none")
 

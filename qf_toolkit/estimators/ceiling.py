@@ -39,7 +39,9 @@ class TruthRow(Forecaster):
             If the trials don't come from a store of simulated sessions.
         """
         if not isinstance(trials.source, Store):
-            raise QfError(f"{self.name}: expected trials from a Store, where the simulator keeps its truth, found sessions in memory. Use `qf simulate`.")
+            raise QfError(
+                f"{self.name}: expected trials from a Store, where the simulator keeps its truth, found sessions in memory. Use `qf simulate`."
+            )
         parts = []
         for part in trials.by_session():
             session = part.sessions[0]

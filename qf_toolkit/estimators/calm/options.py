@@ -1,8 +1,8 @@
 """Options of CalM's trainings. Does not import torch, so that the command line starts fast.
 
 The defaults of the loop are the released code's: `QUANTIZER_LOOP`, `POPULATION_LOOP`, and `ADAPT_LOOP` for new sessions by embeddings alone. `SMALL` holds
-sizes and lengths that train in minutes on two cores (without corrupted inputs, which pay only in longer trainings: on a simulated network the loss after
-250 steps was 4.00 without and 4.04 with them): `pretrain_calm_quantizer(split, **SMALL["quantizer"])`, `fit_calm(split, **SMALL["forecaster"])`.
+sizes and lengths that train in minutes on two cores, without corrupted inputs (on a simulated network the loss after 250 steps was 4.00 without and 4.04
+with them): `pretrain_calm_quantizer(split, **SMALL["quantizer"])`, `fit_calm(split, **SMALL["forecaster"])`.
 
 Deviations from the code's training, each an option: a step of the quantiser sees `batch_size` traces of any sessions; a step of the population sees
 whole trials of one session, with at most `most_neurons` (256; code: 512) of its neurons, drawn without replacement (0: all).
@@ -25,7 +25,7 @@ SMALL = {
     "quantizer": {
         "width": 32,
         "layers": 1,
-        "epochs": 20,
+        "epochs": 8,
         "batch_size": 256,
         "lr": 2e-3,
         "reset_every": 2,

@@ -103,10 +103,12 @@ def decoding_table(decoders: Any, trials: Trials, *, seed: int = EvaluateOptions
 
     Examples
     --------
-    >>> from qf_toolkit.estimators.decoding.decode import decode
-    >>> table = decoding_table([decode(split, "direction", d) for d in ("svm", "mean")], split.test)
+    >>> from qf_toolkit.recordings.simulated.network import simulate_network
+    >>> store = simulate_network("data/network", n_neurons=100, subjects=1, seconds=60, seed=1)
+    >>> split = qf.split_chronological(store.windows(length_s=3, response_s=2, signal="zscore"))
+    >>> table = decoding_table([qf.decode(split, "speed", d) for d in ("ridge", "mean")], split.test)
     >>> table.index.tolist()
-    [('SVM', 'direction'), ('training mean', 'direction')]
+    [('ridge', 'speed'), ('training mean', 'speed')]
     """
     check_trials(trials)
     rows = _named(decoders)
@@ -275,9 +277,12 @@ def show_decoding(table: pd.DataFrame) -> str:
 
     Examples
     --------
-    >>> from qf_toolkit.estimators.decoding.decode import decode
-    >>> print(show_decoding(decoding_table(decode(split, "direction", "mean"), split.test)))
-    SIMULATED DATA, ... trials, 1 session, 1 animal; [95% interval] ...
+    >>> from qf_toolkit.recordings.simulated.network import simulate_network
+    >>> store = simulate_network("data/network", n_neurons=100, subjects=1, seconds=60, seed=1)
+    >>> split = qf.split_chronological(store.windows(length_s=3, response_s=2, signal="zscore"))
+    >>> print(show_decoding(decoding_table(qf.decode(split, "speed"), split.test)))
+    SIMULATED DATA, ... trials, 1 session, 1 animal; [95% interval] over animals, sessions and blocks of trials
+    ...
     """
     a = table.attrs
     counts = (f"{a[f'n_{what}s']} {what}{'s' * (a[f'n_{what}s'] != 1)}" for what in ("trial", "session", "animal"))

@@ -27,7 +27,7 @@ def decode(
     variables : str or sequence of str
         Behaviours of the sessions, "running_speed" say; or one column of the table of trials, "direction" say: a feature, stimulus, condition or block.
     decoder : {"ridge", "reduced_rank", "glm", "svm", "mean", "backbone", "probe"}
-        Ridge regression; reduced-rank regression of several behaviours; Poisson regression of events, Gaussian of sampled behaviour, logistic of a
+        Ridge regression; reduced-rank regression of several behaviours; Poisson regression of counts (licks), Gaussian of other behaviour, logistic of a
         category; linear support vectors, for categories; the training mean or the frequencies of the classes; the gated low-rank head, or the linear
         one, over the states of a backbone.
     backbone : Estimator, optional
@@ -52,11 +52,13 @@ def decode(
 
     Examples
     --------
-    >>> decoder = decode(split, "direction", "glm")
-    >>> decoder.classes
-    ('0', '90', '180', '270')
-    >>> decoder.predict(split.test)["probability"].dims
-    ('trial', 'class')
+    >>> from qf_toolkit.recordings.simulated.network import simulate_network
+    >>> store = simulate_network("data/network", n_neurons=100, subjects=1, seconds=150, cue_every_s=5, seed=1)
+    >>> split = qf.split_chronological(store.trials(baseline_s=1, response_s=2, signal="zscore"))
+    >>> decode(split, ["speed", "pupil"]).predict(split.test)["decoded"].dims
+    ('trial', 'behaviour', 'time')
+    >>> decode(split, "side", "svm").classes
+    ('left', 'right')
     """
     from .backbone import BackboneDecoder
     from .glm import GLMDecoder, SVMDecoder

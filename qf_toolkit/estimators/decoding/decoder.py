@@ -199,7 +199,7 @@ def classes_in(trials: Trials, variable: str) -> tuple[str, ...]:
                 f"{variable}: expected at least two classes in the training part of {part.sessions[0]}, found {', '.join(mine) or 'none'}. "
                 "Choose more trials, or leave the session out."
             )
-        if len(mine) > min(MOST_CLASSES, sum(names != "") / 2):
+        if len(mine) > min(MOST_CLASSES, sum(names != "") - 1):  # no trial shares its value with another
             raise QfError(
                 f"{variable}: expected classes that trials share, found {len(mine)} values in {len(names)} training trials of {part.sessions[0]}. "
                 "Choose another column."

@@ -1,5 +1,7 @@
 """Features of traces: how decoders see the present and the past of the population. Every function reads a frame and earlier ones alone."""
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -59,7 +61,7 @@ def lagged(z, length, bins):
     at = edges(length, bins)
     parts = [
         (total[..., np.clip(time + 1 - near, 0, n)] - total[..., np.clip(time + 1 - far, 0, n)]) / (far - near)
-        for near, far in zip(at, at[1:], strict=False)
+        for near, far in pairwise(at)
     ]
     return np.stack(parts, -1).transpose(0, 2, 1, 3).reshape(len(z), n, -1)
 
@@ -67,4 +69,4 @@ def lagged(z, length, bins):
 def averaged(z, start, stop, bins):
     """The frames from `start` to before `stop`, averaged in at most `bins` time bins: float64 (trial, neuron * bin), of `z` (trial, neuron, time)."""
     at = edges(stop - start, bins)
-    return np.stack([z[..., start + a : start + b].mean(-1) for a, b in zip(at, at[1:], strict=False)], -1).reshape(len(z), -1)
+    return np.stack([z[..., start + a : start + b].mean(-1) for a, b in pairwise(at)], -1).reshape(len(z), -1)

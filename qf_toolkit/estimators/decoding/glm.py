@@ -20,7 +20,9 @@ LARGEST = 10.0  # of a log rate, so that no frame is decoded as more than 22,026
 
 
 class GLMDecoder(TraceDecoder):
-    """A generalised linear model by what is decoded: Poisson (log link) for events, Gaussian for sampled behaviour, multinomial logistic for a category.
+    """A generalised linear model by what is decoded: Poisson (log link) for counts, Gaussian for other behaviour, multinomial logistic for a category.
+
+    Counts are events, and behaviour that is a whole number of 0 or more in all of training, as licks in a frame.
 
     The Gaussian one is the ridge of `RidgeDecoder`, with fewer penalties to choose from.
 
@@ -36,7 +38,7 @@ class GLMDecoder(TraceDecoder):
         penalties = [p for (p,) in settings]
         if y.ndim == 1:
             return [_logistic(x, y, p) for p in penalties]
-        if not self.events[which[0]]:
+        if not self.counts[which[0]]:
             return ridge_path(x, y, penalties)
         if (y < 0).any():
             raise QfError(f'{self.variables[which[0]]}: expected events of weights of 0 or more, found {y.min():g}. Take decoder="ridge".')
@@ -47,12 +49,12 @@ class GLMDecoder(TraceDecoder):
     def _loss(self, scores, y, which):
         if y.ndim == 1:
             return float(-np.log(np.clip(softmax(scores)[np.arange(len(y)), y], 1e-12, None)).mean())
-        if self.events[which[0]]:  # half the Poisson deviance, but for what depends on y alone
+        if self.counts[which[0]]:  # half the Poisson deviance, but for what depends on y alone
             return float((self._linked(scores, which) - y * np.minimum(scores, LARGEST)).mean())
         return super()._loss(scores, y, which)
 
     def _linked(self, scores, which):
-        return np.where(np.array(self.events)[which], np.exp(np.minimum(scores, LARGEST)), scores)
+        return np.where(np.array(self.counts)[which], np.exp(np.minimum(scores, LARGEST)), scores)
 
 
 class SVMDecoder(TraceDecoder):

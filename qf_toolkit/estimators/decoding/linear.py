@@ -52,22 +52,22 @@ class WindowDecoder(Naive, Decoder):
 
     Attributes
     ----------
-    events : list of bool
-        Which of the variables are events.
+    counts : list of bool
+        Which of the variables are counts: events, or whole numbers of 0 or more in all of training. Empty for a category.
     """
 
     decodes: ClassVar[tuple[str, ...]] = ("behaviour", "category")
     options: ClassVar[dict] = {"variables": schema.KEYS, **{n: schema.number(optional=True) for n in ("from_s", "to_s")}}
-    learnt: ClassVar[dict] = {"classes": schema.KEYS, "events": schema.listing(schema.flag())}
+    learnt: ClassVar[dict] = {"classes": schema.KEYS, "counts": schema.listing(schema.flag())}
 
     def __init__(self, variables, *, from_s=DecodingWindow.from_s, to_s=DecodingWindow.to_s):
         super().__init__()
         self.variables = (variables,) if isinstance(variables, str) else tuple(variables)
         vars(self).update(check_options(DecodingWindow, {"from_s": from_s, "to_s": to_s}))
-        self.events = []
+        self.counts = []
 
     def _target(self, split):
-        """Find out what the variables are: sets `classes` and `events`."""
+        """Find out what the variables are: sets `classes` and `counts`."""
         category = is_category(split.fitting, self.variables)
         if ("category" if category else "behaviour") not in self.decodes:
             what = "a category of the trials" if category else "behaviour"
@@ -78,7 +78,14 @@ class WindowDecoder(Naive, Decoder):
         if self.window.signal == "dff":
             self.notes.append(LATE_F0)
         if category:
-            self._frames()
+            self._frames()  # told before any fit
+        self.counts = [] if category else np.all([self._counted(part) for part in split.train.by_session()], 0).tolist()
+
+    def _counted(self, part):
+        """Which variables of one session are counts."""
+        values, events = behaviour_values(part, self.variables)
+        known = np.nan_to_num(values)
+        return [e or bool(((v >= 0) & (v == v.round())).all()) for v, e in zip(known.transpose(1, 0, 2), events, strict=True)]
 
     def _frames(self):
         """The frames of a category's window, first and one past last."""
@@ -90,14 +97,13 @@ class WindowDecoder(Naive, Decoder):
         if self.classes:
             places = {name: i for i, name in enumerate(self.classes)}
             return np.array([places.get(n, -1) for n in category_values(part, self.variables[0])], np.int64)
-        values, self.events = behaviour_values(part, self.variables)
-        return values
+        return behaviour_values(part, self.variables)[0]
 
     def facts(self):
-        return {"classes": list(self.classes), "events": list(self.events)}
+        return {"classes": list(self.classes), "counts": list(self.counts)}
 
     def restore(self, note, arrays):
-        self.variables, self.classes, self.events = tuple(note["variables"]), tuple(note["classes"]), note["events"]
+        self.variables, self.classes, self.counts = tuple(note["variables"]), tuple(note["classes"]), note["counts"]
 
     def note(self):
         return {**super().note(), "variables": list(self.variables)}
@@ -189,7 +195,7 @@ class TraceDecoder(WindowDecoder):
             x, y = (np.concatenate(values) for values in zip(*rows, strict=True))
             solved = [self._final(x, y, which, best[session][g], session) for g, which in enumerate(self._groups())]
             self.fits[session].weights, self.fits[session].intercept = (np.concatenate(values, -1) for values in zip(*solved, strict=True))
-            self.chosen[session] = [self._words(self.settings[k]) for k in best[session]]
+            self.chosen[session] = [self._words(self.settings[k]) for k in best[session] if len(self.settings) > 1]
 
     def _words(self, setting):
         return ", ".join(f"{name} {value:.3g}" for name, value in zip(("penalty", "rank"), setting, strict=False))

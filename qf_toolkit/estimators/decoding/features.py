@@ -59,10 +59,7 @@ def lagged(z, length, bins):
     n, time = z.shape[-1], np.arange(z.shape[-1])
     total = np.concatenate([np.zeros((*z.shape[:-1], 1)), np.cumsum(z, -1)], -1)  # a cumulative sum never looks ahead
     at = edges(length, bins)
-    parts = [
-        (total[..., np.clip(time + 1 - near, 0, n)] - total[..., np.clip(time + 1 - far, 0, n)]) / (far - near)
-        for near, far in pairwise(at)
-    ]
+    parts = [(total[..., np.clip(time + 1 - near, 0, n)] - total[..., np.clip(time + 1 - far, 0, n)]) / (far - near) for near, far in pairwise(at)]
     return np.stack(parts, -1).transpose(0, 2, 1, 3).reshape(len(z), n, -1)
 
 

@@ -16,13 +16,13 @@ from .linear import ABSENT, TraceDecoder, softmax
 from .ridge import ridge_path
 
 PENALTIES = tuple(float(p) for p in np.logspace(-3, 3, 9))  # on weights of standardised traces, beside a mean loss
-LARGEST = 10.0  # of a log rate, so that no frame is decoded as more than 22,026 events
 
 
 class GLMDecoder(TraceDecoder):
     """A generalised linear model by what is decoded: Poisson (log link) for counts, Gaussian for other behaviour, multinomial logistic for a category.
 
-    Counts are events, and behaviour that is a whole number of 0 or more in all of training, as licks in a frame.
+    Counts are events, and behaviour that is a whole number of 0 or more in all of training, as licks in a frame. No frame is decoded as more than the
+    greatest count in training: the exponential of what a frame unlike those of training scores knows no bound.
 
     The Gaussian one is the ridge of `RidgeDecoder`, with fewer penalties to choose from.
 
@@ -46,15 +46,17 @@ class GLMDecoder(TraceDecoder):
             return [(np.zeros((x.shape[1], 1)), np.array([ABSENT]))] * len(penalties)
         return [_poisson(x, y[:, 0], p) for p in penalties]
 
-    def _loss(self, scores, y, which):
+    def _loss(self, scores, y, which, most):
         if y.ndim == 1:
             return float(-np.log(np.clip(softmax(scores)[np.arange(len(y)), y], 1e-12, None)).mean())
         if self.counts[which[0]]:  # half the Poisson deviance, but for what depends on y alone
-            return float((self._linked(scores, which) - y * np.minimum(scores, LARGEST)).mean())
-        return super()._loss(scores, y, which)
+            rate = np.maximum(self._linked(scores, which, most), 1e-12)
+            return float((rate - y * np.log(rate)).mean())
+        return super()._loss(scores, y, which, most)
 
-    def _linked(self, scores, which):
-        return np.where(np.array(self.counts)[which], np.exp(np.minimum(scores, LARGEST)), scores)
+    def _linked(self, scores, which, most):
+        rate = np.exp(np.minimum(scores, np.log(np.maximum(most, 1.0))))
+        return np.where(np.array(self.counts)[which], rate, scores)
 
 
 class SVMDecoder(TraceDecoder):

@@ -8,7 +8,7 @@ it takes the setting that is best for the others. The weights are then learnt ag
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -38,6 +38,8 @@ class Fit:
         Mean and standard deviation in training.
     weights : float64 array, shape (feature, variable or class)
     intercept : float64 array, shape (variable or class,)
+    most : float64 array, shape (variable or class,)
+        The greatest value of each variable in training; 0 for classes.
     """
 
     neurons: list
@@ -45,6 +47,10 @@ class Fit:
     scale: np.ndarray
     weights: np.ndarray
     intercept: np.ndarray
+    most: np.ndarray
+
+
+ARRAYS = tuple(f.name for f in fields(Fit) if f.name != "neurons")
 
 
 class WindowDecoder(Naive, Decoder):
@@ -167,14 +173,14 @@ class TraceDecoder(WindowDecoder):
         """
         raise NotImplementedError
 
-    def _loss(self, scores, y, which):
-        """The mean loss of scores (row, k) on validation; lower is better."""
+    def _loss(self, scores, y, which, most):
+        """The mean loss of scores (row, k) on validation; lower is better. `most`: see `Fit`."""
         if y.ndim == 1:
             return float((scores.argmax(1) != y).mean())
-        return float(((self._linked(scores, which) - y) ** 2).mean())
+        return float(((self._linked(scores, which, most) - y) ** 2).mean())
 
-    def _linked(self, scores, which):
-        """Scores (..., variable) of behaviour as values in the variables' units."""
+    def _linked(self, scores, which, most):
+        """Scores (..., variable) of behaviour as values in the variables' units. `most`: see `Fit`."""
         return scores
 
     # ------------------------------------------------------------ fit
@@ -187,7 +193,7 @@ class TraceDecoder(WindowDecoder):
             ds = train.dataset()
             x = ds[train.window.signal].values
             center, scale = moments(x, np.isfinite(x))
-            self.fits[session] = Fit(train.neurons_of(session), center, scale, np.zeros((0, 0)), np.zeros(0))
+            self.fits[session] = Fit(train.neurons_of(session), center, scale, np.zeros((0, 0)), np.zeros(0), np.zeros(0))
             losses[session] = self._losses(train, parts[1].get(session))
         best = self._chosen(losses)
         for session, train in parts[0].items():
@@ -195,6 +201,7 @@ class TraceDecoder(WindowDecoder):
             x, y = (np.concatenate(values) for values in zip(*rows, strict=True))
             solved = [self._final(x, y, which, best[session][g], session) for g, which in enumerate(self._groups())]
             self.fits[session].weights, self.fits[session].intercept = (np.concatenate(values, -1) for values in zip(*solved, strict=True))
+            self.fits[session].most = np.zeros(len(self.classes)) if self.classes else np.nanmax(y, 0)
             self.chosen[session] = [self._words(self.settings[k]) for k in best[session] if len(self.settings) > 1]
 
     def _words(self, setting):
@@ -241,7 +248,7 @@ class TraceDecoder(WindowDecoder):
                 if not (spread > 0).all() or not len(y_v):
                     continue
             if len(y_v) and len(y_g):
-                out[g] = [self._loss(x_v @ w + b, y_v, which) for w, b in self._solve(x_g, y_g, which, self.settings)]
+                out[g] = [self._loss(x_v @ w + b, y_v, which, y_g.max(0)) for w, b in self._solve(x_g, y_g, which, self.settings)]
                 out[g] /= 1 if present is not None else float(np.var(y_g, 0).mean())
         return out
 
@@ -285,7 +292,7 @@ class TraceDecoder(WindowDecoder):
         fit = self._fit_of(asked.session)
         scores = self._features(asked, fit) @ fit.weights + fit.intercept
         if not self.classes:
-            return self._linked(scores, list(range(len(self.variables)))).transpose(0, 2, 1).astype(np.float32)
+            return self._linked(scores, list(range(len(self.variables))), fit.most).transpose(0, 2, 1).astype(np.float32)
         return (softmax(scores) if self.has_probability else scores).astype(np.float32)
 
     def _fit_of(self, session):
@@ -308,7 +315,7 @@ class TraceDecoder(WindowDecoder):
         return {**super().facts(), "fits": fits}
 
     def arrays(self):
-        return {f"{i}.{n}": getattr(f, n) for i, f in enumerate(self.fits.values()) for n in ("center", "scale", "weights", "intercept")}
+        return {f"{i}.{n}": getattr(f, n) for i, f in enumerate(self.fits.values()) for n in ARRAYS}
 
     @classmethod
     def shapes(cls, note, n_context, n_response):
@@ -320,14 +327,14 @@ class TraceDecoder(WindowDecoder):
         found = {}
         for i, fit in enumerate(note["fits"]):
             n = len(fit["neurons"])
-            shapes = {"center": (n,), "scale": (n,), "weights": (n * min(note["bins"], length), k), "intercept": (k,)}
+            shapes = {"center": (n,), "scale": (n,), "weights": (n * min(note["bins"], length), k), "intercept": (k,), "most": (k,)}
             found |= {f"{i}.{name}": shape for name, shape in shapes.items()}
         return found
 
     def restore(self, note, arrays):
         super().restore(note, arrays)
         for i, kept in enumerate(note["fits"]):
-            self.fits[kept["session"]] = Fit(kept["neurons"], *(arrays[f"{i}.{n}"] for n in ("center", "scale", "weights", "intercept")))
+            self.fits[kept["session"]] = Fit(kept["neurons"], *(arrays[f"{i}.{n}"] for n in ARRAYS))
             self.chosen[kept["session"]] = kept["chosen"]
 
 

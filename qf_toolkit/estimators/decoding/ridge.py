@@ -80,7 +80,7 @@ class ReducedRankDecoder(TraceDecoder):
     def _groups(self):
         return [list(range(len(self.variables)))]
 
-    def _loss(self, scores, y, which):
+    def _loss(self, scores, y, which, most):
         return float((((scores - y) / self._spread) ** 2).mean())
 
     def _solve(self, x, y, which, settings):

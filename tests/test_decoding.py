@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import xarray as xr
-from helpers import toy_session
+from helpers import refused, toy_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, log_loss, r2_score, roc_auc_score
 
 import qf_toolkit as qf
+from qf_toolkit.cli.main import main
 from qf_toolkit.errors import LeakageError, QfError, UnknownKeyError
 from qf_toolkit.estimators import registry, schema
 from qf_toolkit.estimators.decoding.backbone import BackboneDecoder
@@ -430,3 +431,29 @@ def test_sessions_without_behaviour_and_classes_never_seen_are_told():
 def test_classes_are_named_by_texts(values):
     names = class_names(values)
     assert len(names) == len(values) and all(isinstance(n, str) for n in names)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_prints_a_table_and_saves_the_decoder(store, tmp_path, capsys):
+    how = ["--baseline", "1", "--response", "2.6", "--signal", "zscore", "--split", "chronological"]
+    assert main(["decode", str(store.path), *BOTH, "--decoder", "reduced_rank", "--lag", "0.2", "--out", str(tmp_path / "m"), *how]) == 0
+    out = capsys.readouterr().out
+    assert "reduced rank" in out and "training mean" in out and TURN in out and "SIMULATED DATA" in out
+    model = qf.load(tmp_path / "m")
+    assert model.variables == tuple(BOTH) and model.lag_s == 0.2 and model.run["command"] == "decode"
+    assert main(["decode", str(store.path), "--config", str(tmp_path / "m"), "--out", str(tmp_path / "again")]) == 0
+    assert qf.load(tmp_path / "again").digest() == model.digest()
+    assert "did you mean speed" in refused(capsys, "decode", store.path, "sped", "--out", tmp_path / "n", *how)
+    assert "--backbone: expected with" in refused(capsys, "decode", store.path, "speed", "--decoder", "probe", "--out", tmp_path / "n", *how)
+    line = refused(capsys, "decode", store.path, "speed", "--decoder", "probe", "--backbone", _zero(store, tmp_path), "--out", tmp_path / "n", *how)
+    assert "expected a model with states (has_states), found zero" in line
+    assert not (tmp_path / "n").exists()
+
+
+def _zero(store, tmp_path):
+    from qf_toolkit.estimators.naive import Zero
+
+    Zero().fit(qf.split_chronological(store.trials(baseline_s=1, response_s=2.6, signal="zscore"))).save(tmp_path / "zero")
+    return tmp_path / "zero"

@@ -7,14 +7,14 @@ from typing import Any
 from ...errors import QfError, did_you_mean
 from ...models.options import refuse_unknown
 from ...recordings.splits import Split, check_split
-from ...training.options import LoopConfig
+from ...training.options import LoopConfig, RunConfig
 from ..network_options import sort_options
 from .decoder import Decoder
 from .options import DECODERS, HEAD_LOOP, OVER_STATES, HeadOptions, TraceOptions
 
 
 def decode(
-    split: Split, variables: str | Sequence[str], decoder: str = DECODERS[0], *, backbone: Any = None, device: Any = "auto", **options: Any
+    split: Split, variables: str | Sequence[str], decoder: str = DECODERS[0], *, backbone: Any = None, device: Any = RunConfig.device, **options: Any
 ) -> Decoder:
     """Fit a decoder of behaviour, or of a category of the trials, to the population activity of each session.
 
@@ -35,7 +35,7 @@ def decode(
     device : str or torch.device
         On which a head is trained.
     **options
-        Of traces: lag_s, bins, from_s, to_s; see `options.TraceOptions`. Of heads: those of `options.HeadOptions`, `LoopConfig` and `RunConfig`.
+        Of traces: lag_s, bins, from_s, to_s; see `options.TraceOptions`. Of heads: those of `options.HeadOptions`, `LoopConfig`, and progress.
 
     Returns
     -------
@@ -75,5 +75,6 @@ def decode(
         return kinds[decoder](variables, **options).fit(split)
     if backbone is None:
         raise QfError(f"backbone: expected a fitted model that has states, found none. Pass backbone=... to decode with {decoder}.")
+    refuse_unknown("decode", options, [*(f.name for kind in (HeadOptions, LoopConfig) for f in fields(kind) if f.name != "token_speed"), "progress"])
     (head, loop), running = sort_options("decode", options, (HeadOptions, LoopConfig), device, HEAD_LOOP)
     return BackboneDecoder(variables, backbone, gated=decoder == "backbone", loop=loop, run_config=running, **vars(head)).fit(split)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, log_loss, r2_score, roc_auc_score
+from test_no_float64 import NoFloat64
 
 import qf_toolkit as qf
 from qf_toolkit.cli.main import main
@@ -369,6 +370,13 @@ def test_what_the_backbone_saw_the_decoder_has_seen(split):
     model = qf.decode(split, TURN, "probe", backbone=backbone, epochs=1, progress=False, device="cpu")
     with pytest.raises(LeakageError):
         decoding_table(model, split.test)
+
+
+@pytest.mark.parametrize("variables", [TURN, "side"])
+def test_heads_need_no_float64(split, variables):
+    with NoFloat64():
+        model = qf.decode(split, variables, "backbone", backbone=Smooth(), smooth=0 if variables == "side" else 3, **{**QUICK, "epochs": 1})
+        model.predict_arrays(asked_of(split.test))
 
 
 # ---------------------------------------------------------------- refusals

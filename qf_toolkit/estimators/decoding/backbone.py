@@ -212,9 +212,8 @@ class BackboneDecoder(WindowDecoder):
     def _loss(self, head, h, missing, y):
         """The mean loss of trials, and how many values it is of."""
         if self.classes:
-            known = y >= 0
-            scores = self._class_scores(head, h, missing)
-            return (F.cross_entropy(scores[known], y[known]) if bool(known.any()) else scores.sum() * 0), known.sum()
+            known = (y >= 0).sum()
+            return F.cross_entropy(self._class_scores(head, h, missing), y, ignore_index=-1, reduction="sum") / known.clamp(min=1), known
         token, part = self._map(y.shape[-1])
         known = torch.isfinite(y) & (token >= 0)
         error = torch.where(known, head.frames(h, missing, token, part) - torch.where(known, y, 0.0), 0.0)
@@ -381,5 +380,5 @@ def _standardise(head, h, missing):
         states = h[~missing[:, n], n].reshape(-1, h.shape[-1]).astype(np.float64)
         if len(states):
             sd = states.std(0)
-            head.mean[n] = torch.from_numpy(states.mean(0))
-            head.sd[n] = torch.from_numpy(np.where(sd > 1e-6, sd, 1.0))
+            head.mean[n] = torch.from_numpy(states.mean(0).astype(np.float32))
+            head.sd[n] = torch.from_numpy(np.where(sd > 1e-6, sd, 1.0).astype(np.float32))

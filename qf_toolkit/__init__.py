@@ -12,11 +12,13 @@ from .errors import QfError
 
 if TYPE_CHECKING:  # for editors and the type checker
     from .benchmark.make import benchmark_table
+    from .estimators.decoding.decode import decode
     from .estimators.network import fit_network
     from .estimators.quantformer.activation import fit_classifier
     from .estimators.quantformer.pretrain import pretrain
     from .estimators.quantformer.response import fit_forecaster
     from .estimators.registry import load
+    from .evaluation.behaviour_scores import decoding_table
     from .evaluation.compare import compare
     from .evaluation.table import evaluate, evaluate_classifier, show
     from .interpret.linear import identity_probe, probe
@@ -46,6 +48,8 @@ __all__ = [
     "__version__",
     "benchmark_table",
     "compare",
+    "decode",
+    "decoding_table",
     "evaluate",
     "evaluate_classifier",
     "fit_classifier",
@@ -90,6 +94,8 @@ _HOME = {
     "estimators.quantformer.activation": ("fit_classifier",),
     "estimators.network": ("fit_network",),
     "estimators.registry": ("load",),
+    "estimators.decoding.decode": ("decode",),
+    "evaluation.behaviour_scores": ("decoding_table",),
     "evaluation.compare": ("compare",),
     "benchmark.make": ("benchmark_table",),
     "evaluation.table": ("evaluate", "evaluate_classifier", "show"),

@@ -108,6 +108,7 @@ LIBRARY = [
     (qf.fit_classifier, "fit", (), {"autoencoder", "split"}),
     (fit_network, "fit", ("--model", "brainlm"), {"split", "checkpoint", "task"}),
     (pretrain_network, "pretrain", ("--model", "brainlm"), {"split", "checkpoint"}),
+    (qf.decode, "decode", ("--decoder", "backbone"), {"split"}),
     (qf.evaluate, "evaluate", (), {"forecasters", "split", "progress"}),
     (qf.evaluate_classifier, "evaluate", (), {"classifier", "split"}),
     (qf.compare, "evaluate", (), {"forecasters", "split"}),
@@ -130,10 +131,9 @@ def test_the_shell_reaches_every_option_of_the_library(call, command, argv, data
 
 def test_the_shell_reaches_every_field_of_every_dataclass_of_options():
     known = set().union(*(reached(c) for c in COMMANDS), *(reached("import", k) for k in ("nwb", "allen", "suite2p", "arrays")))
-    known |= reached("simulate", "--kind", "network")
-    known |= (
-        reached("pretrain", "--model", "calm") | set().union(*(reached("fit", "--model", m) for m in ("calm", *MODELS))) | {"progress", "config"}
-    )  # those of every command
+    known |= reached("simulate", "--kind", "network") | reached("decode", "--decoder", "backbone")
+    known |= reached("pretrain", "--model", "calm") | {"progress", "config"}  # those of every command
+    known |= set().union(*(reached("fit", "--model", m) for m in ("calm", *MODELS)))
     from_trials = {"rate_hz", "n_baseline", "n_response"}
     missing = {f"{kind.__name__}.{f.name}" for _, kinds in modules() for kind in kinds for f in fields(kind) if f.name not in known | from_trials}
     assert not missing

@@ -42,7 +42,7 @@ def simulate_recording(args: Arguments):
 # ---------------------------------------------------------------- models
 
 
-def _run_of(folder, store):
+def run_of(folder, store):
     """The options a saved model was trained with; of one saved from Python the window and the conditions are known."""
     from ..estimators.notes import run_settings
 
@@ -139,7 +139,7 @@ def _fit_calm(args, options):
                 )
                 if set_before and option.name not in args.given:
                     options.pop(option.name, None)
-        pretrained, settings, sources = load(start, device=options["device"]), _run_of(start, args.store), [start]
+        pretrained, settings, sources = load(start, device=options["device"]), run_of(start, args.store), [start]
     settings = whole_settings(args.of(*SETTINGS), settings)
     claim_output(args.out, "calm", overwrite=args.overwrite, store=args.store, sources=sources)
     split = split_by_settings(args.store, settings)
@@ -159,7 +159,7 @@ def _fit_quantformer(args, options):
     model = load(args.pretrained, device=options.pop("device"))
     kind = FITS[args.task] if model.has_codes or args.task == "activation" else "regressor"
     claim_output(args.out, kind, overwrite=args.overwrite, store=args.store, sources=[args.pretrained])
-    settings = whole_settings(args.of(*SETTINGS), _run_of(args.pretrained, args.store))
+    settings = whole_settings(args.of(*SETTINGS), run_of(args.pretrained, args.store))
     split = split_by_settings(args.store, settings)
     print(split)
     fit = fit_forecaster if args.task == "forecast" else fit_classifier
@@ -174,7 +174,7 @@ def _fit_network(args, options):
         from ..estimators.published_brainlm import is_published, load_pretrained
 
         sources, pretrained = [start], load_pretrained(start, device=options["device"])
-        settings = {} if is_published(start) else _run_of(start, args.store)
+        settings = {} if is_published(start) else run_of(start, args.store)
     settings = whole_settings(args.of(*SETTINGS), settings)
     claim_output(args.out, f"network_{FITS[args.task]}", overwrite=args.overwrite, store=args.store, sources=sources)
     split = split_by_settings(args.store, settings)
@@ -200,7 +200,7 @@ def write_forecasts(args: Arguments):
         if not (model.task == "forecast" and model.has_codes):
             raise QfError(f"--decode: expected a forecaster, found a {type(model).__name__} in {args.model}. Leave it out.")
         model.decode = args.decode
-    settings = whole_settings(args.of(*SETTINGS), _run_of(args.model, args.store))
+    settings = whole_settings(args.of(*SETTINGS), run_of(args.model, args.store))
     # the model brings its own z-scores, so that all trials need no split
     trials = trials_by(args.store, settings) if args.part == "all" else getattr(split_by_settings(args.store, settings), args.part)
     model.prepare(trials)  # whatever doesn't fit is told before the first file
@@ -229,7 +229,7 @@ def evaluate_models(args: Arguments):
         for file in files:
             claim_output(file, option=option, overwrite=args.overwrite, store=args.store)
     # without a model, the naive rows alone in the windows that `qf pretrain` would take
-    base = _run_of(args.model[0], args.store) if args.model else None
+    base = run_of(args.model[0], args.store) if args.model else None
     split = split_by_settings(args.store, whole_settings(args.of(*SETTINGS), base))
     print(split)
     write_tables(models, split, out=args.out, progress=args.progress, **args.all(TablesOptions, EvaluateOptions))

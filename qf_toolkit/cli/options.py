@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..benchmark.options import OWN_WINDOW, TABLES, BenchmarkOptions, GridOptions
 from ..estimators.calm.options import ADAPT_LOOP, POPULATION_LOOP, QUANTIZER_LOOP, CalmConfig, TracesConfig
+from ..estimators.decoding.options import DECODERS, HEAD_LOOP, OVER_STATES, HeadOptions, TraceOptions
 from ..estimators.network_options import TELLING, NetworkConfig
 from ..estimators.quantformer.options import FitConfig, PretrainConfig
 from ..estimators.registry import MODELS, PRETRAINING, find
@@ -152,6 +153,17 @@ class ForecastWhat(Overwrite):
 
 
 @dataclass(frozen=True)
+class DecodeWhat(Options):
+    """What is decoded, and how."""
+
+    variables: tuple = option(
+        (), "text", several=True, place="VARIABLE", help="behaviours, or one column of the trials: a feature, stimulus, condition or block"
+    )
+    decoder: str = option(DECODERS[0], "text", known=DECODERS, help="each has options of its own: see qf decode --decoder NAME --help")
+    backbone: str | None = option(None, "path", optional=True, help="backbone, probe: folder of the fitted model whose states are read")
+
+
+@dataclass(frozen=True)
 class EvaluateWhat(Overwrite):
     """What is compared."""
 
@@ -224,7 +236,7 @@ def _window_groups(note="What is left out is as in the model's training."):
 
 
 def _pretrain(argv):
-    model = value_of(argv, "--model") or _filed_model(argv)
+    model = value_of(argv, "--model") or _filed(argv, "model")
     if model == "calm":
         own = [
             Group("model", QuantizerConfig), Group("traces", TracesConfig), Group("network", NetworkConfig, (*TELLING, "most_neurons")),
@@ -257,7 +269,7 @@ def fit_options(model):
 
 
 def _fit(argv):
-    model = value_of(argv, "--model") or _filed_model(argv) or FitWhat.model
+    model = value_of(argv, "--model") or _filed(argv, "model") or FitWhat.model
     window = _window_groups("What is left out is as in pre-training.") if model == FitWhat.model else _window_groups("")
     usual = FIT_LOOP if model != "calm" else ADAPT_LOOP if value_of(argv, "--tuning") == "embeddings" else POPULATION_LOOP
     loop = Group("training", LoopConfig, own=usual)
@@ -269,12 +281,22 @@ def _benchmark(argv):
     return [Group("", BenchmarkWhat), Group("runs", BenchmarkOptions), Group("grid", GridOptions), *window]
 
 
-def _filed_model(argv):
-    """The model that a file of options names."""
+def _decode(argv):
+    decoder = value_of(argv, "--decoder") or _filed(argv, "decoder") or DecodeWhat.decoder
+    own = [Group("traces", TraceOptions)]
+    if decoder in OVER_STATES:
+        loop = Group("training", LoopConfig, ("token_speed",), HEAD_LOOP)
+        own = [Group("head", HeadOptions), loop, Group("run", RunConfig, ("progress", "memory_mb", "checkpoint_s", "resume"))]
+    window = _window_groups("What is left out is as in the backbone's training." if decoder in OVER_STATES else "")
+    return [Group("", StorePlace), Group("", DecodeWhat), Group("", ModelOut), *own, *window]
+
+
+def _filed(argv, name):
+    """The value of an option in the file of options; None if there is no file, or it does not name it."""
     from .config import read_config
 
     file = value_of(argv, "--config")
-    return None if file is None else read_config(file).get("model")
+    return None if file is None else read_config(file).get(name)
 
 
 def _kind(argv):
@@ -321,6 +343,11 @@ COMMANDS = {
     "evaluate": Command(
         "compare models with the naive forecasters on the test part", "qf evaluate data/store --model runs/forecast", "commands:evaluate_models",
         lambda argv: [Group("", StorePlace), Group("", EvaluateWhat), Group("tables", TablesOptions), Group("scores", EvaluateOptions), *_window_groups()],
+    ),
+    "decode": Command(
+        "decode behaviour, or a category of the trials, and score it on the test part",
+        "qf decode data/store running_speed pupil --out runs/ridge --signal zscore\n  qf decode data/store orientation --decoder svm --out runs/svm",
+        "decoding:decode_variables", _decode,
     ),
     "report": Command(
         "say on one page how far ahead and how surely a recording can be forecast", "qf report data/store --out report.html", "commands:report_recording",

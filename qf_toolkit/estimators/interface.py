@@ -27,12 +27,12 @@ TASKS = ("codes", "masked", "forecast", "activation", "behaviour")
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """The question to an estimator: trials of one session up to their onsets.
+    """The question to an estimator: trials of one session up to their onsets; to a decoder, their whole windows.
 
     Parameters
     ----------
     context : float32 array, shape (trial, neuron, time)
-        The baseline in the units of the window's signal, 0 where a value is missing. An array of another dtype is converted.
+        The baseline (to a decoder: baseline and response) in the units of the window's signal, 0 where a value is missing. An array of another dtype is converted.
     neurons : sequence of str
         Keys, one per neuron of `context`.
     conditions : sequence of str
@@ -255,8 +255,8 @@ class Estimator:
         parts = []
         for part in self.prepare(trials).by_session():
             ds = part.dataset()
-            n = ds.attrs["n_baseline"]
-            asked, usable = observations_of(ds, part.window.signal)
+            decodes = self.task == "behaviour"
+            asked, usable = observations_of(ds, part.window.signal, whole=decodes)
             with told_memory(self.device, "Forecast fewer trials or neurons at once"):
                 found = answer(asked)
             out = xr.Dataset(
@@ -265,11 +265,11 @@ class Estimator:
                 {
                     "trial": ds["trial"].values,
                     "neuron": ds["neuron"].values,
-                    "time": ds["time"].values[:n] if self.task == "behaviour" else ds["time"].values[n:],
+                    "time": ds["time"].values[0 if decodes else ds.attrs["n_baseline"] :],
                     **{c: ("trial", ds[c].values) for c in (*TRIAL_COORDS, *features)},
                 },
             )
-            if self.task != "behaviour":
+            if not decodes:
                 out = out.where(xr.DataArray(usable, dims=("trial", "neuron")))
             if len(trials.sessions) > 1:  # trials are numbered anew in each session
                 session = part.sessions[0]
@@ -417,41 +417,7 @@ class Classifier(Estimator):
         return self.predict(trials)["probability"]
 
 
-class Decoder(Estimator):
-    """Reads the animal's behaviour from the activity of the population.
-
-    Attributes
-    ----------
-    behaviour : tuple of str
-        Names of the variables of the sessions' behaviour that it decodes.
-    """
-
-    task = "behaviour"
-    name = "decoder"
-    population = True
-    behaviour: tuple[str, ...] = ()
-
-    def predict_arrays(self, asked: Observations) -> np.ndarray:
-        """The behaviour in the frames of the context, float32 (trial, behaviour, time), in the order of `behaviour`."""
-        raise NotImplementedError
-
-    def predict(self, trials: Trials) -> xr.Dataset:
-        """Decode the animal's behaviour in every trial.
-
-        Parameters
-        ----------
-        trials : Trials
-
-        Returns
-        -------
-        xarray.Dataset
-            `decoded` (trial, behaviour, time), in each variable's units, for every frame of the baseline; time is in seconds from the onset.
-        """
-        found = self.labelled(trials, lambda asked: {"decoded": (("trial", "behaviour", "time"), self.predict_arrays(asked))})
-        return found.assign_coords(behaviour=list(self.behaviour))
-
-
-def observations_of(ds: xr.Dataset, signal: str) -> tuple[Observations, np.ndarray]:
+def observations_of(ds: xr.Dataset, signal: str, whole: bool = False) -> tuple[Observations, np.ndarray]:
     """The Observations in a Dataset that `Trials.dataset` cut.
 
     Parameters
@@ -459,14 +425,16 @@ def observations_of(ds: xr.Dataset, signal: str) -> tuple[Observations, np.ndarr
     ds : xarray.Dataset
     signal : {"dff", "zscore"}
         The variable of `ds` that holds the signal.
+    whole : bool
+        Whether `context` holds all frames of the windows, as decoders read them, not those before the onset alone.
 
     Returns
     -------
     Observations
     usable : bool array, shape (trial, neuron)
-        True if the whole baseline was measured.
+        True if the whole context was measured.
     """
-    n = ds.attrs["n_baseline"]
+    n = ds.sizes["time"] if whole else ds.attrs["n_baseline"]
     context = ds[signal].values[..., :n]
     measured = np.isfinite(context)
     asked = Observations(

@@ -29,6 +29,12 @@ KINDS = {  # the values of "kind" in config.json of saved models
     "level_over_f0": "estimators.over_f0:LevelOverF0",
     "frequency_over_f0": "estimators.over_f0:FrequencyOverF0",
     "chronos": "estimators.chronos:ChronosForecaster",
+    "decoder_ridge": "estimators.decoding.ridge:RidgeDecoder",
+    "decoder_reduced_rank": "estimators.decoding.ridge:ReducedRankDecoder",
+    "decoder_mean": "estimators.decoding.ridge:MeanDecoder",
+    "decoder_glm": "estimators.decoding.glm:GLMDecoder",
+    "decoder_svm": "estimators.decoding.glm:SVMDecoder",
+    "decoder_backbone": "estimators.decoding.backbone:BackboneDecoder",
 }
 MODELS = {  # torch modules that `estimators.network` makes forecasters and classifiers of
     "nlinear": "models.baselines.nlinear:NLinear",

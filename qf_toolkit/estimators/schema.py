@@ -160,7 +160,7 @@ def plain(value, where):
 # the options of the command line that a model was trained with: `settings` chose the data, `options` the training
 RUN = record(
     {"qf_toolkit": text(), "settings": options(*SETTINGS)},
-    {"command": choice("pretrain", "fit"), "options": mapping(plain)},
+    {"command": choice("pretrain", "fit", "decode"), "options": mapping(plain)},
 )
 
 

@@ -33,8 +33,6 @@ SEED = 0
 # %%
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-
 import qf_toolkit as qf
 from qf_toolkit.estimators.ceiling import RolloutBound
 from qf_toolkit.interpret.population import population_view
@@ -86,7 +84,9 @@ few = part.subset(range(min(8, len(part))))
 forecast = model.predict(few)
 view = population_view(few.dataset(), forecast, int(few.table["trial"].iloc[0]))
 fig = figure_population(view)
-keep(fig, "population", "A population, recorded and forecast", "Rasters of all neurons in one trial: recorded, forecast by CalM, and their difference")
+keep(
+    fig, "population", "A population, recorded and forecast", "Rasters of all neurons in one trial: recorded, forecast by CalM, and their difference"
+)
 
 # %% [markdown]
 # ## Who looks at whom

@@ -12,6 +12,8 @@ from .errors import QfError
 
 if TYPE_CHECKING:  # for editors and the type checker
     from .benchmark.make import benchmark_table
+    from .estimators.calm.fit import fit_calm
+    from .estimators.calm.quantizer import pretrain_calm_quantizer
     from .estimators.decoding.decode import decode
     from .estimators.network import fit_network
     from .estimators.quantformer.activation import fit_classifier
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # for editors and the type checker
     from .recordings.importers.suite2p import read_suite2p
     from .recordings.session import new_session
     from .recordings.simulated.cortex import simulate
+    from .recordings.simulated.network import simulate_network
     from .recordings.splits import hold_out, leave_one_out, split_blocks, split_chronological, split_unseen
     from .recordings.store import Store, open_store
     from .study.recording_page import report
@@ -52,6 +55,7 @@ __all__ = [
     "decoding_table",
     "evaluate",
     "evaluate_classifier",
+    "fit_calm",
     "fit_classifier",
     "fit_forecaster",
     "fit_network",
@@ -65,6 +69,7 @@ __all__ = [
     "new_session",
     "open_store",
     "pretrain",
+    "pretrain_calm_quantizer",
     "probe",
     "read_allen",
     "read_nwb",
@@ -72,6 +77,7 @@ __all__ = [
     "report",
     "show",
     "simulate",
+    "simulate_network",
     "split_blocks",
     "split_chronological",
     "split_unseen",
@@ -81,6 +87,7 @@ _HOME = {
     "recordings.store": ("Store", "open_store"),
     "recordings.session": ("new_session",),
     "recordings.simulated.cortex": ("simulate",),
+    "recordings.simulated.network": ("simulate_network",),
     "recordings.importers.arrays": ("from_arrays",),
     "recordings.importers.allen": ("read_allen",),
     "recordings.importers.allen_cache": ("AllenCache",),
@@ -93,6 +100,8 @@ _HOME = {
     "estimators.quantformer.response": ("fit_forecaster",),
     "estimators.quantformer.activation": ("fit_classifier",),
     "estimators.network": ("fit_network",),
+    "estimators.calm.quantizer": ("pretrain_calm_quantizer",),
+    "estimators.calm.fit": ("fit_calm",),
     "estimators.registry": ("load",),
     "estimators.decoding.decode": ("decode",),
     "evaluation.behaviour_scores": ("decoding_table",),

@@ -384,4 +384,7 @@ def test_tables_of_populations(table, tmp_path):
     assert (made["runs"] == (1 if table == "calm-simulation" else 2)).all()
     assert made.loc[BOUND_NAME, "r"] == made["r"].max() and made.loc["copy last", "poco"] == pytest.approx(0)
     assert made.loc["CalM", "r_paper"] == pytest.approx(0.5207 if table == "calm-simulation" else 0.4025)
-    assert "not the same recordings" in as_text(results, made)
+    text = as_text(results, made)
+    assert "not the same recordings" in text and "Correlation over trials at the first" in text
+    by_step = statistics(results)["step_r"]
+    assert list(by_step.columns) == [0.05, 0.2, 0.4] and by_step.loc["training mean"].eq(0).all() and set(by_step.index) == set(made.index)

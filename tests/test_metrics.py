@@ -189,3 +189,12 @@ def test_the_paper_s_family_written_out_by_hand(arrays):
     found = {"mse": paper.paper_mse, "mae": paper.paper_mae, "smape": paper.paper_smape, "corr": paper.corr_abs, "ssim": paper.ssim_global}
     for name, score in found.items():
         assert score(f, t) == pytest.approx(sums[name] / 21), name
+
+
+def test_the_correlation_at_a_step_is_that_over_trials_of_each_neuron():
+    rng = np.random.default_rng(0)
+    truth, forecast, mask = rng.standard_normal((9, 4, 5)), rng.standard_normal((9, 4, 5)), rng.random((9, 4, 5)) > 0.2
+    forecast[:, 3] = 1.0
+    by_hand = [[np.corrcoef(forecast[mask[:, n, t], n, t], truth[mask[:, n, t], n, t])[0, 1] for n in range(3)] + [0.0] for t in range(5)]
+    assert np.allclose(m.step_r(forecast, truth, mask), np.mean(by_hand, 1))
+    assert np.isnan(m.step_r(forecast, np.zeros_like(truth))).all()

@@ -147,10 +147,12 @@ def statistics(results: Results, seed: int = 0) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to pandas.DataFrame
-        leaderboard, wilcoxon, differences (see `evaluation.compare`), horizon (see `evaluation.horizon.skill_by_horizon`), and groups (see
+        leaderboard, wilcoxon, step_r (tables of populations alone; see `r_by_step`), differences (see `evaluation.compare`), horizon (see `evaluation.horizon.skill_by_horizon`), and groups (see
         `evaluation.horizon.by_group`), those that can be made of the runs. attrs of each: simulated and what its function tells.
     """
     found = {"leaderboard": leaders(results, seed), "wilcoxon": wilcoxon(results)}
+    if results.plan.table in CALM_TABLES:
+        found["step_r"] = r_by_step(results)
     scored = as_scored(results)
     if scored is not None and scored.naive:
         found |= {"horizon": skill_by_horizon(scored, seed=seed), "groups": by_group(scored, seed=seed)}
@@ -230,6 +232,34 @@ def wilcoxon(results: Results) -> pd.DataFrame | None:
     out = pd.concat(tables)
     out.attrs = {"reference": claimed, "alternative": f"{claimed} is better"}
     return out
+
+
+def r_by_step(results: Results) -> pd.DataFrame | None:
+    """The correlation over trials of each row at the first, the middle and the last horizon step; see `evaluation.scores.step_r`.
+
+    Parameters
+    ----------
+    results : Results
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        Indexed by row, a column for each step by the seconds to its end; means over neurons, sessions, places and seeds. None where nothing was forecast.
+    """
+    runs, found, times = results.runs[(results.runs["task"] == "forecast") & (results.runs["error"] == "")], {}, []
+    for row, of in runs.groupby("row", sort=False):
+        sessions = []
+        for name in of["run"]:
+            blocks = results.by_run[name]["blocks"]
+            times = max(times, blocks["by_step"]["keys"]["time_s"], key=len)
+            sessions += [np.array(r, float) for r in _own(results.by_run[name], row, "blocks", "step_r")]
+        longest = max(map(len, sessions))
+        found[row] = np.nanmean([np.pad(r, (0, longest - len(r)), constant_values=np.nan) for r in sessions], 0)
+    if not found:
+        return None
+    shown = sorted({0, (len(times) - 1) // 2, len(times) - 1})
+    table = {row: [r[i] if i < len(r) else np.nan for i in shown] for row, r in found.items()}
+    return pd.DataFrame(table, [round(times[i], 3) for i in shown]).T.reindex([row for row in results.order if row in table])
 
 
 def ahead(skill: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:

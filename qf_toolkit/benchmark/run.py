@@ -182,7 +182,7 @@ def _blocks(scored: Scored) -> dict:
     """What each block of test trials adds to the sums that are compared; `ranking.as_scored` makes a Scored of it again."""
     sums = {name: {f.name: getattr(getattr(scored, name), f.name) for f in fields(Sums)} for name in ("by_step", "by_group")}
     kept = {
-        "units": scored.units, "squared": scored.squared, "r": scored.r, "pit": scored.pit, **sums,
+        "units": scored.units, "squared": scored.squared, "r": scored.r, "step_r": scored.step_r, "pit": scored.pit, **sums,
         "neurons": {name: of.reset_index() for name, of in scored.neurons.items()},
     }  # fmt: skip
     return {name: _plain(value) for name, value in kept.items()}

@@ -96,6 +96,10 @@ def sections(found: dict[str, pd.DataFrame], naive: list[str]) -> list[tuple[str
             "interval first meets 0; first step, and last one that all windows have; thirds of the neurons by the signal-to-noise ratio of their training traces; active and inactive windows"
         )
         out.append((title, pd.DataFrame(shown, _dotted(of.index, naive))))
+    if "step_r" in found:
+        of = found["step_r"]
+        title = "Correlation over trials at the first, the middle and the last step, each neuron by itself, mean over neurons, sessions and seeds"
+        out.append((title, pd.DataFrame({f"{seconds:g} s": [_number(v) for v in of[seconds]] for seconds in of}, _dotted(of.index, naive))))
     if "wilcoxon" in found:
         of = found["wilcoxon"]
         few = f"; with {of['n_runs'].max()} runs p is at least {2.0 ** -of['n_runs'].max():.2g}" * bool(of["n_runs"].max() < ENOUGH)

@@ -4,7 +4,7 @@ Only one session at a time is in memory. The pass keeps no forecasts but sums ov
 the few observations that a figure shows. So the forecasts of all sessions never lie in memory together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,8 @@ class Scored:
         can be sampled, `low` and `high`.
     facts : dict
         Facts about the data and the rows; the attrs of the table.
+    step_r : dict of str to list of float64 array, shape (step,)
+        By row and session, the correlation over trials at each step; see `scores.step_r`.
     """
 
     rows: dict
@@ -75,6 +77,7 @@ class Scored:
     pit: dict
     kept: dict
     facts: dict
+    step_r: dict = field(default_factory=dict)
 
     @property
     def models(self):
@@ -171,7 +174,7 @@ def score(
             found = {
                 "squared": session.by_block(squares.sum((1, 2))), "r": session.by_block(np.nansum(r, 1)), "neurons": session.per_neuron(squares, r),
                 "step_squared": session.by_block(squares.sum(1)), "group_squared": session.by_group(squares.sum(-1)),
-                "group_r": session.by_group(np.nan_to_num(r)),
+                "group_r": session.by_group(np.nan_to_num(r)), "step_r": metrics.step_r(forecast, session.truth, session.mask),
             }  # fmt: skip
             drawn = sampler.draw(name, row, session, whole)
             if drawn is not None:
@@ -203,7 +206,7 @@ def score(
     facts |= {"residuals": [n for n in sampler.residuals if n not in missing], "notes": [*facts["notes"], *sampler.notes]}
     return Scored(
         rows, built_in, missing, of("scores"), zero_mse, units, of("squared", np.concatenate), of("r", np.concatenate), of("neurons", pd.concat),
-        by_step, by_group, of("pit", lambda parts: np.mean(parts, 0)), kept, facts,
+        by_step, by_group, of("pit", lambda parts: np.mean(parts, 0)), kept, facts, of("step_r"),
     )  # fmt: skip
 
 

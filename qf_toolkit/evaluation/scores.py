@@ -154,6 +154,38 @@ def window_r(forecast, truth, mask=None):
     return np.where(_constant(t, mask) | (mask.sum(-1) < 2), np.nan, r)
 
 
+def step_r(forecast, truth, mask=None):
+    """Signed Pearson correlation over trials of each neuron at each horizon step, mean over neurons.
+
+    Unlike `window_r` it counts what a neuron's level is from trial to trial, too.
+
+    Parameters
+    ----------
+    forecast, truth, mask
+        As for `mse`.
+
+    Returns
+    -------
+    float64 array, shape (time,)
+        NaN where no neuron varies over trials; 0 counts for neurons whose forecast is constant.
+
+    Raises
+    ------
+    QfError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> truth = np.array([[[0.0, 1.0]], [[1.0, 3.0]], [[2.0, 2.0]]])
+    >>> step_r(truth + 5, truth).tolist()
+    [1.0, 1.0]
+    """
+    f, t, mask = (array.transpose(2, 1, 0) for array in _arrays(forecast, truth, mask))
+    r = window_r(f, t, mask)
+    counts = ~np.isnan(r)
+    return np.where(counts.any(1), np.where(counts, r, 0.0).sum(1) / np.maximum(counts.sum(1), 1), np.nan)
+
+
 def pearson(forecast, truth, mask=None, per_neuron=False):
     """Mean over windows of the signed Pearson correlation. Windows with constant truth are left out; `constant_windows` finds them.
 

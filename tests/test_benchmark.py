@@ -281,7 +281,7 @@ def test_wilcoxon_counts_the_runs_that_quantformer_wins():
     assert found.loc[("paper_mse", "psth"), ["better_by", "p"]].tolist() == [np.inf, 2**-5]  # whatever is infinite is worse
 
 
-PRINTED = [table for table in TABLES if table != "calm-multi-session"]  # of which only a figure was published
+PRINTED = [table for table in TABLES if table not in ("calm-multi-session", "calm-behaviour")]  # of which only figures were published
 
 
 @pytest.mark.parametrize("name", PRINTED)
@@ -388,3 +388,25 @@ def test_tables_of_populations(table, tmp_path):
     assert "not the same recordings" in text and "Correlation over trials at the first" in text
     by_step = statistics(results)["step_r"]
     assert list(by_step.columns) == [0.05, 0.2, 0.4] and by_step.loc["training mean"].eq(0).all() and set(by_step.index) == set(made.index)
+
+
+def test_the_table_of_behaviour(tmp_path):
+    """Every decoder on the behaviours and on a category; heads over a CalM that was trained for it, and kept for all of them."""
+    with pytest.warns(UserWarning, match="settled"):
+        store = simulate_network(tmp_path / "networks", n_neurons=8, subjects=2, seconds=120)
+    options = {"steps": 3, "baseline_s": 0.8, "response_s": 0.8, "gap_s": 0.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES["small"], "calm_quantizer", {"width": 8, "layers": 1, "heads": 2, "codes": 8, "epochs": 2})
+        patch.setitem(SIZES["small"], "calm", {"width": 8, "layers": 1, "heads": 2})
+        patch.setitem(SIZES["small"], "head", {"epochs": 2})
+        results = qf.benchmark_table("calm-behaviour", store, out=tmp_path / "out", progress=False, decoded=["speed", "pupil", "side"], **options)
+    made = make_table(results)
+    assert not made.attrs["reasons"] and made.attrs["naive"] == ["training mean"]
+    assert set(made.index) == set(roster.DECODER_NAMES.values())
+    assert (
+        made["speed r"].drop("linear SVM").notna().any()
+        and np.isnan(made.loc["linear SVM", "speed r"])
+        and np.isnan(made.loc["reduced-rank regression", "side auroc"])
+    )
+    assert (made.loc[["GLM", "linear SVM"], "side auroc"] > 0.8).all() and made.loc["training mean", "side auroc"] == pytest.approx(0.5)
+    assert "Behaviour decoded" in as_text(results, made) and len(write_tables(results, tmp_path / "out")) >= 4

@@ -12,12 +12,15 @@ from qf_toolkit.errors import DamagedFileError, LeakageError, QfError, UnknownKe
 from qf_toolkit.estimators.calm.fit import fit_calm
 from qf_toolkit.estimators.calm.forecaster import CalmForecaster
 from qf_toolkit.estimators.calm.quantizer import pretrain_calm_quantizer
+from qf_toolkit.estimators.decoding.decode import decode
 from qf_toolkit.estimators.interface import Observations
 from qf_toolkit.estimators.registry import load
+from qf_toolkit.evaluation.behaviour_scores import decoding_table
 from qf_toolkit.evaluation.table import evaluate
 from qf_toolkit.interpret.codes import codebook, swap
 from qf_toolkit.interpret.observation import Observer
-from qf_toolkit.recordings.splits import split_blocks
+from qf_toolkit.recordings.simulated.network import simulate_network
+from qf_toolkit.recordings.splits import split_blocks, split_chronological
 from qf_toolkit.recordings.trials import cut
 from qf_toolkit.widgets.code_explorer import CodeExplorer
 
@@ -233,6 +236,21 @@ def test_what_does_not_fit_is_refused_in_a_line(split, quantizer, calm):
     ]:
         with pytest.raises(QfError, match=message):
             call()
+
+
+def test_behaviour_is_read_from_its_states_without_later_frames(tmp_path):
+    with pytest.warns(UserWarning, match="settled"):
+        store = simulate_network(tmp_path / "networks", n_neurons=6, subjects=2, seconds=100)
+    split = split_chronological(store.windows(length_s=3.2, response_s=0.8, signal="zscore"))
+    model = fit_calm(split, pretrain_calm_quantizer(split, **CODES), **{**AXES, "token_width": 0})
+    decoder = decode(split, ["speed", "pupil"], "probe", backbone=model, epochs=2, progress=False)
+    assert np.isfinite(decoding_table(decoder, split.test)["r"]).all()
+    decoder.save(tmp_path / "decoder")
+    again = load(tmp_path / "decoder", device="cpu")
+    part = split.test.by_session()[0]
+    assert np.array_equal(again.predict(part)["decoded"], decoder.predict(part)["decoded"])
+    with pytest.raises(LeakageError):
+        decoder.check_unseen(split.train)
 
 
 def test_from_the_shell(tmp_path, capsys):

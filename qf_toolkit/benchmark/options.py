@@ -8,7 +8,8 @@ from ..models.options import Options, option
 from ..training.options import OnDevice
 
 PAPER_TABLES = ("table1", "table2", "table3", "table4", "tableA1", "tableA2", "tableA3", "tableA4")
-CALM_TABLES = ("calm-simulation", "calm-single-session", "calm-multi-session")  # forecasts of whole populations (CalM's summary)
+BEHAVIOUR = "calm-behaviour"
+CALM_TABLES = ("calm-simulation", "calm-single-session", "calm-multi-session", BEHAVIOUR)  # of whole populations (CalM's summary)
 TABLES = (*PAPER_TABLES, *CALM_TABLES)
 MOST_SEEDS = 1000
 # gratings are 3 s apart and images follow each other, so F0 is of the last second; each stimulus is scored over its own window (paper, Table A-1)
@@ -27,6 +28,8 @@ class BenchmarkOptions(Options):
     models: tuple | None = option(
         None, "text", optional=True, several=True, help="rows, all for every one; those of the paper's table where left out"
     )
+    decoded: tuple | None = option(None, "text", optional=True, several=True, help="calm-behaviour: behaviours, or columns of the trials (direction); all "
+                                   "behaviours that every session has where left out")  # fmt: skip
     tune: int = option(1, "whole", least=1, most=5, help="learning rates that each model may try, by its validation score")
     steps: int | None = option(None, "whole", least=1, most=10**9, optional=True, help="steps of each fit; those of the size where left out")
     n_samples: int = option(50, "whole", least=0, most=100_000, flag="samples", help="draws of each forecast, for crps and coverage; 0: none")
@@ -72,6 +75,7 @@ SIZES = {
         "population": {"steps": 1200, "batch_size": 512, "lr": 1e-3, "schedule": "cosine"},
         "calm_quantizer": SMALL["quantizer"],
         "calm": {n: v for n, v in SMALL["forecaster"].items() if n != "epochs"},
+        "head": {"epochs": 60},
     },
     "paper": {
         "subjects": 3,
@@ -88,5 +92,6 @@ SIZES = {
         "population": {"steps": 10_000, "batch_size": 4096, "lr": 3e-4},
         "calm_quantizer": {},
         "calm": {},
+        "head": {},
     },
 }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from .._version import versions
 from ..errors import QfError, UnknownKeyError, did_you_mean
 from ..models.options import defaults
+from ..recordings.behaviour import behaviour_of
 from ..recordings.conditions import well_shown
 from ..recordings.options import SplitOptions
 from ..recordings.settings import trials_by, whole_settings
@@ -18,13 +19,13 @@ from ..recordings.splits import Split, hold_out, split_by
 from ..recordings.store import Store
 from ..recordings.trials import Trials
 from . import roster
-from .options import CALM_TABLES, SIZES, TABLES, BenchmarkOptions
+from .options import BEHAVIOUR, CALM_TABLES, SIZES, TABLES, BenchmarkOptions
 
 PAPER_ROWS = ("lstm", "autoformer", "informer", "brainlm", "brainlm_ft", "crossformer", "quantformer")
 PAPER_STIMULUS = "drifting_gratings"  # the paper's ablations and grids are on it alone
 POPULATION_ROWS = ("nlinear", "itransformer", "patchtst", "tcn", "poco", "calm", "quantformer")  # CalM's summary, and ours
-COMPETED = ("table1", "table2", "tableA4", *CALM_TABLES)  # tables of competitors; the others are of QuantFormer alone
-PRETRAIN = "codes"
+COMPETED = ("table1", "table2", "tableA4", *(t for t in CALM_TABLES if t != BEHAVIOUR))  # tables of competitors; the others are of QuantFormer alone
+PRETRAIN, BEHAVED = "codes", "behaviour"
 FROM_CODE = ("models", "recordings", "training", "estimators", "evaluation", "benchmark/run.py", "benchmark/roster.py")
 
 
@@ -36,8 +37,8 @@ class Run:
     ----------
     model : str
         A name of `roster.rows`.
-    task : {"codes", "forecast", "activation"}
-        "codes" pre-trains on the pooled store.
+    task : {"codes", "forecast", "activation", "behaviour"}
+        "codes" pre-trains on the pooled store, or makes another model that later runs start from.
     seed : int
     settings : dict
         Which trials are taken, and how they are cut and split; see `trials_of`.
@@ -205,9 +206,7 @@ def make_plan(table: str, store: Store, settings: dict, options: BenchmarkOption
     if table not in TABLES:
         raise QfError(f"table: expected one of {', '.join(TABLES)}, found {str(table)[:40]!r}.")
     if options.models and table not in COMPETED:
-        raise QfError(
-            f"models: expected none for {table}, which is of QuantFormer alone. Leave it out; rows can be chosen for {', '.join(COMPETED)}."
-        )
+        raise QfError(f"models: expected none for {table}, whose rows are fixed. Leave it out; rows can be chosen for {', '.join(COMPETED)}.")
     return _Planner(store, settings, options).plan(table)
 
 
@@ -288,6 +287,33 @@ class _Planner:
             for where in places:
                 self._add(roster.BOUND_NAME, roster.BOUND, "forecast", 0, where, {})
         self._competitors("forecast", self.options.models or POPULATION_ROWS, places)
+
+    def _calm_behaviour(self):
+        behaviours, columns = self._decoded()
+        for what in [behaviours] * bool(behaviours) + [[column] for column in columns]:
+            given = {"variables": what}
+            self._add("", roster.DECODERS[0], BEHAVED, 0, {}, given)
+            for name in roster.DECODERS[1:]:
+                of_behaviour = what is behaviours
+                if (name == "svm" and of_behaviour) or (name == "ridge" and not of_behaviour) or (name == "reduced_rank" and len(what) < 2):
+                    continue
+                if name not in roster.OVER_STATES:
+                    self._add(roster.DECODER_NAMES[name], name, BEHAVED, 0, {}, given)
+                    continue
+                for seed in range(self.options.seeds):
+                    codes = self._add(None, roster.CALM, PRETRAIN, seed, {}, {**self.size["calm_quantizer"], "seed": seed})
+                    states = self._add(None, roster.BACKBONE, PRETRAIN, seed, {}, {**self._loop(self.loop, seed), **self.size["calm"]}, codes)
+                    self._add(roster.DECODER_NAMES[name], name, BEHAVED, seed, {}, {**given, **self.size["head"], "seed": seed}, states)
+
+    def _decoded(self):
+        """The behaviours, and the columns of the trials, that are decoded."""
+        sessions = [self.store[key] for key in trials_of(self.store, {n: v for n, v in self.settings.items() if v is not None}).sessions]
+        there = [set(behaviour_of(ds)) for ds in sessions]
+        found = self.options.decoded or sorted(set.intersection(*there))
+        if not found:
+            raise QfError("decoded: expected behaviours that every session has, found none. Name a column of the trials: decoded=[...] (--decoded).")
+        behaviours = [name for name in found if all(name in names for names in there)]
+        return behaviours, [name for name in found if name not in behaviours]
 
     def _grid(self, task):
         for where in self._places(self._one_stimulus()):
@@ -372,7 +398,7 @@ class _Planner:
     def _add(self, row, model, task, seed, where, options, needs=""):
         settings = {**{n: v for n, v in self.settings.items() if v is not None}, **where}
         draws = self.options.n_samples if task == "forecast" else 0
-        tune = 1 if model in (roster.NAIVE, roster.BOUND) or task == PRETRAIN else self.options.tune
+        tune = 1 if model in (roster.NAIVE, roster.BOUND) or task in (PRETRAIN, BEHAVED) else self.options.tune
         run = Run(model, task, seed, settings, options, tune, draws, self._digest(settings), needs)
         self.runs.setdefault(run.identity, run)
         if row is not None:

@@ -3,11 +3,17 @@
 from dataclasses import dataclass, fields
 
 from ..errors import QfError, did_you_mean
+from ..estimators.decoding.options import OVER_STATES
 from ..estimators.registry import MODELS, find
 
 NAIVE = "naive"
 QUANTFORMER = "quantformer"
-CALM = "calm"
+CALM, BACKBONE = "calm", "calm_backbone"
+DECODERS = ("mean", "ridge", "reduced_rank", "glm", "svm", *OVER_STATES)
+DECODER_NAMES = {
+    "mean": "training mean", "ridge": "ridge", "reduced_rank": "reduced-rank regression", "glm": "GLM", "svm": "linear SVM",
+    "probe": "CalM, linear head", "backbone": "CalM, gated head",
+}  # fmt: skip
 BOUND, BOUND_NAME = "upper_bound", "upper bound (true state)"  # of simulated networks
 
 
@@ -68,7 +74,7 @@ def model_options(name: str, given: dict) -> dict:
     return {option: value for option, value in given.items() if option in known}
 
 
-def pretrain(name: str, split, options: dict, **keep):
+def pretrain(name: str, split, pretrained, options: dict, **keep):
     """Pre-train a row's model on the pooled training part.
 
     Parameters
@@ -76,6 +82,8 @@ def pretrain(name: str, split, options: dict, **keep):
     name : str
         `Row.pretrained`.
     split : Split
+    pretrained : Estimator or None
+        What the run before it made, for the backbone of decoders.
     options : dict
         Of the model and of its training.
     **keep
@@ -93,6 +101,10 @@ def pretrain(name: str, split, options: dict, **keep):
         from ..estimators.quantformer.variants import pretrain_variant
 
         return pretrain_variant(name.removeprefix(f"{QUANTFORMER}_"), split, **options, **keep)
+    if name == BACKBONE:
+        from ..estimators.calm.fit import fit_calm
+
+        return fit_calm(split, pretrained, **options, **keep)
     if name == CALM:
         from ..estimators.calm.quantizer import pretrain_calm_quantizer
 

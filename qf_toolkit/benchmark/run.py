@@ -20,8 +20,10 @@ import pandas as pd
 from .._version import versions
 from ..errors import QfError
 from ..estimators.ceiling import RolloutBound
+from ..estimators.decoding.decode import decode
 from ..estimators.interface import Estimator
 from ..estimators.registry import load
+from ..evaluation.behaviour_scores import decoding_table
 from ..evaluation.scored import Scored, score
 from ..evaluation.sums import Sums
 from ..evaluation.table import evaluate, evaluate_classifier
@@ -29,7 +31,7 @@ from ..recordings.splits import Split
 from ..recordings.store import Store
 from ..training.device import pick_device
 from . import roster
-from .plan import PRETRAIN, Run, split_of
+from .plan import BEHAVED, PRETRAIN, Run, split_of
 from .results import model_folder, read_result
 
 TRIED = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # times the learning rate, in the order in which they are tried
@@ -84,6 +86,8 @@ def _made(run, out, store, device, folder, keep_model):
     if run.model == roster.BOUND:
         return _scores([RolloutBound(seed=run.seed)], run, split)
     pretrained = _pretrained(run, out, device)
+    if run.task == BEHAVED:
+        return _decoded(run, split, pretrained, device)
     tried, models, cost = [], [], {"train_s": 0.0, "peak_mb": 0.0}
     if (folder / "checkpoint").exists():  # what was spent before the interruption is not known
         cost = {"train_s": None, "peak_mb": None}
@@ -95,7 +99,7 @@ def _made(run, out, store, device, folder, keep_model):
         with _Watch(device) as watch:
             try:
                 if run.task == PRETRAIN:
-                    model = roster.pretrain(run.model, split, options, **keep)
+                    model = roster.pretrain(run.model, split, pretrained, options, **keep)
                 else:
                     model = roster.fit(run.model, run.task, split, pretrained, options, **keep)
             except QfError as error:  # one that diverges is no choice, unless it is the only one
@@ -176,6 +180,18 @@ def _scores(models, run: Run, split: Split) -> dict:
         return {"rows": rows, "blocks": _blocks(scored), "facts": _facts(table.attrs)}
     table = evaluate_classifier(models, split, naive=not models, seed=run.seed)
     return {"rows": {name: {"scores": _plain(table.loc[name].to_dict())} for name in table.index}, "facts": _facts(table.attrs)}
+
+
+def _decoded(run: Run, split: Split, backbone: Estimator | None, device: str) -> dict:
+    """A decoder's scores on the test part, each named by its variable, and its cost."""
+    given = {n: v for n, v in run.options.items() if n != "variables"}
+    states = {"backbone": backbone, "device": device, "progress": False} if backbone is not None else {}
+    with _Watch(device) as watch:
+        decoder = decode(split, run.options["variables"], run.model, **states, **given)
+    table = decoding_table({run.model: decoder}, split.test, seed=run.seed)
+    scores = {f"{variable} {score}": value for (_, variable), row in table.iterrows() for score, value in row.items() if score != "n"}
+    cost = {"train_s": watch.seconds, "peak_mb": watch.peak_mb, "parameters": _parameters(decoder)}
+    return {"rows": {roster.DECODER_NAMES[run.model]: {"scores": _plain(scores)}}, "facts": _facts(table.attrs), "cost": cost, "tuning": []}
 
 
 def _blocks(scored: Scored) -> dict:

@@ -16,6 +16,7 @@ TITLES = {
     "tableA3": "Table A-3: codes K and width d, classification", "tableA4": "Table A-4: forecasts, not normalised",
     "calm-simulation": "Forecasts of populations: simulated networks", "calm-multi-session": "Forecasts of populations: all sessions together",
     "calm-single-session": "Forecasts of populations: each session by itself",
+    "calm-behaviour": "Behaviour decoded from populations, frame by frame and causally, and categories of the trials",
 }  # fmt: skip
 assert set(TITLES) == set(TABLES)
 MISSING = "-"

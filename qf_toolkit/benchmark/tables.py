@@ -12,7 +12,7 @@ import pandas as pd
 from .._files import atomic_path
 from ..evaluation.table import write_table
 from . import roster
-from .options import CALM_TABLES
+from .options import BEHAVIOUR, CALM_TABLES
 from .plan import PRETRAIN, Plan
 from .results import read_result
 
@@ -28,7 +28,8 @@ COLUMNS = {
     "tableA2": {"forecast": ("paper_mse", "paper_mae", "paper_smape", "paper_corr", "paper_ssim", "mse_ratio", "r")},
     "tableA3": {"activation": ("balanced_accuracy", "f1")},
     "tableA4": {"forecast": ("mse", "mae", "smape", "paper_corr", "paper_ssim")},
-    **{name: {"forecast": ("r", "poco", "mse_ratio", "mae", "crps", "coverage_90")} for name in CALM_TABLES},
+    **{name: {"forecast": ("r", "poco", "mse_ratio", "mae", "crps", "coverage_90")} for name in CALM_TABLES if name != BEHAVIOUR},
+    BEHAVIOUR: {},
 }
 NUMBER = re.compile(r"\d+(\.\d+)?")
 CONTAINERS = {  # the paper's 11 mice (appendix I)
@@ -148,6 +149,8 @@ def make_table(results: Results) -> pd.DataFrame:
     table, runs = results.plan.table, results.runs
     if table == "tableA1":
         return _protocol_table(results)
+    if table == BEHAVIOUR:
+        return _behaviour_table(results)
     rows = {}
     for row in results.order:
         of = runs[runs["row"] == row]
@@ -209,6 +212,26 @@ def _protocol_table(results):
             out.loc[number.row, f"{number.column}_paper"] = number.mean
     reasons = {of["stimulus"].iloc[0]: "; ".join(of["error"].unique()) for _, of in runs[runs["error"] != ""].groupby("stimulus")}
     out.attrs = {"table": "tableA1", "naive": [], "reasons": reasons, "compared": not_compared(results), **_facts(results)}
+    return out
+
+
+def _behaviour_table(results):
+    """A row per decoder: r2 and r of each behaviour, accuracy, balanced accuracy and auroc of each category (the class shares of the training part have
+    the chance of the test part beside them), mean and standard deviation over seeds; the costs are those of the head, without its backbone."""
+    runs, rows = results.runs, {}
+    kept = [c for c in runs if c.endswith((" r2", " r", " accuracy", " balanced_accuracy", " auroc"))]
+    for row in results.order:
+        of = runs[runs["row"] == row]
+        found = {}
+        for column in kept:
+            found[column], found[f"{column}_sd"] = _mean_sd(of[column].dropna().to_numpy(float))
+        found |= {"runs": len(of), "failed": int((of["error"] != "").sum())}
+        found |= {c: _mean_sd(of[c].dropna().to_numpy(float) if c in of else np.empty(0))[0] for c in ("parameters", "train_s", "peak_mb")}
+        rows[row] = found
+    out = pd.DataFrame(rows).T.infer_objects()
+    out.index.name = "decoder"
+    naive = list(dict.fromkeys(runs.loc[runs["naive"], "row"]))
+    out.attrs = {"table": BEHAVIOUR, "naive": naive, "reasons": _reasons(runs), "compared": not_compared(results), **_facts(results)}
     return out
 
 

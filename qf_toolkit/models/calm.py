@@ -90,6 +90,13 @@ class NeuralQuantizer(nn.Module):
         """Decode code vectors (B, P, D), exact or expected ones, to traces (B, T)."""
         return self.give(self.decoder(vectors).transpose(1, 2))[:, 0]
 
+    def decode_after(self, before: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Decode vectors (n B, Q, D) that come after others, before (B, P, D), in n different ways: traces (n B, T) of the former alone."""
+        for block in self.decoder:
+            before, past = block.after(before)
+            vectors, _ = block.after(vectors, past.repeated(len(vectors) // len(before)))
+        return self.give(vectors.transpose(1, 2))[:, 0]
+
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Decode codes (B, P) to traces (B, T). In eval, `decode(codes(x)) == forward(x)[0]` bit for bit."""
         return self.decode_vectors(self.codebook[codes])
@@ -208,6 +215,10 @@ class CodeTokens(nn.Module):
         """Traces (B, N, T) of vectors (B, N, P, D)."""
         return self.quantizer.decode_vectors(vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
 
+    def frames_after(self, before: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """Traces (n B, N, T) of vectors (n B, N, Q, D) that come after the vectors `before` (B, N, P, D)."""
+        return self.quantizer.decode_after(before.flatten(0, 1), vectors.flatten(0, 1)).unflatten(0, vectors.shape[:2])
+
     def replaced(self, codes: torch.Tensor, share: float) -> torch.Tensor:
         """The codes, of which a share became one of the codes nearest to them."""
         one = torch.randint(self.near.shape[1], codes.shape, device=codes.device)
@@ -253,6 +264,9 @@ class PatchTokens(nn.Module):
         return patches
 
     def frames(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors.flatten(2)
+
+    def frames_after(self, before: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         return vectors.flatten(2)
 
     def replaced(self, patches: torch.Tensor, share: float) -> torch.Tensor:
@@ -448,10 +462,9 @@ class CalM(nn.Module):
         h, pasts = self.states(self.tokens.embed(given), who, told, keys)
         vectors = self.tokens.vectors(given)
         if n_samples > 1:
-            B, N = who.shape[:2]
-            h, who, keys, vectors = (t.repeat(n_samples, *[1] * (t.ndim - 1)) for t in (h, who, keys, vectors))
+            h, who, keys = (t.repeat(n_samples, *[1] * (t.ndim - 1)) for t in (h, who, keys))
             told = None if told is None else told.repeat(n_samples, 1, 1, 1)
-            pasts = [Past(*(t.unflatten(0, (B, N)).repeat(n_samples, 1, 1, 1, 1).flatten(0, 1) for t in past)) for past in pasts]
+            pasts = [past.repeated(n_samples) for past in pasts]
         u, state, found = None if uniforms is None else uniforms.flatten(0, 1), h[:, :, -1], []
         for step in range(steps):
             answer = self.tokens.answer(state, how, None if u is None else u[..., step])
@@ -459,5 +472,5 @@ class CalM(nn.Module):
             if step + 1 < steps:
                 h, pasts = self.states(answer.fed[:, :, None], who, told, keys, pasts, first=self.context_tokens + step)
                 state = h[:, :, 0]
-        out = self.tokens.frames(torch.cat([vectors, torch.stack(found, 2)], 2))[..., self.context_tokens * PATCH_FRAMES :][..., :length]
+        out = self.tokens.frames_after(vectors, torch.stack(found, 2))[..., :length]
         return out if uniforms is None else out.unflatten(0, (n_samples, -1))

@@ -44,6 +44,10 @@ class Past(NamedTuple):
     keys: torch.Tensor
     values: torch.Tensor
 
+    def repeated(self, n: int) -> "Past":
+        """The same, n times below each other, (n B, H, S, W)."""
+        return self if n == 1 else Past(*(t.repeat(n, 1, 1, 1) for t in self))
+
 
 class SelfAttention(nn.Module):
     """Self-attention over tokens (B, S, D).
@@ -75,7 +79,7 @@ class SelfAttention(nn.Module):
         keys : bool tensor, shape (B, S), optional
             Tokens of a set that may be attended to; all if None, or where it names none.
         past : Past, optional
-            Of a causal attention: the tokens before these. With it, S is 1.
+            Of a causal attention: the tokens before these.
 
         Returns
         -------
@@ -90,6 +94,8 @@ class SelfAttention(nn.Module):
         if past is not None:
             k, v = torch.cat([past.keys, k], 2), torch.cat([past.values, v], 2)
         mask = None if keys is None else (keys | ~keys.any(1, keepdim=True))[:, None, None]
+        if past is not None and q.shape[2] > 1:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
         drop = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=drop, is_causal=self.causal and past is None)
         return self.out(y.transpose(1, 2).flatten(2)), Past(k, v)
@@ -114,5 +120,10 @@ class CausalBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map tokens (B, S, D) to tokens (B, S, D), of which none knows a later one."""
-        x = x + self.attention(self.norm1(x))[0]
-        return x + self.ff(self.norm2(x))
+        return self.after(x)[0]
+
+    def after(self, x: torch.Tensor, past: Past | None = None) -> tuple[torch.Tensor, Past]:
+        """`forward` of tokens that come after those of `past`, and the Past with them."""
+        y, past = self.attention(self.norm1(x), past=past)
+        x = x + y
+        return x + self.ff(self.norm2(x)), past

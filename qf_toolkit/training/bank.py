@@ -333,21 +333,22 @@ class Bank:
         """
         parts = [
             part
-            for mine in self._trials_by_session()
+            for mine in self.trials_by_session()
             for part in mine[torch.randperm(len(mine))].split(size if isinstance(size, int) else size(self._width(mine)))
         ]
         return [parts[i] for i in torch.randperm(len(parts)).tolist()]
 
     def trial_chunks(self) -> list[torch.Tensor]:
         """The trials of `trial_batches` in their order, each tensor with about CHUNK observations of one session: list of long tensors, on the host."""
-        return [part for mine in self._trials_by_session() for part in mine.split(max(1, CHUNK // self._width(mine)))]
+        return [part for mine in self.trials_by_session() for part in mine.split(max(1, CHUNK // self._width(mine)))]
 
     def _width(self, trials):
         """How many neurons the session of these trials has in the model's table."""
         first, end = self._spans[self._session_of_trial[int(trials[0])]]
         return end - first
 
-    def _trials_by_session(self):
+    def trials_by_session(self) -> tuple[torch.Tensor, ...]:
+        """The trials of `trial_batches` in their order, a long tensor for each session, on the host."""
         used = self.trial.unique().long().cpu()
         _, counts = torch.tensor(self._session_of_trial)[used].unique_consecutive(return_counts=True)
         return used.split(counts.tolist())

@@ -40,6 +40,7 @@ from .options import CalmConfig
 from .quantizer import CalmQuantizer, places_of
 
 N_DRAWS = 32  # under decode="sample" the forecast is the mean of so many draws
+CHOSEN_ON = 64  # trials of a session, at most, on which decodings are compared
 TOGETHER = 2**16  # tokens of neurons that go through the model together
 
 
@@ -304,9 +305,10 @@ class CalmForecaster(Tokened, Forecaster):
         judged = [{"epoch": best["epoch"], "score": self.chosen[self.decode]}, {"epoch": last["epoch"], "score": float("inf")}]
         self.reference = told(self.name, judged, constants_of_responses(train, validation, self.n_context), keep["run_config"].progress)
 
-    def _chunks(self, bank: Bank) -> Iterator[torch.Tensor]:
-        """The bank's trials in parts of about TOGETHER tokens of one session."""
-        for at in bank.trial_chunks():
+    def _chunks(self, bank: Bank, most: int = 0) -> Iterator[torch.Tensor]:
+        """The bank's trials in parts of about TOGETHER tokens of one session; of each session at most `most`, evenly spaced (0: all)."""
+        for at in bank.trials_by_session() if most else bank.trial_chunks():
+            at = at[:: -(-len(at) // most)] if most else at
             yield from at.split(max(1, TOGETHER // (len(bank.rows_of(at)) * self.places.patches)))
 
     @torch.no_grad()
@@ -315,8 +317,10 @@ class CalmForecaster(Tokened, Forecaster):
         hows = (DECODINGS if self.calm.decode == "auto" else (self.calm.decode,)) if self.probabilistic else ("argmax",)
         totals, n, known = dict.fromkeys(hows, 0.0), self.places.n_response, len(self.neurons)
         squares, count = torch.zeros(known, device=self.device), torch.zeros(known, device=self.device)
-        for at in self._chunks(validation):
+        judged = 0
+        for at in self._chunks(validation, CHOSEN_ON):
             batch, found = asked(validation, at)
+            judged += int((found >= 0).sum())
             usable, places, truth = (found >= 0).flatten(), found.flatten().clamp(min=0), batch.x[..., -n:]
             context = batch._replace(x=batch.x[..., :-n], valid=batch.valid[..., :-n])
             keys = [self.neurons[i] for i in batch.neuron[0].tolist()]
@@ -329,7 +333,7 @@ class CalmForecaster(Tokened, Forecaster):
                 neuron = batch.neuron.flatten()
                 squares.index_add_(0, neuron, torch.where(usable, error * validation.divisor(places).square(), 0.0))
                 count.index_add_(0, neuron, usable.float())
-        self.chosen = {how: total / len(validation) for how, total in totals.items()}
+        self.chosen = {how: total / judged for how, total in totals.items()}
         self.decode = min(self.chosen, key=self.chosen.__getitem__)
         if self.probabilistic:
             sd = torch.where(count > 0, squares / count.clamp(min=1), squares.sum() / count.sum()).sqrt().cpu().tolist()

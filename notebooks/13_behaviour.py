@@ -71,8 +71,8 @@ table[[c for c in table if c in ("variable", "r2", "r2_from", "r2_to", "r", "r_f
 # The first windows of the test part of one session, one after the other: recorded in black, decoded by the ridge and by the gated head.
 
 # %%
-part = split.test.by_session()[0].subset(range(4))
-ds = part.dataset()
+part = split.test.by_session()[0].subset(range(0, 16, 4))  # each begins where the one before ends
+ds = part.dataset(behaviour=behaviour)
 rate = float(ds.attrs["rate_hz"])
 with style():
     fig, axes = plt.subplots(len(behaviour), 1, figsize=(7, 1.3 * len(behaviour)), layout="constrained", sharex=True)

@@ -35,7 +35,7 @@ import matplotlib.pyplot as plt
 
 import qf_toolkit as qf
 from qf_toolkit.interpret.codes import codebook, transitions
-from qf_toolkit.interpret.embedding import pca
+from qf_toolkit.interpret.embedding import pca, tsne
 from qf_toolkit.interpret.linear import gradient, identity_probe, probe
 from qf_toolkit.interpret.neurons import neuron_tokens
 from qf_toolkit.interpret.tuning import neuron_variables
@@ -58,13 +58,13 @@ quantizer = model.quantizer
 
 # %% [markdown]
 # ## The codes
-# Each code by the patch of four frames that it decodes to, laid out by its vector; the share of patches that took it is its usage. With 128 codes there is no matrix of every swap: the
+# Each code by the patch of four frames that it decodes to, laid out by its vector (t-SNE); the share of patches that took it is its usage. With 128 codes there is no matrix of every swap: the
 # explorer below swaps one at a time.
 
 # %%
 book = codebook(quantizer, split.train.by_session()[0])
 print(f"{book.attrs['codes_used']} of {book.sizes['code']} codes used, perplexity {book.attrs['perplexity']:.1f}")
-fig = figure_codebook(book, pca(book["vector"]))
+fig = figure_codebook(book, tsne(book["vector"]))
 keep(fig, "codebook", "The codes of the population", "Each code as its decoded patch, laid out by its vector, and its level and amplitude")
 
 # %% [markdown]

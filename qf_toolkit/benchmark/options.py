@@ -54,7 +54,7 @@ class GridOptions(OnDevice):
                 raise QfError(f"slurm: expected name=value, found {text[:60]!r}. Give partition=gpu, for example.")
 
 
-# `pretrain` and `fit` are options of the loop, the same for every model, and `population` those of the tables of populations; `quantformer` has those of its sizes, `models` those of the others, and
+# `pretrain` and `fit` are options of the loop, the same for every model, and `population` those of the tables of populations (`calm` adds to it what CalM's authors train otherwise); `quantformer` has those of its sizes, `models` those of the others, and
 # `protocol` the simulated recordings that a table is made on where no store is given
 SIZES = {
     "small": {

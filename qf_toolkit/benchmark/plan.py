@@ -355,7 +355,10 @@ class _Planner:
     def _network(self, name, row, task, where):
         for seed in range(self.options.seeds):
             if name == roster.CALM:
-                if task == "forecast":
+                if task != "forecast":
+                    if self.options.models and name in self.options.models:
+                        raise QfError("models: expected rows that classify, found calm, which forecasts alone. Leave it out.")
+                else:
                     needs = self._add(None, name, PRETRAIN, seed, where, {**self.size["calm_quantizer"], "seed": seed})
                     self._add(row.name, name, task, seed, where, {**self._loop(self.loop, seed), **self.size["calm"]}, needs)
                 continue
@@ -368,7 +371,7 @@ class _Planner:
     def _quantformer(self, row, task, where, before=None, without=None, model=roster.QUANTFORMER):
         for seed in range(self.options.seeds):
             sizes = {**self._patches(self.size["quantformer"]), **(before or {})}
-            everywhere = {"without": without} if without else {}
+            everywhere = {"without": without} if without else where if "session" in where else {}
             needs = self._add(None, model, PRETRAIN, seed, everywhere, {**sizes, **self._loop("pretrain", seed)})
             own = dict(self.size[task])
             if model not in (roster.QUANTFORMER, f"{roster.QUANTFORMER}_quantised"):

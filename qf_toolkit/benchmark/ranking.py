@@ -10,7 +10,7 @@ from ..evaluation.over_runs import leaderboard, wilcoxon_over_runs
 from ..evaluation.scored import Scored
 from ..evaluation.sums import Sums
 from .options import CALM_TABLES
-from .roster import NAIVE
+from .roster import BOUND_NAME, NAIVE
 from .tables import COLUMNS, Results
 
 CLAIMED = {
@@ -287,4 +287,5 @@ def ahead(skill: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
 
 def _tidy(results, task):
     """One row per run, seed and table row, as `evaluation.over_runs` takes them."""
-    return results.runs[results.runs["task"] == task].drop(columns="run").rename(columns={"row": "model"})
+    of = results.runs[(results.runs["task"] == task) & (results.runs["row"] != BOUND_NAME)]  # which does not compete
+    return of.drop(columns="run").rename(columns={"row": "model"})

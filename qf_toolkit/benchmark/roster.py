@@ -26,7 +26,7 @@ class Row:
     name : str
         As tables show it.
     pretrained : str
-        The model that is pre-trained on the pooled store first, a name of `registry.MODELS` or "quantformer"; "" for none.
+        The model that is pre-trained first, on the pooled store or, of populations, on the sessions that are forecast, a name of `registry.MODELS` or "quantformer"; "" for none.
     """
 
     name: str

@@ -256,7 +256,7 @@ def _facts(results):
 
 def _budget(results):
     """What each model was given, and how long all took, in a sentence."""
-    fits = [run for run in results.plan.runs.values() if run.task != PRETRAIN and run.model != roster.NAIVE]
+    fits = [run for run in results.plan.runs.values() if run.task != PRETRAIN and run.model not in (roster.NAIVE, roster.BOUND)]
     given = sorted({_length(run.options) for run in fits})
     tried = max((run.tune for run in fits), default=1)
     spent = {i: r["cost"]["train_s"] for i, r in results.by_run.items() if r and r.get("cost", {}).get("train_s") is not None}
@@ -267,8 +267,13 @@ def _budget(results):
     first = pd.DataFrame([(f"{runs[i].model} {_length(runs[i].options)}", spent[i]) for i in learnt], columns=["what", "s"])
     before = ", ".join(f"{what} in {s:.1f} s" for what, s in first.groupby("what", sort=False)["s"].mean().items())
     before = f" Pre-training comes before, is shared by the fits of a seed, and is not in their seconds: {before}." if before else ""
+    own = (
+        " CalM trains with settings of its own: AdamW, a higher learning rate, warm-up, averaged weights."
+        if any(r.model == roster.CALM for r in fits)
+        else ""
+    )
     return (
-        f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}.{before} All trainings: "
+        f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}.{own}{before} All trainings: "
         f"{sum(spent.values()) / 60:.1f} min."
     )
 

@@ -18,7 +18,7 @@ def run_benchmark(args: Arguments):
     out = Path(args.out)
     claim_output(out, "benchmark", overwrite=args.overwrite, store=args.store)
     mark(out)  # first, since mice are simulated into it
-    plan, grid = prepare(args.table, args.store, out, args.all(BenchmarkOptions, GridOptions, *SETTINGS))
+    plan, grid = prepare(args.table, args.store, out, {**args.all(BenchmarkOptions, GridOptions), **args.of(*SETTINGS)})
     if args.plan:
         print(describe(plan, out))
         return 0

@@ -128,6 +128,8 @@ def _fit_calm(args, options):
 
     if args.task != "forecast":
         raise QfError(f"--task: expected forecast, since CalM forecasts traces, found {args.task}. Take another model for activation.")
+    if "batch_size" in args.given and "batch_trials" not in args.given:
+        options["batch_trials"] = 0
     pretrained, settings, sources = None, {}, []
     if start := args.all(MaybePretrained).get("pretrained"):
         if (kind := read_note(start)["kind"]) not in ("calm_quantizer", "calm"):
@@ -187,7 +189,8 @@ def _load_fitted(folder):
 
     model = load(folder)
     if model.task not in FITS:
-        raise QfError(f"--model: expected what `qf fit` saved, found a pre-trained auto-encoder in {folder}. Fit it to a task first.")
+        found = "a decoder, which `qf decode` scores" if model.task == "behaviour" else "a pre-trained model. Fit it to a task first"
+        raise QfError(f"--model: expected what `qf fit` saved, found in {folder} {found}.")
     return model
 
 

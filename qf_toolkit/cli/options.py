@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..benchmark.options import OWN_WINDOW, TABLES, BenchmarkOptions, GridOptions
+from ..benchmark.options import CALM_TABLES, CALM_WINDOW, NETWORK_WINDOW, OWN_WINDOW, TABLES, BenchmarkOptions, GridOptions
 from ..estimators.calm.options import ADAPT_LOOP, POPULATION_LOOP, QUANTIZER_LOOP, CalmConfig, TracesConfig
 from ..estimators.decoding.options import DECODERS, HEAD_LOOP, OVER_STATES, HeadOptions, TraceOptions
 from ..estimators.network_options import TELLING, NetworkConfig
@@ -12,7 +12,7 @@ from ..estimators.registry import MODELS, PRETRAINING, find
 from ..evaluation.options import EvaluateOptions
 from ..models.calm_config import DualAxisConfig, QuantizerConfig
 from ..models.config import DECODINGS, QuantFormerConfig
-from ..models.options import REQUIRED, Options, option
+from ..models.options import REQUIRED, Options, defaults, option
 from ..recordings.importers.options import (
     AllenChoice,
     AllenOptions,
@@ -271,13 +271,15 @@ def fit_options(model):
 def _fit(argv):
     model = value_of(argv, "--model") or _filed(argv, "model") or FitWhat.model
     window = _window_groups("What is left out is as in pre-training.") if model == FitWhat.model else _window_groups("")
-    usual = FIT_LOOP if model != "calm" else ADAPT_LOOP if value_of(argv, "--tuning") == "embeddings" else POPULATION_LOOP
+    usual = FIT_LOOP if model != "calm" else ADAPT_LOOP if (value_of(argv, "--tuning") or _filed(argv, "tuning")) == "embeddings" else POPULATION_LOOP
     loop = Group("training", LoopConfig, own=usual)
     return [Group("", StorePlace), Group("", FitWhat), Group("", ModelOut), *fit_options(model), loop, *window, RUN]
 
 
 def _benchmark(argv):
-    window = [Group(g.title, g.kind, own=OWN_WINDOW if g.title == "window" else {}) for g in _window_groups("")]
+    table = next((word for word in argv if word in TABLES), "")
+    usual = OWN_WINDOW if table not in CALM_TABLES else CALM_WINDOW if value_of(argv, "--store") or _filed(argv, "store") else NETWORK_WINDOW
+    window = [Group(g.title, g.kind, own={n: v for n, v in usual.items() if n in defaults(g.kind)}) for g in _window_groups("")]
     return [Group("", BenchmarkWhat), Group("runs", BenchmarkOptions), Group("grid", GridOptions), *window]
 
 

@@ -81,6 +81,12 @@ class Coder(Estimator):
         """Check rate, window and signal of trials, and give them this model's z-scores; raises QfError if they differ from the model's."""
         return check_window(self.window, self.config.rate_hz, trials, self.scaling)
 
+    def measured_by(self, scale, scaling):
+        """A copy with the same weights that divides and z-scores as `scale` and `scaling` say, where they say it."""
+        found = copy(self)
+        found._digest, found.scale, found.scaling = Digest(), {**self.scale, **scale}, merged_scaling(self.scaling, scaling)
+        return found
+
     def knowing(self, neurons, trials, traces=None):
         """This auto-encoder, with the divisors and z-scores of new neurons.
 
@@ -208,3 +214,12 @@ class Coder(Estimator):
         return xr.DataArray(
             share, dims="code", name="usage", attrs={"perplexity": perplexity, "codes_used": int((share >= 0.002).sum()), **origin(trials, self)}
         )
+
+
+def merged_scaling(*maps):
+    """Join z-scores, {session: {neuron: (mean, sd)}}, of which later ones win; None if none is given."""
+    found: dict = {}
+    for scaling in maps:
+        for session, of in (scaling or {}).items():
+            found[session] = {**found.get(session, {}), **of}
+    return found or None

@@ -123,8 +123,9 @@ class NeuralQuantizer(nn.Module):
         loss = loss + c.codebook * _mean_square(e - z.detach()) + c.commitment * _mean_square(z - e.detach())
         share = logits.softmax(-1).flatten(0, 1).mean(0)
         loss = loss + c.usage * (share * (share + 1e-12).log2()).sum()
-        products = self.codebook @ self.codebook.T - torch.eye(c.codes, device=z.device)
-        loss = loss + c.orthogonality * products.abs().sum()
+        with torch.autocast(z.device.type, enabled=False):
+            products = self.codebook @ self.codebook.T - torch.eye(c.codes, device=z.device)
+            loss = loss + c.orthogonality * products.abs().sum()
         return loss + self._error(self.decode_vectors(z + (e - z).detach().to(z.dtype)), x)
 
     def _error(self, out, x):
@@ -138,7 +139,8 @@ class NeuralQuantizer(nn.Module):
         """Move the codes towards the means of the latents (B, P, D) that are nearest to them."""
         one = F.one_hot(self.nearest(z).flatten(), len(self.codebook)).float()
         count, decay = one.sum(0), self.config.decay
-        mean = one.T @ z.flatten(0, 1).float() / count.clamp(min=1)[:, None]
+        with torch.autocast(z.device.type, enabled=False):
+            mean = one.T @ z.flatten(0, 1).float() / count.clamp(min=1)[:, None]
         self.uses.mul_(decay).add_((1 - decay) * count)
         rate = (1 - decay) * count / self.uses.clamp(min=1e-5)
         self.codebook.add_(rate[:, None] * (mean - self.codebook))

@@ -33,7 +33,7 @@ class PopulationStudy:
     folder : str or Path
         Created if missing. If a training was interrupted, the same call continues it.
     store : str, Path or Store, optional
-        The recordings, of any one rate; sliding windows of 3.2 s are cut, of which the last 0.8 s are forecast. If None, networks are simulated into
+        The recordings, of one rate of 5 Hz or more; sliding windows of 3.2 s are cut, of which the last 0.8 s are forecast. If None, networks are simulated into
         `folder/store`.
     fast : bool
         Train small models, which takes minutes on a CPU. False takes the authors' sizes, for a GPU. See `SIZES`.

@@ -13,6 +13,7 @@ from ...training.device import pick_device, told_memory
 from ...training.options import LoopConfig, RunConfig
 from ...training.traces import Traces
 from ..checks import check_rate, check_window
+from ..coder import merged_scaling
 from ..divisors import divisors_of
 from ..network_options import NetworkConfig, sort_options
 from ..stimulus_tokens import StimulusTokens
@@ -107,14 +108,17 @@ def _made(split, pretrained, own, config, calm, loop, device, traces):
     """A forecaster of random weights, or with those of `pretrained`, that knows the neurons of both."""
     train, other = split.train, pretrained if getattr(pretrained, "kind", "") == CalmForecaster.kind else None
     quantizer = other.quantizer if other else pretrained
-    scale, scaling = divisors_of(train, config.normalise, traces), train.scaling
+    before = [known for known in (quantizer, other) if known is not None]
+    scaling = merged_scaling(split.validation.scaling, train.scaling, *(known.scaling for known in before))
+    scale = divisors_of(check_window(train.window, train.rate_hz, train, scaling), config.normalise, traces)
+    for known in before:  # what has been measured before stays, so that codes and embeddings keep their meaning
+        scale |= known.scale if known is quantizer else known._scale
     neurons, sessions = list(train.neurons), list(train.sessions)
     tokens = StimulusTokens.learnt(config.stim_token if config.token_width else "category", train.table)
     if quantizer is not None:
-        quantizer = quantizer.knowing([n for n in neurons if n not in quantizer.scale], train, traces)
+        quantizer = quantizer.measured_by(scale, scaling)
     if other is not None:
         neurons, sessions = list(dict.fromkeys([*other.neurons, *neurons])), list(dict.fromkeys([*other.sessions, *sessions]))
-        scale, scaling = {**scale, **other._scale}, scaling and {**scaling, **other.scaling}
         tokens = joined(other.tokens, tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(loop.seed)
@@ -126,4 +130,5 @@ def _made(split, pretrained, own, config, calm, loop, device, traces):
 
 def joined(known: StimulusTokens, new: StimulusTokens) -> StimulusTokens:
     """The tokens of a model that also meets new conditions: the known ones first. Tokens made of features stay as they are."""
-    return known if known.kind == "features" else StimulusTokens(known.kind, [*known.keys, *(k for k in new.keys if k not in known.keys)])
+    new_keys = [] if known.kind == "features" else [k for k in new.keys if k not in known.keys]
+    return StimulusTokens(known.kind, [*known.keys, *new_keys], known.features)

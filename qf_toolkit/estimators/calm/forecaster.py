@@ -15,10 +15,12 @@ from ...models.batch import Batch
 from ...models.calm import CalM, CodeTokens, NeuralQuantizer, PatchTokens
 from ...models.calm_config import PATCH_FRAMES, DualAxisConfig
 from ...models.config import DECODINGS, STIM_TOKENS
+from ...recordings.conditions import category_of
 from ...recordings.splits import Split
 from ...recordings.trials import Trials, scaling_by_session
 from ...recordings.window import saved_window
 from ...training.bank import Bank, tell_left_out
+from ...training.checkpoint import digest
 from ...training.groups import Group
 from ...training.loop import run
 from ...training.options import LoopConfig
@@ -30,8 +32,8 @@ from ..interface import Forecaster, Observations
 from ..network import trial_batches
 from ..network_options import NetworkConfig
 from ..notes import refusal, refuse
-from ..objectives import constants_of_responses, mean_of, weighed_error
-from ..reference import told
+from ..objectives import mean_of, weighed_error
+from ..reference import constant_scores, told
 from ..saving import check_shapes, fill
 from ..seen import join_seen, seen_frames
 from ..stimulus_tokens import StimulusTokens
@@ -40,7 +42,6 @@ from .options import CalmConfig
 from .quantizer import CalmQuantizer, places_of
 
 N_DRAWS = 32  # under decode="sample" the forecast is the mean of so many draws
-CHOSEN_ON = 64  # trials of a session, at most, on which decodings are compared
 TOGETHER = 2**16  # tokens of neurons that go through the model together
 
 
@@ -59,7 +60,7 @@ class CalmForecaster(Tokened, Forecaster):
     decode : {"argmax", "soft", "sample"}
         How a forecast goes on from its context. `fit_calm` chooses it on validation; users may set it.
     chosen : dict
-        {decoding: mean squared error on validation, in units of the signal squared}.
+        {decoding: mean squared error on validation, weighed as in `objectives.weighed_error`}.
     residual : dict
         {neuron key: standard deviation of the quantiser's error in the response, in units of the signal}, on validation; draws add such noise.
     history : list of dict
@@ -88,7 +89,7 @@ class CalmForecaster(Tokened, Forecaster):
         self.has_codes = self.probabilistic = quantizer is not None
         self.has_stimulus_tokens = self.tell = config.token_width > 0
         self.decode, self.chosen, self.residual = "soft" if calm.decode == "auto" else calm.decode, {}, {}
-        self.history, self.reference, self.pretrained = [], None, None
+        self.history, self.reference, self.pretrained, self._known_stimuli = [], None, None, 0
         self.name = "CalM" if quantizer else "CalM, patches"
         self.name += "" if self.tell else ", condition not told"
 
@@ -101,9 +102,21 @@ class CalmForecaster(Tokened, Forecaster):
     def device(self):
         return next(self.module.parameters()).device
 
+    def _stimulus_ids(self, conditions):
+        return (
+            super()._stimulus_ids(conditions) if self.has_stimulus_tokens else {category_of(c): 0 for c in conditions}
+        )  # told nothing, it takes any
+
     def digest(self) -> str:
         """A hash of the weights and of all settings that decide an answer."""
-        return self._digest(self.module.state_dict(), [self._scale, self.scaling, self.decode, self.tell, self.residual])
+        return self._digest(self.module.state_dict(), [*self._decides_states(), self.decode, self.tell, self.residual])
+
+    def states_digest(self) -> str:
+        """A hash of what decides `states_arrays`: not how forecasts go on."""
+        return digest(self.module.state_dict(), self._decides_states())
+
+    def _decides_states(self):
+        return [self._scale, self.scaling, self.neurons, self.sessions, self.tokens.note(), asdict(self.options), self.rate_hz]
 
     def prepare(self, trials: Trials) -> Trials:
         """Check window, rate, neurons and conditions, and give the trials this model's z-scores.
@@ -189,13 +202,13 @@ class CalmForecaster(Tokened, Forecaster):
 
     def _contexts(self, asked, drawn):
         """`_batches` of contexts, so small that all they go on to fits, too; `drawn` says whether each goes on N_DRAWS times."""
-        return self._batches(asked, self.places.baseline_patches, self.places.patches * (N_DRAWS if drawn else 1))
+        return self._batches(asked, self.places.baseline_patches, self.places.patches * (N_DRAWS if drawn else 1), self.tell)
 
     @contextmanager
-    def _batches(self, asked: Observations, n_tokens: int, a_trial: int = 0):
+    def _batches(self, asked: Observations, n_tokens: int, a_trial: int = 0, tell: bool = False):
         """A context with Batches of the last `n_tokens` tokens of what is asked, each with the positions of its trials; and the divisors (neuron,).
 
-        `a_trial` is the number of tokens of a neuron in a trial that are in memory together.
+        `a_trial` is the number of tokens of a neuron in a trial that are in memory together; `tell` says whether the condition is told.
         """
         shape, length = (len(asked.conditions), len(asked.neurons)), n_tokens * PATCH_FRAMES
         if asked.context.shape[-1] < length or not length:
@@ -203,7 +216,7 @@ class CalmForecaster(Tokened, Forecaster):
         valid = np.ones(asked.context.shape, bool) if asked.valid is None else np.asarray(asked.valid, bool)
         valid = torch.from_numpy(np.ascontiguousarray(valid[..., -length:])).to(self.device)
         place = self.sessions.index(asked.session) if asked.session in self.sessions else -1
-        if self.has_stimulus_tokens and not self.tell:  # any known one will do
+        if self.has_stimulus_tokens and not tell:  # any known one will do
             asked = replace(asked, conditions=[self.tokens.keys[0]] * shape[0])
         with self.inputs(asked) as (x, neuron, stimulus, divisor):
             x, neuron, stimulus = x.unflatten(0, shape)[..., -length:], neuron.reshape(shape), stimulus.reshape(shape)[:, 0]
@@ -243,7 +256,9 @@ class CalmForecaster(Tokened, Forecaster):
         by_key = {"neurons.table.weight": (self.neurons, other.neurons), "sessions.weight": (self.sessions, other.sessions)}
         if self.tokens.kind != "features" and self.has_stimulus_tokens:
             by_key["stimuli.table.weight"] = self.tokens.keys, other.tokens.keys
-        skip = {"neurons.start", "stimuli.start"}
+        by_key["neurons.start"] = by_key["neurons.table.weight"]
+        if "stimuli.table.weight" in by_key:
+            by_key["stimuli.start"] = by_key["stimuli.table.weight"]
         with torch.no_grad():
             for name, weight in theirs.items():
                 if name in by_key:
@@ -255,12 +270,17 @@ class CalmForecaster(Tokened, Forecaster):
                     if pairs:
                         to, of = (torch.tensor(side, device=self.device) for side in zip(*pairs, strict=True))
                         own[name][to] = weight[of]
-                elif name not in skip:
+                else:
                     own[name].copy_(weight)
-        self.pretrained, self.seen = other.digest(), other.seen
+        self.pretrained, self.seen, self.residual = other.digest(), other.seen, dict(other.residual)
+        self._known_stimuli = len(other.tokens.keys)
+        if self.calm.tuning == "embeddings":
+            self.decode = other.decode
 
     def _run(self, split: Split, loop: LoopConfig, keep: dict, traces: Traces) -> None:
-        train, validation = (self.bank(part, traces) for part in (split.train, split.validation))
+        train, validation = (
+            self.bank(check_window(self.window, self.rate_hz, part, self.scaling), traces) for part in (split.train, split.validation)
+        )
         tell_left_out(train, validation)
         known = {key: i for i, key in enumerate(self.sessions)}
         places = torch.tensor([known.get(key, -1) for key in traces.sessions], device=self.device)
@@ -283,11 +303,14 @@ class CalmForecaster(Tokened, Forecaster):
                 total += float(value) * int(count)
             return {"score": total / len(validation)}
 
-        embeddings = [module.neurons.table.weight, module.sessions.weight]
+        embeddings, kept = [module.neurons.table.weight, module.sessions.weight], None
         if self.calm.tuning == "embeddings":
             module.requires_grad_(False)
-            new = [*embeddings, *([module.stimuli.table.weight] if self.has_stimulus_tokens and self.tokens.kind != "features" else [])]
-            for weight in new:
+            if self._known_stimuli < len(self.tokens.keys) and self.has_stimulus_tokens and self.tokens.kind != "features":
+                embeddings.append(module.stimuli.table.weight)
+                known_rows = self._known_stimuli
+                kept = embeddings[-1].requires_grad_(True).register_hook(lambda g: torch.cat([torch.zeros_like(g[:known_rows]), g[known_rows:]]))
+            for weight in embeddings:
                 weight.requires_grad_(True)
         self.history = run(
             module, lambda: trial_batches(train, loop, self.config), lambda at: loss(train, at)[0], validate, loop,
@@ -297,30 +320,41 @@ class CalmForecaster(Tokened, Forecaster):
                       "train": train.digest(), "validation": validation.digest(), "quantizer": self.quantizer and self.quantizer.digest(),
                       "pretrained": self.pretrained},
         )  # fmt: skip
+        if kept is not None:
+            kept.remove()
         module.requires_grad_(False)
         self.seed, self.simulated = loop.seed, split.train.simulated
         self.seen = join_seen(self.seen, self.quantizer.seen if self.quantizer else {}, seen_frames(split.train, split.validation))
         self._choose(validation, asked)
         best, last = min(self.history, key=lambda entry: entry["score"]), self.history[-1]
         judged = [{"epoch": best["epoch"], "score": self.chosen[self.decode]}, {"epoch": last["epoch"], "score": float("inf")}]
-        self.reference = told(self.name, judged, constants_of_responses(train, validation, self.n_context), keep["run_config"].progress)
+        self.reference = told(self.name, judged, self._constants(train, validation), keep["run_config"].progress)
 
-    def _chunks(self, bank: Bank, most: int = 0) -> Iterator[torch.Tensor]:
-        """The bank's trials in parts of about TOGETHER tokens of one session; of each session at most `most`, evenly spaced (0: all)."""
-        for at in bank.trials_by_session() if most else bank.trial_chunks():
-            at = at[:: -(-len(at) // most)] if most else at
-            yield from at.split(max(1, TOGETHER // (len(bank.rows_of(at)) * self.places.patches)))
+    def _constants(self, train, validation):
+        """Scores of constant forecasts, of the frames on which `_choose` scores; see `constants_of_responses`."""
+        first = self.n_context
+
+        def target(bank, at):
+            return bank.batch(at).x[:, 0, first : first + self.places.n_response]
+
+        return constant_scores(
+            train, validation, target, lambda outs, at: [weighed_error(out - target(validation, at), validation, at) for out in outs]
+        )
+
+    def _chunks(self, bank: Bank, copies: int = 1) -> Iterator[torch.Tensor]:
+        """The bank's trials in parts of about TOGETHER tokens of one session, where each goes on `copies` times."""
+        for at in bank.trial_chunks():
+            yield from at.split(max(1, TOGETHER // (len(bank.rows_of(at)) * self.places.patches * copies)))
 
     @torch.no_grad()
     def _choose(self, validation, asked):
         """Set the rollout to that of least validation error, and measure the residuals."""
         hows = (DECODINGS if self.calm.decode == "auto" else (self.calm.decode,)) if self.probabilistic else ("argmax",)
+        hows = (self.decode,) if self.calm.tuning == "embeddings" else hows  # known sessions go on as before
         totals, n, known = dict.fromkeys(hows, 0.0), self.places.n_response, len(self.neurons)
         squares, count = torch.zeros(known, device=self.device), torch.zeros(known, device=self.device)
-        judged = 0
-        for at in self._chunks(validation, CHOSEN_ON):
+        for at in self._chunks(validation, N_DRAWS if "sample" in hows else 1):
             batch, found = asked(validation, at)
-            judged += int((found >= 0).sum())
             usable, places, truth = (found >= 0).flatten(), found.flatten().clamp(min=0), batch.x[..., -n:]
             context = batch._replace(x=batch.x[..., :-n], valid=batch.valid[..., :-n])
             keys = [self.neurons[i] for i in batch.neuron[0].tolist()]
@@ -331,13 +365,15 @@ class CalmForecaster(Tokened, Forecaster):
                 tokens = self.module.tokens
                 error = ((tokens.frames(tokens.vectors(tokens.read(batch.x))) - batch.x)[..., -n:].square().mean(-1)).flatten()
                 neuron = batch.neuron.flatten()
-                squares.index_add_(0, neuron, torch.where(usable, error * validation.divisor(places).square(), 0.0))
+                squares.index_add_(0, neuron, torch.where(usable, error, 0.0))
                 count.index_add_(0, neuron, usable.float())
-        self.chosen = {how: total / judged for how, total in totals.items()}
+        self.chosen = {how: total / len(validation) for how, total in totals.items()}
         self.decode = min(self.chosen, key=self.chosen.__getitem__)
         if self.probabilistic:
-            sd = torch.where(count > 0, squares / count.clamp(min=1), squares.sum() / count.sum()).sqrt().cpu().tolist()
-            self.residual = dict(zip(self.neurons, sd, strict=True))
+            sd = torch.where(count > 0, squares / count.clamp(min=1), squares.sum() / count.sum().clamp(min=1)).sqrt().tolist()
+            for key, value, n in zip(self.neurons, sd, count.tolist(), strict=True):
+                if n or key not in self.residual:
+                    self.residual[key] = value * self._scale[key]
 
     # ------------------------------------------------------------ saved models
 

@@ -60,4 +60,6 @@ class CalmConfig(Options):
     tokens: str = option("codes", "text", known=TOKENS, help="codes of the quantiser, or patches of the trace itself")
     decode: str = option("auto", "text", known=("auto", *DECODINGS), help="how the forecast goes on: the likeliest codes (the authors'), expected codes, "
                           "or the mean of draws; auto: what does best on validation")  # fmt: skip
-    tuning: str = option("all", "text", known=("all", "embeddings"), help="what learns: everything, or the embeddings of neurons and sessions alone")
+    tuning: str = option(
+        "all", "text", known=("all", "embeddings"), help="what learns: everything, or the embeddings of neurons, sessions and new conditions alone"
+    )

@@ -115,7 +115,7 @@ class BackboneDecoder(WindowDecoder):
                 f"backbone: expected a model with states (has_states), found {getattr(backbone, 'name', type(backbone).__name__)}. Give one that has them."
             )
         self.backbone: Any = backbone
-        self._backbone_digest, self.patch_frames = backbone.digest(), int(backbone.patch_frames)
+        self._backbone_digest, self.patch_frames = _digest_of(backbone), int(backbone.patch_frames)
         self.name = f"{backbone.name}, {'head' if self.gated else 'probe'}"
 
     def prepare(self, trials):
@@ -382,3 +382,8 @@ def _standardise(head, h, missing):
             sd = states.std(0)
             head.mean[n] = torch.from_numpy(states.mean(0).astype(np.float32))
             head.sd[n] = torch.from_numpy(np.where(sd > 1e-6, sd, 1.0).astype(np.float32))
+
+
+def _digest_of(backbone):
+    """A hash of what decides the states of a backbone; of all of it, where it does not tell them apart."""
+    return getattr(backbone, "states_digest", backbone.digest)()

@@ -44,7 +44,7 @@ from qf_toolkit.recordings.simulated.network import simulate_network
 from qf_toolkit.recordings.sliding import slide
 
 WORM_HZ = 2.9
-COMMON = {"seeds": 3, "size": "small", "steps": 600, "n_samples": 50, "signal": "zscore", "split": "chronological"}
+COMMON = {"seeds": 3, "size": "small", "steps": 400, "n_samples": 20, "signal": "zscore", "split": "chronological"}
 
 
 def celegans(folder):

@@ -11,6 +11,7 @@ from helpers import toy_session, untaught
 import qf_toolkit as qf
 from qf_toolkit.benchmark import roster
 from qf_toolkit.benchmark.grid import finished, run_grid
+from qf_toolkit.benchmark.make import prepare
 from qf_toolkit.benchmark.options import SIZES, TABLES, BenchmarkOptions, GridOptions
 from qf_toolkit.benchmark.plan import Plan, Run, make_plan
 from qf_toolkit.benchmark.ranking import ahead, as_scored, statistics, wilcoxon
@@ -410,3 +411,20 @@ def test_the_table_of_behaviour(tmp_path):
     )
     assert (made.loc[["GLM", "linear SVM"], "side auroc"] > 0.8).all() and made.loc["training mean", "side auroc"] == pytest.approx(0.5)
     assert "Behaviour decoded" in as_text(results, made) and len(write_tables(results, tmp_path / "out")) >= 4
+
+
+@pytest.mark.filterwarnings("ignore:.*the network has settled")
+def test_the_shell_plans_what_python_plans(tmp_path, capsys, monkeypatch):
+    """Settings that were not given are those of the table, from the shell, too."""
+    monkeypatch.setitem(SIZES["small"], "network", {"n_neurons": 8, "subjects": 2, "seconds": 60})
+    assert main(["benchmark", "calm-simulation", "--out", str(tmp_path / "a"), "--plan", "--models", "nlinear"]) == 0
+    told = capsys.readouterr().out
+    plan, _ = prepare("calm-simulation", None, tmp_path / "a", {"models": ("nlinear",)})
+    settings = next(iter(plan.runs.values())).settings
+    assert {settings[n] for n in ("signal", "split", "windows")} == {"zscore", "chronological", "sliding"} and settings["length_s"] == 3.2
+    assert "upper_bound" in told and "nlinear" in told
+    assert (
+        main(["benchmark", "calm-simulation", "--out", str(tmp_path / "a"), "--models", "nlinear", "--steps", "1", "--samples", "0", "--quiet"]) == 0
+    )
+    done = {json.loads(f.read_text())["run"]["settings"]["length_s"] for f in (tmp_path / "a" / "runs").glob("*.json")}
+    assert done == {3.2}

@@ -298,3 +298,62 @@ def test_from_the_shell(tmp_path, capsys):
         assert main([*wrong, "--quiet"]) == 2
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
+
+
+MATCHED = {"matched": True, "n_neurons": 5}
+
+
+def test_a_cell_in_a_new_session_is_zscored_by_that_session():
+    """Of a matched cell the new session may be brighter: forecaster and quantiser both measure it there."""
+    one = split_blocks(cut([toy_session(0, **MATCHED)], signal="zscore", f0_s=1.0))
+    bright = toy_session(1, session="two", **MATCHED)
+    bright["fluorescence"] = 3 * bright["fluorescence"]
+    two = split_blocks(cut([bright], signal="zscore", f0_s=1.0))
+    first = fit_calm(one, pretrain_calm_quantizer(one, **CODES), **AXES)
+    model = fit_calm(two, first, epochs=1, progress=False)
+    for coder in (model, model.quantizer):
+        x = coder.prepare(two.test).dataset()["zscore"].values
+        assert np.abs(np.nanmean(x)) < 1.5 and 0.3 < np.nanstd(x) < 3
+        assert coder.scaling["mouse/one"] == first.scaling["mouse/one"]
+    assert np.isfinite(model.predict(two.test)["forecast"].values).any()
+    asked, _ = asked_of(model, two.test)
+    mine = model.quantizer.codes(two.test)["code"].values[..., : model.places.baseline_patches]
+    assert np.array_equal(model.forecast_arrays(asked, ("codes",))["codes"][..., : mine.shape[-1]], mine)
+
+
+def test_a_known_session_keeps_its_scales_and_takes_new_neurons(split, quantizer):
+    keys = split.train.neurons_of(split.train.sessions[0])
+    few = split_blocks(cut(SESSIONS[:1], signal="zscore", f0_s=1.0, neurons=keys[:4]))
+    whole = split_blocks(cut(SESSIONS[:1], signal="zscore", f0_s=1.0))
+    first = fit_calm(few, pretrain_calm_quantizer(few, **CODES), **AXES)
+    model = fit_calm(whole, first, epochs=1, progress=False)
+    assert {n: model._scale[n] for n in keys[:4]} == {n: first._scale[n] for n in keys[:4]}
+    assert np.isfinite(model.predict(whole.test)["forecast"].values).any()
+    tuned = fit_calm(whole, first, tuning="embeddings", epochs=1, progress=False)
+    assert tuned.decode == first.decode
+
+
+def test_tokens_made_of_features_go_on_to_another_fit(split, quantizer):
+    first = fit_calm(split, quantizer, **{**AXES, "stim_token": "features"})
+    asked, _ = asked_of(first, split.test)
+    before = first.predict_arrays(asked)
+    again = fit_calm(split, first, epochs=1, progress=False)
+    assert np.isfinite(again.predict_arrays(asked)).all() and np.array_equal(first.predict_arrays(asked), before)
+
+
+def test_a_model_that_is_told_nothing_takes_any_condition(split, quantizer):
+    model = fit_calm(split, quantizer, **{**AXES, "token_width": 0, "epochs": 1})
+    asked, _ = asked_of(model, split.test)
+    other = Observations(asked.context, asked.neurons, ["never/seen=1"] * len(asked.conditions), asked.valid, asked.session)
+    assert np.array_equal(model.predict_arrays(asked), model.predict_arrays(other))
+
+
+def test_the_digest_knows_the_keys_but_states_do_not_depend_on_how_forecasts_go_on(calm):
+    known, states = calm.digest(), calm.states_digest()
+    kept, calm.decode = calm.decode, "argmax" if calm.decode != "argmax" else "soft"
+    assert calm.digest() != known and calm.states_digest() == states
+    calm.decode, neurons = kept, calm.neurons
+    calm.neurons = neurons[::-1]
+    assert calm.digest() != known and calm.states_digest() != states
+    calm.neurons = neurons
+    assert calm.digest() == known

@@ -189,7 +189,12 @@ def _decoded(run: Run, split: Split, backbone: Estimator | None, device: str) ->
     with _Watch(device) as watch:
         decoder = decode(split, run.options["variables"], run.model, **states, **given)
     table = decoding_table({run.model: decoder}, split.test, seed=run.seed)
-    scores = {f"{variable} {score}": value for (_, variable), row in table.iterrows() for score, value in row.items() if score != "n"}
+    scores = {
+        f"{variable} {score}": value
+        for (_, variable), row in zip(table.index, table.to_dict("records"), strict=True)
+        for score, value in row.items()
+        if score != "n"
+    }
     cost = {"train_s": watch.seconds, "peak_mb": watch.peak_mb, "parameters": _parameters(decoder)}
     return {"rows": {roster.DECODER_NAMES[run.model]: {"scores": _plain(scores)}}, "facts": _facts(table.attrs), "cost": cost, "tuning": []}
 

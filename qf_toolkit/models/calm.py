@@ -309,7 +309,7 @@ class AxisBlock(nn.Module):
         With a list `maps`, appends the mean over trials and times of who looks at whom, (H, N, N).
         """
         B, N, P, _ = x.shape
-        y, past = self.time(self.norm_time(x).flatten(0, 1), past=past)
+        y, found = self.time(self.norm_time(x).flatten(0, 1), past=past)
         x = x + self.share * self.drop(y.unflatten(0, (B, N)))
         if self.neurons is not None:
             together = self.norm_neurons(x).transpose(1, 2).flatten(0, 1)  # (B P, N, D)
@@ -318,7 +318,7 @@ class AxisBlock(nn.Module):
                 maps.append(sum(self.neurons.maps(part, k).sum(0) for part, k in _parts(together, seen)) / len(together))
             y, _ = self.neurons(together, seen)
             x = x + self.share * self.drop(y.unflatten(0, (B, P)).transpose(1, 2))
-        return x + self.share * self.drop(self.ff(self.norm_ff(x))), past
+        return x + self.share * self.drop(self.ff(self.norm_ff(x))), found
 
 
 def _parts(x, keys, size=8):
@@ -460,19 +460,19 @@ class CalM(nn.Module):
         steps, n_samples = -(-length // PATCH_FRAMES), 1 if uniforms is None else len(uniforms)
         given = self.tokens.read(batch.x)
         who, keys = self.who(batch), batch.whole()
-        told = self.telling(batch) if told and self.told_width else None
-        h, pasts = self.states(self.tokens.embed(given), who, told, keys)
+        telling = self.telling(batch) if told and self.told_width else None
+        h, pasts = self.states(self.tokens.embed(given), who, telling, keys)
         vectors = self.tokens.vectors(given)
         if n_samples > 1:
             h, who, keys = (t.repeat(n_samples, *[1] * (t.ndim - 1)) for t in (h, who, keys))
-            told = None if told is None else told.repeat(n_samples, 1, 1, 1)
+            telling = None if telling is None else telling.repeat(n_samples, 1, 1, 1)
             pasts = [past.repeated(n_samples) for past in pasts]
         u, state, found = None if uniforms is None else uniforms.flatten(0, 1), h[:, :, -1], []
         for step in range(steps):
             answer = self.tokens.answer(state, how, None if u is None else u[..., step])
             found.append(answer.vector)
             if step + 1 < steps:
-                h, pasts = self.states(answer.fed[:, :, None], who, told, keys, pasts, first=self.context_tokens + step)
+                h, pasts = self.states(answer.fed[:, :, None], who, telling, keys, pasts, first=self.context_tokens + step)
                 state = h[:, :, 0]
         out = self.tokens.frames_after(vectors, torch.stack(found, 2))[..., :length]
         return out if uniforms is None else out.unflatten(0, (n_samples, -1))

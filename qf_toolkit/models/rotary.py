@@ -124,6 +124,6 @@ class CausalBlock(nn.Module):
 
     def after(self, x: torch.Tensor, past: Past | None = None) -> tuple[torch.Tensor, Past]:
         """`forward` of tokens that come after those of `past`, and the Past with them."""
-        y, past = self.attention(self.norm1(x), past=past)
+        y, found = self.attention(self.norm1(x), past=past)
         x = x + y
-        return x + self.ff(self.norm2(x)), past
+        return x + self.ff(self.norm2(x)), found

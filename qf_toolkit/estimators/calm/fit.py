@@ -76,10 +76,10 @@ def fit_calm(split: Split, pretrained: Any = None, *, device: Any = RunConfig.de
     if "batch_size" in options:
         usual = {**usual, "batch_trials": 0}
     fixed: dict = {}
-    if task == "calm":
+    if pretrained is not None and task == "calm":
         calm = {n: v for n, v in asdict(pretrained.calm).items() if n != "tuning"}
         fixed = {**asdict(pretrained.options), **asdict(pretrained.config), **calm}
-    elif task == "calm_quantizer":
+    elif pretrained is not None:
         fixed = {"normalise": pretrained.normalise}
     (own, config, calm, loop), running = sort_options("fit_calm", {**fixed, **options}, (*GIVEN, LoopConfig), device, usual)
     for name in (*SIZES, "normalise", "tokens"):

@@ -188,7 +188,8 @@ class CodebookCourse(Hook):
         self.latents = latents
 
     def before_epoch(self, now: Moment):
-        module, config, epoch = now.module, now.module.config, now.epoch
+        module: Any = now.module
+        config, epoch = module.config, now.epoch
         self.restore(now, {})
         begun = epoch - self._first(now)
         if begun < 0:
@@ -201,9 +202,10 @@ class CodebookCourse(Hook):
             module.reset_unused(self.latents())
 
     def restore(self, now, state):
-        config, last = now.module.config, max(1.0, now.module.config.cooling * now.config.epochs)
-        now.module.quantise = now.epoch >= self._first(now)
-        now.module.temperature = config.hot * (config.cold / config.hot) ** min(1.0, now.epoch / last)
+        module: Any = now.module
+        config, last = module.config, max(1.0, module.config.cooling * now.config.epochs)
+        module.quantise = now.epoch >= self._first(now)
+        module.temperature = config.hot * (config.cold / config.hot) ** min(1.0, now.epoch / last)
 
     @staticmethod
     def _first(now):

@@ -189,8 +189,10 @@ def _load_fitted(folder):
 
     model = load(folder)
     if model.task not in FITS:
-        found = "a decoder, which `qf decode` scores" if model.task == "behaviour" else "a pre-trained model. Fit it to a task first"
-        raise QfError(f"--model: expected what `qf fit` saved, found in {folder} {found}.")
+        found, hint = "pre-trained auto-encoder", "Fit it to a task first"
+        if model.task == "behaviour":
+            found, hint = "decoder", "`qf decode` scores it"
+        raise QfError(f"--model: expected what `qf fit` saved, found a {found} in {folder}. {hint}.")
     return model
 
 

@@ -22,7 +22,7 @@ def benchmark_table(table: str, store: Store | str | Path | None = None, *, out:
     ----------
     table : str
         One of `options.TABLES`: table1, table2, table3, table4, tableA1, tableA2, tableA3, tableA4 of QuantFormer's paper; calm-simulation,
-        calm-single-session and calm-multi-session, forecasts of whole populations.
+        calm-single-session and calm-multi-session, forecasts of whole populations; calm-behaviour, what is decoded from them.
     store : Store or path, optional
         The recordings. If None, mice are simulated that see the paper's four stimuli, or networks for the tables of populations.
     out : str or Path

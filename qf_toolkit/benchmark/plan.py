@@ -25,7 +25,7 @@ PAPER_ROWS = ("lstm", "autoformer", "informer", "brainlm", "brainlm_ft", "crossf
 PAPER_STIMULUS = "drifting_gratings"  # the paper's ablations and grids are on it alone
 POPULATION_ROWS = ("nlinear", "itransformer", "patchtst", "tcn", "poco", "calm", "quantformer")  # CalM's summary, and ours
 COMPETED = ("table1", "table2", "tableA4", *(t for t in CALM_TABLES if t != BEHAVIOUR))  # tables of competitors; the others are of QuantFormer alone
-PRETRAIN, BEHAVED = "codes", "behaviour"
+PRETRAIN, DECODING = "codes", "behaviour"
 FROM_CODE = ("models", "recordings", "training", "estimators", "evaluation", "benchmark/run.py", "benchmark/roster.py")
 
 
@@ -292,18 +292,18 @@ class _Planner:
         behaviours, columns = self._decoded()
         for what in [behaviours] * bool(behaviours) + [[column] for column in columns]:
             given = {"variables": what}
-            self._add("", roster.DECODERS[0], BEHAVED, 0, {}, given)
+            self._add("", roster.DECODERS[0], DECODING, 0, {}, given)
             for name in roster.DECODERS[1:]:
                 of_behaviour = what is behaviours
                 if (name == "svm" and of_behaviour) or (name == "ridge" and not of_behaviour) or (name == "reduced_rank" and len(what) < 2):
                     continue
                 if name not in roster.OVER_STATES:
-                    self._add(roster.DECODER_NAMES[name], name, BEHAVED, 0, {}, given)
+                    self._add(roster.DECODER_NAMES[name], name, DECODING, 0, {}, given)
                     continue
                 for seed in range(self.options.seeds):
                     codes = self._add(None, roster.CALM, PRETRAIN, seed, {}, {**self.size["calm_quantizer"], "seed": seed})
                     states = self._add(None, roster.BACKBONE, PRETRAIN, seed, {}, {**self._loop(self.loop, seed), **self.size["calm"]}, codes)
-                    self._add(roster.DECODER_NAMES[name], name, BEHAVED, seed, {}, {**given, **self.size["head"], "seed": seed}, states)
+                    self._add(roster.DECODER_NAMES[name], name, DECODING, seed, {}, {**given, **self.size["head"], "seed": seed}, states)
 
     def _decoded(self):
         """The behaviours, and the columns of the trials, that are decoded."""
@@ -401,7 +401,7 @@ class _Planner:
     def _add(self, row, model, task, seed, where, options, needs=""):
         settings = {**{n: v for n, v in self.settings.items() if v is not None}, **where}
         draws = self.options.n_samples if task == "forecast" else 0
-        tune = 1 if model in (roster.NAIVE, roster.BOUND) or task in (PRETRAIN, BEHAVED) else self.options.tune
+        tune = 1 if model in (roster.NAIVE, roster.BOUND) or task in (PRETRAIN, DECODING) else self.options.tune
         run = Run(model, task, seed, settings, options, tune, draws, self._digest(settings), needs)
         self.runs.setdefault(run.identity, run)
         if row is not None:

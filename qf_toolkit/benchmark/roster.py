@@ -102,9 +102,7 @@ def pretrain(name: str, split, pretrained, options: dict, **keep):
 
         return pretrain_variant(name.removeprefix(f"{QUANTFORMER}_"), split, **options, **keep)
     if name == BACKBONE:
-        from ..estimators.calm.fit import fit_calm
-
-        return fit_calm(split, pretrained, **options, **keep)
+        return fit(CALM, "forecast", split, pretrained, options, **keep)
     if name == CALM:
         from ..estimators.calm.quantizer import pretrain_calm_quantizer
 

@@ -31,7 +31,7 @@ from ..recordings.splits import Split
 from ..recordings.store import Store
 from ..training.device import pick_device
 from . import roster
-from .plan import BEHAVED, PRETRAIN, Run, split_of
+from .plan import DECODING, PRETRAIN, Run, split_of
 from .results import model_folder, read_result
 
 TRIED = (1.0, 1 / 3, 3.0, 0.1, 10.0)  # times the learning rate, in the order in which they are tried
@@ -86,7 +86,7 @@ def _made(run, out, store, device, folder, keep_model):
     if run.model == roster.BOUND:
         return _scores([RolloutBound(seed=run.seed)], run, split)
     pretrained = _pretrained(run, out, device)
-    if run.task == BEHAVED:
+    if run.task == DECODING:
         return _decoded(run, split, pretrained, device)
     tried, models, cost = [], [], {"train_s": 0.0, "peak_mb": 0.0}
     if (folder / "checkpoint").exists():  # what was spent before the interruption is not known

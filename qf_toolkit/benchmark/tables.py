@@ -216,8 +216,8 @@ def _protocol_table(results):
 
 
 def _behaviour_table(results):
-    """A row per decoder: r2 and r of each behaviour, accuracy, balanced accuracy and auroc of each category (the class shares of the training part have
-    the chance of the test part beside them), mean and standard deviation over seeds; the costs are those of the head, without its backbone."""
+    """A row per decoder: r2 and r of each behaviour, accuracy, balanced accuracy and auroc of each category, mean and standard deviation over seeds. The
+    costs of a head are without those of its backbone."""
     runs, rows = results.runs, {}
     kept = [c for c in runs if c.endswith((" r2", " r", " accuracy", " balanced_accuracy", " auroc"))]
     for row in results.order:
@@ -267,11 +267,8 @@ def _budget(results):
     first = pd.DataFrame([(f"{runs[i].model} {_length(runs[i].options)}", spent[i]) for i in learnt], columns=["what", "s"])
     before = ", ".join(f"{what} in {s:.1f} s" for what, s in first.groupby("what", sort=False)["s"].mean().items())
     before = f" Pre-training comes before, is shared by the fits of a seed, and is not in their seconds: {before}." if before else ""
-    own = (
-        " CalM trains with settings of its own: AdamW, a higher learning rate, warm-up, averaged weights."
-        if any(r.model == roster.CALM for r in fits)
-        else ""
-    )
+    rates = sorted({run.options["lr"] for run in fits if run.model == roster.CALM and "lr" in run.options})
+    own = f" CalM trains as its authors do (AdamW, warm-up, averaged weights), with lr {', '.join(f'{lr:g}' for lr in rates)}." if rates else ""
     return (
         f"Each fit: {' or '.join(given) or 'none'}, {tried} learning rate{'s' * (tried != 1)} tried{took}.{own}{before} All trainings: "
         f"{sum(spent.values()) / 60:.1f} min."

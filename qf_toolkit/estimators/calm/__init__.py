@@ -1,1 +1,1 @@
-"""QuantFormer: the auto-encoder, the response forecaster and the activation classifier as estimators."""
+"""CalM: the quantiser and the forecaster of whole populations as estimators."""

@@ -38,14 +38,14 @@ def fit_calm(split: Split, pretrained: Any = None, *, device: Any = RunConfig.de
     checkpoint : str or Path, optional
         Folder for checkpoints, from which an interrupted fit goes on; None keeps none.
     **options
-        Options of `DualAxisConfig` (width (256), layers (4)...), of `CalmConfig` (tokens, rollout, tuning), of `NetworkConfig` (token_width (16), 0: the
+        Options of `DualAxisConfig` (width (256), layers (4)...), of `CalmConfig` (tokens, decode, tuning), of `NetworkConfig` (token_width (16), 0: the
         condition is not told; stim_token, most_neurons (256)), of `LoopConfig` (epochs (160), batch_trials (4), lr (1e-3), ema (0.99)...) and of
         `RunConfig`. `calm.options.SMALL["forecaster"]` holds those of a small one.
 
     Returns
     -------
     CalmForecaster
-        The validation part chooses the epoch, by the loss of the next token, and the rollout, by its squared error.
+        The validation part chooses the epoch, by the loss of the next token, and the decoding, by its squared error.
 
     Raises
     ------

@@ -103,9 +103,9 @@ class CalmForecaster(Tokened, Forecaster):
         return next(self.module.parameters()).device
 
     def _stimulus_ids(self, conditions):
-        return (
-            super()._stimulus_ids(conditions) if self.has_stimulus_tokens else {category_of(c): 0 for c in conditions}
-        )  # told nothing, it takes any
+        if not self.has_stimulus_tokens:  # told nothing, it takes any
+            return {category_of(c): 0 for c in conditions}
+        return super()._stimulus_ids(conditions)
 
     def digest(self) -> str:
         """A hash of the weights and of all settings that decide an answer."""
@@ -348,7 +348,7 @@ class CalmForecaster(Tokened, Forecaster):
 
     @torch.no_grad()
     def _choose(self, validation, asked):
-        """Set the rollout to that of least validation error, and measure the residuals."""
+        """Set the decoding to that of least validation error, and measure the residuals."""
         hows = (DECODINGS if self.calm.decode == "auto" else (self.calm.decode,)) if self.probabilistic else ("argmax",)
         hows = (self.decode,) if self.calm.tuning == "embeddings" else hows  # known sessions go on as before
         totals, n, known = dict.fromkeys(hows, 0.0), self.places.n_response, len(self.neurons)
